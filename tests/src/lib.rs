@@ -1,0 +1,14 @@
+//! What Quorate's tests are made with: a raw wire client, a PostgreSQL to compare with, a runner of
+//! sqllogictest files, a cluster of real processes, and the checks that keep the code tidy.
+//!
+//! The tests themselves are in `tests/all`, one binary with a module per subject.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests run real processes in real time; the simulation has a crate root of its own"
+)]
+
+pub mod binary;
+pub mod postgres;
+pub mod process;
+pub mod slt;
+pub mod wire;
