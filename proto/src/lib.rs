@@ -21,7 +21,7 @@ pub mod pb {
 pub use client::RemoteNode;
 pub use error::{CallError, RetryClass};
 pub use ids::{NodeId, PeerId, RangeId, Timestamp, TxnId};
-pub use service::{CallServer, NodeService};
+pub use service::{CallServer, Connector, NodeService};
 
 /// Raised when a release changes what is on disk or on the wire in a way older ones cannot read.
 pub const FORMAT_VERSION: u32 = 1;

@@ -88,3 +88,15 @@ impl CallServer {
         })
     }
 }
+
+/// How to reach nodes: in the same process, or by the addresses learnt so far.
+pub trait Connector: Send + Sync + 'static {
+    /// The node, or `None` while its address is not known.
+    fn node(&self, node: crate::NodeId) -> Option<Arc<dyn NodeService>>;
+
+    /// Every node that can be addressed now, the one in this process (if any) first.
+    fn nodes(&self) -> Vec<crate::NodeId>;
+
+    /// Adopts addresses from a reply.
+    fn learn(&self, nodes: &[pb::NodeInfo]);
+}
