@@ -1,1 +1,10 @@
-//! Quorate.
+//! Quorate's transaction protocol, without I/O.
+
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
+pub mod clock;
+pub mod config;
+pub mod keys;
+pub mod state;
+
+pub use quorate_proto::{NodeId, PeerId, RangeId, Timestamp, TxnId, pb};

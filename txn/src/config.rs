@@ -1,0 +1,85 @@
+//! The tunables of the transaction protocol, and the relations between them that keep data right.
+
+use std::time::Duration;
+
+/// How far apart the clocks of two nodes may be (rule T3). A node further off stops leading.
+pub const MAX_CLOCK_OFFSET: Duration = Duration::from_millis(250);
+
+/// How often a node writes down an upper bound of its clock (rule T3).
+pub const CLOCK_BOUND_INTERVAL: Duration = Duration::from_secs(2);
+/// How far above its clock that bound lies.
+pub const CLOCK_BOUND_AHEAD: Duration = Duration::from_secs(5);
+
+/// One tick of a Raft group.
+pub const RAFT_TICK: Duration = Duration::from_millis(100);
+/// Ticks without a leader before a follower stands for election (at least).
+pub const RAFT_ELECTION_TICKS: u32 = 10;
+/// Ticks between a leader's heartbeats.
+pub const RAFT_HEARTBEAT_TICKS: u32 = 2;
+/// How long one confirmed round lets a leader serve (rule L1).
+pub const LEASE: Duration = Duration::from_millis(800);
+/// How long a new leader waits before it serves: `LEASE ÷ 0.9` (rule L2).
+pub const LEASE_WAIT: Duration = Duration::from_millis(889);
+
+/// A coordinator its anchor's leader has not heard of for so long is taken for dead (rule P11).
+pub const TXN_TTL: Duration = Duration::from_secs(2);
+/// How often a coordinator says that it is alive.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a coordinator sends a prepare or commit of one id again, from the first time.
+pub const COMMIT_RETRY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long after that it tries to prove that nothing was committed (rule P8).
+pub const ABORT_RETRY_GRACE: Duration = Duration::from_secs(2);
+/// How long it goes on resolving locks after the client was answered; then others do.
+pub const FINISH_DEADLINE: Duration = Duration::from_secs(30);
+/// The first pause before a request is sent again; doubled up to the next.
+pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(5);
+/// The longest pause before a request is sent again.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// How long one look-up waits for a verdict at the anchor's leader.
+pub const LOOKUP_WAIT: Duration = Duration::from_millis(500);
+
+/// How far behind the clock the transaction floor stays (rule P6).
+pub const TXN_FLOOR_LAG: Duration = Duration::from_secs(30);
+/// How far behind the clock the safe point stays: the longest a snapshot can be read.
+pub const SAFE_POINT_LAG: Duration = Duration::from_secs(600);
+
+/// Records that one command drops below the floor. Every replica takes the same ones, so a change
+/// of this number needs a new command (the state machine is deterministic).
+pub const RECORDS_DROPPED_MAX: usize = 4096;
+
+const _: () = assert!(
+    LEASE.as_millis() * 10
+        <= (RAFT_ELECTION_TICKS as u128 - 1) * RAFT_TICK.as_millis() * 9,
+    "L1: a lease ends before anybody else can be elected, clock drift of a tenth included"
+);
+const _: () = assert!(
+    LEASE_WAIT.as_millis() * 9 >= LEASE.as_millis() * 10,
+    "L2: a new leader outwaits the lease of the old one, clock drift of a tenth included"
+);
+const _: () = assert!(
+    RAFT_HEARTBEAT_TICKS as u128 * RAFT_TICK.as_millis() * 2 <= LEASE.as_millis(),
+    "one lost heartbeat does not end a lease"
+);
+const _: () = assert!(
+    TXN_FLOOR_LAG.as_millis()
+        >= COMMIT_RETRY_DEADLINE.as_millis()
+            + ABORT_RETRY_GRACE.as_millis()
+            + MAX_CLOCK_OFFSET.as_millis(),
+    "P6: records outlive every retry of the commit they answer for"
+);
+const _: () = assert!(
+    HEARTBEAT_INTERVAL.as_millis() * 3 <= TXN_TTL.as_millis(),
+    "P11: two lost heartbeats do not make a live coordinator look dead"
+);
+const _: () = assert!(
+    TXN_TTL.as_millis() > MAX_CLOCK_OFFSET.as_millis() + LEASE_WAIT.as_millis(),
+    "P11: a change of leader is not taken for a dead coordinator"
+);
+const _: () = assert!(
+    CLOCK_BOUND_AHEAD.as_millis() >= 2 * CLOCK_BOUND_INTERVAL.as_millis(),
+    "T3: one missed write of the bound does not stop the node"
+);
+const _: () = assert!(
+    SAFE_POINT_LAG.as_millis() > TXN_FLOOR_LAG.as_millis(),
+    "S1: a transaction that may still be retried can still read what it conflicts with"
+);
