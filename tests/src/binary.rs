@@ -74,7 +74,12 @@ pub fn to_text(oid: u32, bytes: &[u8]) -> Result<String, String> {
         }
         FLOAT4 => {
             let value = f32::from_be_bytes(fixed(bytes)?);
-            float(f64::from(value), format!("{value:e}"), format!("{value}"), 6)
+            float(
+                f64::from(value),
+                format!("{value:e}"),
+                format!("{value}"),
+                6,
+            )
         }
         FLOAT8 => {
             let value = f64::from_be_bytes(fixed(bytes)?);
@@ -94,7 +99,9 @@ pub fn to_text(oid: u32, bytes: &[u8]) -> Result<String, String> {
 }
 
 fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], String> {
-    bytes.try_into().map_err(|_| format!("{} bytes where {N} belong", bytes.len()))
+    bytes
+        .try_into()
+        .map_err(|_| format!("{} bytes where {N} belong", bytes.len()))
 }
 
 /// Shortest digits that read back the same, with an exponent where C's `%g` has one.
@@ -105,7 +112,9 @@ fn float(value: f64, scientific: String, plain: String, exponent_end: i32) -> St
     if value.is_infinite() {
         return if value > 0.0 { "Infinity" } else { "-Infinity" }.into();
     }
-    let Some((mantissa, exponent)) = scientific.split_once('e') else { return plain };
+    let Some((mantissa, exponent)) = scientific.split_once('e') else {
+        return plain;
+    };
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if value == 0.0 || (-4..exponent_end).contains(&exponent) {
         return plain;
@@ -124,7 +133,11 @@ fn date(days: i64, suffix: &str) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     if year > 0 {
         format!("{year:04}-{month:02}-{day:02}{suffix}")
@@ -141,8 +154,12 @@ fn timestamp(micros: i64, zone: &str) -> String {
     }
     let of_day = micros.rem_euclid(MICROS_PER_DAY);
     let (seconds, fraction) = (of_day / 1_000_000, of_day % 1_000_000);
-    let mut time =
-        format!(" {:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let mut time = format!(
+        " {:02}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    );
     if fraction != 0 {
         let digits = format!("{fraction:06}");
         write!(time, ".{}", digits.trim_end_matches('0')).expect("writing to a string works");
@@ -152,13 +169,18 @@ fn timestamp(micros: i64, zone: &str) -> String {
 }
 
 fn numeric(bytes: &[u8]) -> Result<String, String> {
-    let words: Vec<u16> =
-        bytes.chunks(2).map(|pair| fixed(pair).map(u16::from_be_bytes)).collect::<Result<_, _>>()?;
+    let words: Vec<u16> = bytes
+        .chunks(2)
+        .map(|pair| fixed(pair).map(u16::from_be_bytes))
+        .collect::<Result<_, _>>()?;
     let [count, weight, sign, scale, digits @ ..] = words.as_slice() else {
         return Err("a numeric without its header".into());
     };
     if usize::from(*count) != digits.len() {
-        return Err(format!("a numeric of {count} digits that has {}", digits.len()));
+        return Err(format!(
+            "a numeric of {count} digits that has {}",
+            digits.len()
+        ));
     }
     match sign {
         0xC000 => return Ok("NaN".into()),
@@ -170,7 +192,11 @@ fn numeric(bytes: &[u8]) -> Result<String, String> {
     let weight = i32::from(*weight as i16);
     let scale = usize::from(*scale);
     let digit = |position: i32| -> u16 {
-        usize::try_from(position).ok().and_then(|index| digits.get(index)).copied().unwrap_or(0)
+        usize::try_from(position)
+            .ok()
+            .and_then(|index| digits.get(index))
+            .copied()
+            .unwrap_or(0)
     };
     let mut text = String::new();
     for position in 0..=weight {

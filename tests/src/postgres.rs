@@ -3,7 +3,7 @@
 //! It is the judge of what SQL means: the same files run against it and against Quorate.
 
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -38,7 +38,11 @@ impl Postgres {
             eprintln!("skipped: {message}, so nothing is compared against it");
             return Ok(None);
         };
-        let account = if is_root()? { Some(account("postgres")?) } else { None };
+        let account = if is_root()? {
+            Some(account("postgres")?)
+        } else {
+            None
+        };
         let folder = tempfile::Builder::new().prefix("quorate-pg-").tempdir()?;
         if let Some((uid, gid)) = account {
             std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid))?;
@@ -48,12 +52,18 @@ impl Postgres {
         for _ in 0..PORT_ATTEMPTS {
             let port = free_port()?;
             let mut server = serve(&programs, &data, port, account)?;
-            if wait_until_it_answers(&mut server, port)? {
-                return Ok(Some(Postgres { server, port, _folder: folder }));
+            if wait_until_ready(&mut server, &data)? {
+                return Ok(Some(Postgres {
+                    server,
+                    port,
+                    _folder: folder,
+                }));
             }
         }
         let log = std::fs::read_to_string(data.join("log")).unwrap_or_default();
-        Err(io::Error::other(format!("PostgreSQL does not start:\n{log}")))
+        Err(io::Error::other(format!(
+            "PostgreSQL does not start:\n{log}"
+        )))
     }
 
     /// Connection URL of the database every server starts with.
@@ -119,7 +129,13 @@ fn init(programs: &Path, data: &Path, account: Option<(u32, u32)>) -> io::Result
     let output = command(&programs.join("initdb"), account)
         .arg("--pgdata")
         .arg(data)
-        .args(["--username=quorate", "--auth=trust", "--locale=C", "--encoding=UTF8", "--no-sync"])
+        .args([
+            "--username=quorate",
+            "--auth=trust",
+            "--locale=C",
+            "--encoding=UTF8",
+            "--no-sync",
+        ])
         .output()?;
     if output.status.success() {
         return Ok(());
@@ -141,20 +157,33 @@ fn serve(
         .arg("-k")
         .arg(data)
         .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-F"])
-        .args(["-c", "timezone=UTC", "-c", "max_connections=100", "-c", "shared_buffers=32MB"])
+        .args([
+            "-c",
+            "timezone=UTC",
+            "-c",
+            "max_connections=100",
+            "-c",
+            "shared_buffers=32MB",
+        ])
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
 }
 
-/// True once the port answers; false if the server exited first.
-fn wait_until_it_answers(server: &mut Child, port: u16) -> io::Result<bool> {
+/// True once the server says that it is ready; false if it exited first.
+fn wait_until_ready(server: &mut Child, data: &Path) -> io::Result<bool> {
     let deadline = Instant::now() + START_LIMIT;
     while Instant::now() < deadline {
         if server.try_wait()?.is_some() {
             return Ok(false);
         }
-        if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        // The server keeps its state in the last line of this file.
+        let state = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+        if state
+            .lines()
+            .last()
+            .is_some_and(|line| line.trim() == "ready")
+        {
             return Ok(true);
         }
         crate::process::pause();
@@ -165,5 +194,7 @@ fn wait_until_it_answers(server: &mut Child, port: u16) -> io::Result<bool> {
 }
 
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
 }

@@ -24,7 +24,10 @@ pub fn pause() {
 pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < limit, "waited {limit:?} in vain until {what}");
+        assert!(
+            began.elapsed() < limit,
+            "waited {limit:?} in vain until {what}"
+        );
         pause();
     }
 }
@@ -36,7 +39,10 @@ where
 {
     let began = Instant::now();
     while !condition().await {
-        assert!(began.elapsed() < limit, "waited {limit:?} in vain until {what}");
+        assert!(
+            began.elapsed() < limit,
+            "waited {limit:?} in vain until {what}"
+        );
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
