@@ -2,9 +2,11 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+pub mod apply;
 pub mod clock;
 pub mod config;
 pub mod keys;
 pub mod state;
+pub mod testing;
 
 pub use quorate_proto::{NodeId, PeerId, RangeId, Timestamp, TxnId, pb};
