@@ -1,1 +1,6 @@
-//! Quorate.
+//! A node's storage: ranges, replication, MVCC. Knows nothing of SQL.
+
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
+
+pub mod engine;
+pub mod log;
