@@ -11,4 +11,5 @@ pub mod binary;
 pub mod postgres;
 pub mod process;
 pub mod slt;
+pub mod tidy;
 pub mod wire;

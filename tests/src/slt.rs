@@ -408,7 +408,56 @@ fn rewritten(
     record: &Record<PgColumn>,
     output: RecordOutput<PgColumn>,
 ) -> Result<Record<PgColumn>, String> {
-    let (loc, conditions, connection, sql, retry) = match record.clone() {
+    let (sql, sort_mode) = match record {
+        Record::Statement { sql, .. } => (sql, None),
+        Record::Query {
+            sql,
+            expected: QueryExpect::Results { sort_mode, .. },
+            ..
+        } => (sql, *sort_mode),
+        Record::Query { sql, .. } => (sql, None),
+        _ => return Ok(record.clone()),
+    };
+    let anything_goes = matches!(
+        record,
+        Record::Statement {
+            expected: StatementExpect::Ok,
+            ..
+        }
+    );
+    Ok(match output {
+        // `statement ok` stays: whoever wrote it does not care about the rows.
+        RecordOutput::Query { error: None, .. } if anything_goes => record.clone(),
+        RecordOutput::Query {
+            error: None,
+            types,
+            rows,
+        } => {
+            let results = rows.iter().map(|row| row.join("|")).collect();
+            as_query(record, types, sort_mode, results)
+        }
+        RecordOutput::Statement { error: None, count } if counts(sql) => {
+            as_statement(record, StatementExpect::Count(count))
+        }
+        RecordOutput::Statement { error: None, .. } => as_statement(record, StatementExpect::Ok),
+        RecordOutput::Query {
+            error: Some(cause), ..
+        }
+        | RecordOutput::Statement {
+            error: Some(cause), ..
+        } => {
+            let Some(SltError::Server { sqlstate, .. }) = cause.downcast_ref::<SltError>() else {
+                return Err(format!("{cause}, running {sql}"));
+            };
+            let error = ExpectedError::SqlState(sqlstate.clone());
+            as_statement(record, StatementExpect::Error(error))
+        }
+        _ => record.clone(),
+    })
+}
+
+fn as_statement(record: &Record<PgColumn>, expected: StatementExpect) -> Record<PgColumn> {
+    match record.clone() {
         Record::Statement {
             loc,
             conditions,
@@ -424,89 +473,58 @@ fn rewritten(
             sql,
             retry,
             ..
-        } => (loc, conditions, connection, sql, retry),
-        other => return Ok(other),
+        } => Record::Statement {
+            loc,
+            conditions,
+            connection,
+            sql,
+            expected,
+            retry,
+        },
+        other => other,
+    }
+}
+
+fn as_query(
+    record: &Record<PgColumn>,
+    types: Vec<PgColumn>,
+    sort_mode: Option<SortMode>,
+    results: Vec<String>,
+) -> Record<PgColumn> {
+    let (label, result_mode) = (None, None);
+    let expected = QueryExpect::Results {
+        types,
+        sort_mode,
+        result_mode,
+        label,
+        results,
     };
-    let sort_mode: Option<SortMode> = match record {
-        Record::Query {
-            expected: QueryExpect::Results { sort_mode, .. },
+    match record.clone() {
+        Record::Statement {
+            loc,
+            conditions,
+            connection,
+            sql,
+            retry,
             ..
-        } => *sort_mode,
-        _ => None,
-    };
-    let error = |error: &(dyn std::error::Error + 'static)| match error.downcast_ref::<SltError>() {
-        Some(SltError::Server { sqlstate, .. }) => Ok(ExpectedError::SqlState(sqlstate.clone())),
-        _ => Err(format!("{error}, running {sql}")),
-    };
-    Ok(match output {
-        // `statement ok` stays: whoever wrote it does not care about the rows.
-        RecordOutput::Query { error: None, .. }
-            if matches!(
-                record,
-                Record::Statement {
-                    expected: StatementExpect::Ok,
-                    ..
-                }
-            ) =>
-        {
-            record.clone()
         }
-        RecordOutput::Query {
-            error: None,
-            types,
-            rows,
-        } => {
-            let results = rows.iter().map(|row| row.join("|")).collect();
-            let (label, result_mode) = (None, None);
-            let expected = QueryExpect::Results {
-                types,
-                sort_mode,
-                result_mode,
-                label,
-                results,
-            };
-            Record::Query {
-                loc,
-                conditions,
-                connection,
-                sql,
-                expected,
-                retry,
-            }
-        }
-        RecordOutput::Statement { error: None, count } => {
-            let expected = if counts(&sql) {
-                StatementExpect::Count(count)
-            } else {
-                StatementExpect::Ok
-            };
-            Record::Statement {
-                loc,
-                conditions,
-                connection,
-                sql,
-                expected,
-                retry,
-            }
-        }
-        RecordOutput::Query {
-            error: Some(cause), ..
-        }
-        | RecordOutput::Statement {
-            error: Some(cause), ..
-        } => {
-            let expected = StatementExpect::Error(error(cause.as_ref())?);
-            Record::Statement {
-                loc,
-                conditions,
-                connection,
-                sql,
-                expected,
-                retry,
-            }
-        }
-        _ => record.clone(),
-    })
+        | Record::Query {
+            loc,
+            conditions,
+            connection,
+            sql,
+            retry,
+            ..
+        } => Record::Query {
+            loc,
+            conditions,
+            connection,
+            sql,
+            expected,
+            retry,
+        },
+        other => other,
+    }
 }
 
 /// Whether the command tag of this statement ends with a count of rows.

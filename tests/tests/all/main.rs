@@ -6,3 +6,4 @@
 #![allow(missing_docs, reason = "a test's name says what it shows")]
 
 mod slt;
+mod tidy;
