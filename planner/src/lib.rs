@@ -1,1 +1,13 @@
-//! Quorate.
+//! SQL without I/O: from text to plans that read and write through a trait.
+//!
+//! * [`types`]: types as PostgreSQL has them, in text, in binary and in Arrow.
+//! * [`catalog`]: tables and indexes, and the changes DDL makes.
+//! * [`kv`]: what SQL asks of a transaction.
+//! * [`error`]: what a client is told.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own their time"))]
+
+pub mod catalog;
+pub mod error;
+pub mod kv;
+pub mod program;
+pub mod types;

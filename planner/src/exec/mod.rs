@@ -1,0 +1,21 @@
+//! Execution: the physical nodes that read through a [`crate::kv::KvTxn`].
+//!
+//! * [`run`]: what one execution of a cached plan brings with it.
+//! * [`access`]: which keys a scan reads, computed from parameter values.
+//! * [`scan`]: the scan of a table through one of its indexes.
+//! * [`fetch`]: reading rows and decoding them, shared by scans and joins.
+//! * [`lookup`]: the join that looks its inner rows up by key.
+//! * [`concat`]: several inputs one after another, without tasks.
+//! * [`values`]: rows handed to a plan at execution.
+//! * [`limit`]: LIMIT and OFFSET by parameters.
+
+pub mod access;
+pub mod concat;
+pub mod fetch;
+pub mod limit;
+pub mod lookup;
+pub mod run;
+pub mod scan;
+pub mod values;
+
+pub use run::{RunCell, RunState, SessionValues, Slot};
