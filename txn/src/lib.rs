@@ -6,6 +6,7 @@ pub mod apply;
 pub mod clock;
 pub mod config;
 pub mod keys;
+pub mod leader;
 pub mod state;
 pub mod testing;
 

@@ -1,7 +1,7 @@
 //! What prepare and one-range commit ask before they write, in the one order both keep.
 
 use bytes::Bytes;
-use quorate_proto::{Timestamp, pb, pb::range_error::Kind};
+use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 
 use super::{ApplyError, Floors, Span, StateView, ViewError};
 use crate::keys::Pretty;
@@ -179,7 +179,7 @@ pub fn test_write(
 /// # Errors
 /// The outer is a [`ViewError`], the inner what the committer is told.
 pub fn test_reads(
-    txn: &TxnMeta,
+    own: TxnId,
     checks: &[pb::ReadCheck],
     upto: Timestamp,
     view: &dyn StateView,
@@ -190,7 +190,7 @@ pub fn test_reads(
         if let Some(event) = view.first_event_after(&span, read_at, upto)? {
             return Ok(Err(conflict(&event.key, event.ts, read_at)));
         }
-        if let Some((key, lock)) = view.first_foreign_lock(&span, txn.id)? {
+        if let Some((key, lock)) = view.first_foreign_lock(&span, own)? {
             return Ok(Err(locked(&key, &lock)));
         }
     }

@@ -65,7 +65,7 @@ fn test(
         }
     }
     let upto = Timestamp(command.commit_ts);
-    if let Err(error) = checks::test_reads(txn, &command.checks, upto, view)? {
+    if let Err(error) = checks::test_reads(txn.id, &command.checks, upto, view)? {
         return Ok(Err(error));
     }
     Ok(Ok(all))
