@@ -1,0 +1,25 @@
+//! Benchmarks: drivers that speak plain Postgres protocol, so that Quorate and PostgreSQL can be
+//! put side by side: [`tpcc`], [`kv`] and [`tpcb`].
+//!
+//! A driver is a [`runner::Workload`]; terminals, retries, reconnects, statistics and reports are
+//! the same for all.
+
+pub mod args;
+mod cpu;
+pub mod db;
+mod decimal;
+pub mod error;
+pub mod kv;
+pub mod local_postgres;
+mod progress;
+pub mod report;
+pub mod runner;
+mod runtime;
+mod stats;
+mod timeline;
+pub mod tpcb;
+pub mod tpcc;
+
+pub use args::CommonArgs;
+pub use error::BenchError;
+pub use report::Report;

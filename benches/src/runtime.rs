@@ -1,0 +1,41 @@
+//! The one place of this crate that touches real time and spawns tasks.
+//!
+//! A benchmark measures the outside world, so unlike the database it needs the real clock.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark client measures real time and runs its terminals as tasks"
+)]
+
+use std::future::Future;
+use std::time::{Duration, Instant, SystemTime};
+
+/// The monotonic clock.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock, for the timestamps TPC-C stores.
+pub fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Runs a task beside the caller.
+pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tokio::spawn(future)
+}
+
+/// Waits: think time, the pause before a retry, the end of the run.
+pub async fn pause(duration: Duration) {
+    if !duration.is_zero() {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+/// Waits until a moment of the monotonic clock.
+pub async fn pause_until(moment: Instant) {
+    tokio::time::sleep_until(moment.into()).await;
+}
