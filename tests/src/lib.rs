@@ -7,7 +7,10 @@
     reason = "tests run real processes in real time; the simulation has a crate root of its own"
 )]
 
+pub mod bank;
 pub mod binary;
+pub mod cluster;
+pub mod fuzz;
 pub mod postgres;
 pub mod process;
 pub mod slt;

@@ -330,6 +330,15 @@ fn parse(path: &Path) -> io::Result<Vec<Record<PgColumn>>> {
     sqllogictest::parse_file(path).map_err(|error| io::Error::other(error.to_string()))
 }
 
+/// The statements of one file, as text.
+pub fn statements(path: &Path) -> io::Result<Vec<String>> {
+    let sql = |record| match record {
+        Record::Statement { sql, .. } | Record::Query { sql, .. } => Some(sql),
+        _ => None,
+    };
+    Ok(parse(path)?.into_iter().filter_map(sql).collect())
+}
+
 /// Drops the tables that the records create, so that a file starts and ends with none of them.
 async fn drop_tables(records: &[Record<PgColumn>], url: &Url) -> io::Result<()> {
     let names: BTreeSet<String> = records
