@@ -2,5 +2,9 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
+pub mod disk;
 pub mod engine;
 pub mod log;
+pub mod mvcc;
+pub mod raft;
+pub mod transport;

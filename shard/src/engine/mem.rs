@@ -127,9 +127,9 @@ impl Engine for MemEngine {
             if rows > 0 {
                 data.extend_from_slice(&crc32fast::hash(&data).to_be_bytes());
                 let path = dir.join(format!("{cf}.rows"));
-                let bytes = data.len() as u64;
+                let (bytes, crc32) = (data.len() as u64, crc32fast::hash(&data));
                 write_synced(&path, &data).map_err(|e| failed(&path, &e))?;
-                files.push(ExportedFile { cf, path, bytes, rows });
+                files.push(ExportedFile { cf, path, bytes, rows, crc32 });
             }
         }
         Ok(files)

@@ -56,6 +56,17 @@ pub enum LogOp {
     },
 }
 
+impl LogOp {
+    /// Whether entries may leave the log.
+    pub(super) fn shortens(&self) -> bool {
+        match self {
+            Self::Append { .. } | Self::Compact { .. } | Self::Reset { .. } => true,
+            Self::Remove { .. } => true,
+            Self::HardState { .. } | Self::PutMeta { .. } | Self::DeleteMeta { .. } => false,
+        }
+    }
+}
+
 /// Changes in order.
 #[derive(Debug, Clone, Default)]
 pub struct LogBatch {

@@ -1,12 +1,15 @@
 //! A node's Raft log: entries and hard states of all its groups in one log, behind [`LogStore`],
-//! with two implementations: [`RaftEngineLog`](store::RaftEngineLog) on raft-engine and the
+//! with two implementations: [[`RaftEngineLog`]](store::RaftEngineLog) on raft-engine and the
 //! in-memory twin [`MemLog`]. Both pass one conformance suite.
 //!
 //! The log is also where a node keeps the few small facts that must be durable before anything in
 //! the engine is (marks of rule S4, the clock's bound of rule T3, its identity).
 
 pub mod batch;
+mod cache;
+pub mod conformance;
 pub mod mem;
+pub mod store;
 
 use std::fmt;
 
@@ -16,6 +19,7 @@ use raft::eraftpb::{Entry, HardState};
 
 pub use batch::{LogBatch, LogOp};
 pub use mem::MemLog;
+pub use store::{LogConfig, RaftEngineLog};
 
 /// What went wrong in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,87 @@
+//! Reading rows at a timestamp out of `latest`, `history` and `locks`, over one snapshot of the
+//! engine (rule R1), and the range's replicated state as the transaction commands see it.
+//!
+//! A version lives in `[start, end)`. The current one is in `latest` and has no end; ended ones
+//! are in `history` under their end. Absence is the tombstone: a key that is not in `latest` was
+//! deleted or never there, and only below the range's last-delete watermark can `history` tell
+//! (rule R5).
+
+mod read;
+mod scan;
+mod version;
+mod view;
+
+use bytes::Bytes;
+use quorate_proto::{Timestamp, TxnId};
+use quorate_txn::apply::ViewError;
+use quorate_txn::state::{DecodeError, Lock};
+
+use crate::engine::EngineError;
+
+pub use read::get;
+pub use scan::{ScanEnd, ScanLimits, ScanRequest, scan};
+pub use view::{EngineView, apply_mutations};
+
+/// As of when, and for whom, is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadAt {
+    /// Events up to and including it are seen.
+    pub read_ts: Timestamp,
+    /// Events above `read_ts` up to and including this may have been before the reader (rule
+    /// R2). Not below `read_ts`.
+    pub uncertain_upto: Timestamp,
+    /// The reader's own locks do not block it; its writes are overlaid at the gateway.
+    pub own: Option<TxnId>,
+    /// The range's replicated last-delete watermark, of the same snapshot or newer: at or above
+    /// it an absent key needs no look into `history` (rule R5).
+    pub delete_watermark: Timestamp,
+}
+
+impl ReadAt {
+    /// Whether an event at this time is in the window of rule R2.
+    fn uncertain(&self, event: Timestamp) -> bool {
+        self.read_ts < event && event <= self.uncertain_upto
+    }
+
+    /// Whether this lock keeps the reader from going on.
+    fn blocked_by(&self, lock: &Lock) -> bool {
+        lock.min_commit_ts <= self.uncertain_upto && Some(lock.txn.id) != self.own
+    }
+}
+
+/// What a key is for a reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// Its value then; `None`: it did not exist.
+    Value(Option<Bytes>),
+    /// It cannot be said yet.
+    Blocked(Blocked),
+}
+
+/// Why it cannot be said what a key was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blocked {
+    /// A lock whose transaction may commit within the window: its verdict is needed.
+    Locked(Box<Lock>),
+    /// The first event in the window.
+    Uncertain {
+        /// When it happened.
+        event_ts: Timestamp,
+        /// What its leader's clock was then (rule R3).
+        local_ts: Timestamp,
+    },
+}
+
+/// Whether a read at this timestamp must be refused because versions it would need may be gone
+/// (rule R4). Ask before *and after* the read, with the then applied safe point.
+pub fn below_safe_point(read_ts: Timestamp, safe_point: Timestamp) -> bool {
+    read_ts < safe_point
+}
+
+fn engine_failed(error: EngineError) -> ViewError {
+    ViewError::Engine(error.to_string())
+}
+
+fn damaged(family: &'static str) -> impl FnOnce(DecodeError) -> ViewError {
+    move |source| ViewError::Damaged { family, source }
+}
