@@ -73,6 +73,8 @@ pub const UNFLUSHED_ENTRIES_MAX: u64 = 20_000;
 pub const FLUSH_EVERY: Duration = Duration::from_secs(30);
 /// A replica this far behind no longer holds the log back: it will get a snapshot.
 pub const LOG_KEPT_ENTRIES_MAX: u64 = 50_000;
+/// Followers keep so many entries, for replicas that lag when they come to lead.
+pub const FOLLOWER_TAIL_ENTRIES: u64 = 2_000;
 /// The log is cut once so many entries can go.
 pub const COMPACT_ENTRIES_MIN: u64 = 256;
 /// Groups named by a purge that are looked after in one go (rule S6).
@@ -81,7 +83,7 @@ pub const PURGE_GROUPS_MAX: usize = 16;
 /// Learners that lack more than this many entries are not promoted yet.
 pub const PROMOTE_LAG_MAX: u64 = 1_000;
 /// A transfer that has not happened after so many ticks ends with a new term of the old leader.
-pub const TRANSFER_TICKS_MAX: u32 = 2 * ELECTION_TICKS;
+pub const TRANSFER_TICKS_MAX: u32 = ELECTION_TICKS;
 
 /// Frames waiting for one peer at most; more are dropped (Raft sends again).
 pub const FRAME_QUEUE_LEN: usize = 1024;

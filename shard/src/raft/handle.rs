@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -75,6 +76,7 @@ pub(crate) enum Input {
     Change { range: RangeId, change: ReplicaChange, answer: Answer<pb::RangeDescriptor> },
     Create { state: Box<pb::RangeState>, answer: Answer<()> },
     SplitOff { state: Box<pb::RangeState>, handover: Option<Handover>, campaign: bool },
+    Pinned { range: RangeId },
     Status { range: Option<RangeId>, answer: oneshot::Sender<Vec<GroupStatus>> },
     Stop,
 }
@@ -126,6 +128,8 @@ pub(crate) struct NodeShared {
     pub bounds: Mutex<Bounds>,
     pub may_lead: AtomicBool,
     pub snapshots_sending: Mutex<usize>,
+    pub last_flush: Mutex<Duration>,
+    pub flushing: AtomicBool,
     inboxes: Vec<mpsc::UnboundedSender<Input>>,
 }
 
@@ -144,6 +148,8 @@ impl NodeShared {
             bounds: Mutex::default(),
             may_lead: AtomicBool::new(true),
             snapshots_sending: Mutex::new(0),
+            last_flush: Mutex::default(),
+            flushing: AtomicBool::new(false),
             inboxes,
         };
         (Arc::new(shared), receivers)

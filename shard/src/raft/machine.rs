@@ -123,8 +123,8 @@ pub enum Effect {
     },
     /// A `LeaseHandoverCommand` of this entry's term was applied (on every replica).
     HandedOver(Handover),
-    /// The replica cannot go on (bytes that do not decode, an unknown command): the range stops
-    /// on this node and the node reports it. Nothing of this entry is written.
+    /// The replica cannot go on (bytes that do not decode, an unknown command): the node stops.
+    /// Nothing of this round is written, so a release that knows the command can go on there.
     Fatal(String),
 }
 
@@ -187,7 +187,7 @@ pub trait MachineFactory: Send + Sync {
     /// `state` is what the engine holds. `shared` is where the lease is read.
     fn create(&self, shared: Arc<GroupShared>, state: &pb::RangeState) -> Box<dyn RangeMachine>;
 
-    /// A range stopped on this node for good, or the node must stop (a failed log write).
+    /// The node must stop: a failed log write, or an entry of this range that cannot be applied.
     fn fatal(&self, range: Option<RangeId>, why: &str);
 }
 

@@ -23,13 +23,16 @@ pub struct SnapshotFile {
     pub path: PathBuf,
 }
 
+/// Told whether a snapshot arrived.
+pub type SnapshotDone = Box<dyn FnOnce(bool) + Send + Sync>;
+
 /// A snapshot that is ready to leave. Dropping it without `finish` counts as failed.
 pub struct OutgoingSnapshot {
     /// The `MsgSnapshot` in its envelope.
     pub message: pb::RaftMessage,
     /// Its files; removed when this value is dropped.
     pub files: Vec<SnapshotFile>,
-    done: Option<Box<dyn FnOnce(bool) + Send>>,
+    done: Option<SnapshotDone>,
 }
 
 impl OutgoingSnapshot {
@@ -37,13 +40,14 @@ impl OutgoingSnapshot {
     pub fn new(
         message: pb::RaftMessage,
         files: Vec<SnapshotFile>,
-        done: Box<dyn FnOnce(bool) + Send>,
+        done: SnapshotDone,
     ) -> Self {
         Self { message, files, done: Some(done) }
     }
 
     /// It arrived, or it did not.
     pub fn finish(mut self, arrived: bool) {
+        remove_files(&self.files);
         if let Some(done) = self.done.take() {
             done(arrived);
         }
