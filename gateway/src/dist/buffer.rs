@@ -1,0 +1,190 @@
+//! A transaction's own writes, held at the gateway until commit and visible to its own reads.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use quorate_planner::kv::{Span, WriteOp};
+use quorate_proto::{Timestamp, pb};
+
+/// Bytes a transaction may buffer. Over it, `54000`.
+pub const BUFFER_BYTES_MAX: usize = 256 << 20;
+/// What an entry costs beside its key and value.
+const ENTRY_OVERHEAD: usize = 64;
+
+/// One buffered write: the last of what the transaction did to the key, tested against the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buffered {
+    /// `None`: deleted.
+    pub value: Option<Bytes>,
+    /// The first write of this key was an insert that expects no row.
+    pub must_be_absent: bool,
+    /// The read timestamp when the key was first written (rule P14).
+    pub read_at: Timestamp,
+}
+
+/// Buffered writes in key order.
+///
+/// # Invariants
+/// * The anchor is the first key that was written, for as long as the transaction lives (P12).
+/// * What a key expects of the committed state is fixed by its first write.
+#[derive(Debug, Default)]
+pub struct WriteBuffer {
+    writes: BTreeMap<Bytes, Buffered>,
+    anchor: Option<Bytes>,
+    bytes: usize,
+}
+
+impl WriteBuffer {
+    /// Adds a write at the transaction's current read timestamp.
+    pub fn add(&mut self, op: WriteOp, read_at: Timestamp) {
+        if self.anchor.is_none() {
+            self.anchor = Some(op.key.clone());
+        }
+        let value_len = op.value.as_ref().map_or(0, Bytes::len);
+        match self.writes.get_mut(&op.key) {
+            Some(buffered) => {
+                self.bytes -= buffered.value.as_ref().map_or(0, Bytes::len);
+                self.bytes += value_len;
+                buffered.value = op.value;
+            }
+            None => {
+                self.bytes += op.key.len() + value_len + ENTRY_OVERHEAD;
+                let buffered =
+                    Buffered { value: op.value, must_be_absent: op.must_be_absent, read_at };
+                self.writes.insert(op.key, buffered);
+            }
+        }
+    }
+
+    /// What the transaction wrote to this key: `Some(None)` is its own delete.
+    pub fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        self.writes.get(key).map(|buffered| buffered.value.clone())
+    }
+
+    /// Whether any key of the span was written.
+    pub fn touches(&self, span: &Span) -> bool {
+        self.in_span(span).next().is_some()
+    }
+
+    /// Own writes in the span, in key order.
+    pub fn in_span(&self, span: &Span) -> impl DoubleEndedIterator<Item = (&Bytes, &Buffered)> {
+        let end = if span.is_empty() { &span.start } else { &span.end };
+        let bounds =
+            (Bound::Included(span.start.as_ref()), Bound::Excluded(end.as_ref()));
+        self.writes.range::<[u8], _>(bounds)
+    }
+
+    /// The first written key.
+    pub fn anchor(&self) -> Option<&Bytes> {
+        self.anchor.as_ref()
+    }
+
+    /// About how much memory the writes hold.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many keys were written.
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Every key as the commit sends it.
+    pub fn to_writes(&self) -> Vec<pb::Write> {
+        let write = |(key, buffered): (&Bytes, &Buffered)| pb::Write {
+            key: key.clone(),
+            delete: buffered.value.is_none(),
+            value: buffered.value.clone().unwrap_or_default(),
+            read_at: buffered.read_at.0,
+            must_be_absent: buffered.must_be_absent,
+        };
+        self.writes.iter().map(write).collect()
+    }
+
+    /// Lays own writes over rows read from storage. `covered` is what `rows` speak for, in the
+    /// order of the scan.
+    pub fn overlay(
+        &self,
+        rows: Vec<(Bytes, Bytes)>,
+        covered: &Span,
+        reverse: bool,
+    ) -> Vec<(Bytes, Bytes)> {
+        let mut merged: BTreeMap<Bytes, Bytes> = rows.into_iter().collect();
+        for (key, buffered) in self.in_span(covered) {
+            match &buffered.value {
+                Some(value) => merged.insert(key.clone(), value.clone()),
+                None => merged.remove(key),
+            };
+        }
+        if reverse { merged.into_iter().rev().collect() } else { merged.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ts(n: u64) -> Timestamp {
+        Timestamp(n)
+    }
+
+    #[test]
+    fn an_insert_after_an_own_delete_expects_what_the_delete_expected() {
+        let mut buffer = WriteBuffer::default();
+        buffer.add(WriteOp::delete("k"), ts(1));
+        buffer.add(WriteOp::insert("k", "v"), ts(2));
+        let writes = buffer.to_writes();
+        assert_eq!(writes.len(), 1);
+        assert!(!writes[0].must_be_absent && !writes[0].delete);
+        assert_eq!(writes[0].read_at, 1);
+    }
+
+    #[test]
+    fn a_delete_after_an_own_insert_still_expects_absence() {
+        let mut buffer = WriteBuffer::default();
+        buffer.add(WriteOp::insert("k", "v"), ts(1));
+        buffer.add(WriteOp::delete("k"), ts(1));
+        let writes = buffer.to_writes();
+        assert!(writes[0].must_be_absent && writes[0].delete);
+        assert_eq!(buffer.get(b"k"), Some(None));
+    }
+
+    #[test]
+    fn own_writes_lie_over_stored_rows_in_both_directions() {
+        let mut buffer = WriteBuffer::default();
+        buffer.add(WriteOp::put("b", "new"), ts(1));
+        buffer.add(WriteOp::delete("c"), ts(1));
+        buffer.add(WriteOp::put("z", "outside"), ts(1));
+        let stored = || {
+            ["a", "c", "d"].map(|k| (Bytes::from(k), Bytes::from("old"))).into_iter().collect()
+        };
+        let span = Span::new("a", "m");
+        let keys = |rows: Vec<(Bytes, Bytes)>| {
+            rows.into_iter().map(|(k, _)| String::from_utf8(k.to_vec()).unwrap()).collect::<String>()
+        };
+        assert_eq!(keys(buffer.overlay(stored(), &span, false)), "abd");
+        assert_eq!(keys(buffer.overlay(stored(), &span, true)), "dba");
+    }
+
+    #[test]
+    fn the_anchor_is_the_first_written_key() {
+        let mut buffer = WriteBuffer::default();
+        buffer.add(WriteOp::put("m", "1"), ts(1));
+        buffer.add(WriteOp::put("a", "1"), ts(1));
+        assert_eq!(buffer.anchor(), Some(&Bytes::from("m")));
+    }
+
+    #[test]
+    fn bytes_are_accounted_when_a_value_is_replaced() {
+        let mut buffer = WriteBuffer::default();
+        buffer.add(WriteOp::put("k", vec![0; 100]), ts(1));
+        buffer.add(WriteOp::put("k", vec![0; 10]), ts(1));
+        assert_eq!(buffer.bytes(), 1 + 10 + ENTRY_OVERHEAD);
+    }
+}

@@ -1,0 +1,316 @@
+//! Commits and recoveries: the driver of `quorate-txn`'s step machines.
+//!
+//! The machines decide; here their [`Action`]s are carried out and what comes of them is reported
+//! as [`Input`]s. A machine is driven in place until it has its answer; what is left after that
+//! (verdict, resolving of locks) goes on in a task of its own, because nobody waits for it.
+//!
+//! # Invariants
+//! * Actions are carried out in order, requests of one step to one node in one call.
+//! * A commit that was begun is driven to its end even if the client has gone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use quorate_planner::error::{SqlError, SqlState};
+use quorate_proto::pb::range_error::Kind;
+use quorate_proto::{Timestamp, pb};
+use quorate_txn::coordinator::{AbortReason, Coordinator, Outcome, Plan};
+use quorate_txn::recovery::Recovery;
+use quorate_txn::state::{TxnMeta, Verdict};
+use quorate_txn::step::{Action, CallId, Group, Input, TimerId};
+
+use super::errors;
+use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
+use super::txn::{Intent, READ_PATIENCE};
+use super::Dist;
+use crate::runtime;
+
+/// Counters of commits.
+#[derive(Debug, Default)]
+pub struct CommitMetrics {
+    /// Transactions told committed.
+    pub committed: AtomicU64,
+    /// Transactions told aborted.
+    pub aborted: AtomicU64,
+    /// Transactions told unknown.
+    pub unknown: AtomicU64,
+    /// Commits that waited for the physical clock (rule T4).
+    pub clock_waits: AtomicU64,
+    /// Transactions of others that were finished here.
+    pub recoveries: AtomicU64,
+}
+
+/// A step machine of `quorate-txn`.
+trait Machine: Send + 'static {
+    fn step(&mut self, now: Duration, input: Input) -> Vec<Action>;
+}
+
+impl Machine for Coordinator {
+    fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
+        Coordinator::step(self, now, input)
+    }
+}
+
+impl Machine for Recovery {
+    fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
+        Recovery::step(self, now, input)
+    }
+}
+
+/// What a machine was driven to.
+enum Reached {
+    Answer(Outcome),
+    Recovered(Option<Verdict>),
+    Done,
+}
+
+/// A machine with what it waits for.
+struct Driver<M> {
+    dist: Arc<Dist>,
+    machine: M,
+    pending: FuturesUnordered<BoxFuture<'static, Vec<Input>>>,
+    timers: BTreeMap<TimerId, Duration>,
+    todo: Vec<Action>,
+}
+
+impl<M: Machine> Driver<M> {
+    fn new(dist: Arc<Dist>, mut machine: M) -> Self {
+        let todo = machine.step(dist.clock().monotonic(), Input::Start);
+        let (pending, timers) = (FuturesUnordered::new(), BTreeMap::new());
+        Self { dist, machine, pending, timers, todo }
+    }
+
+    /// Drives until there is something to tell.
+    async fn run(&mut self) -> Reached {
+        loop {
+            if let Some(reached) = self.carry_out() {
+                return reached;
+            }
+            let inputs = self.next_inputs().await;
+            for input in inputs {
+                let now = self.dist.clock().monotonic();
+                self.todo.extend(self.machine.step(now, input));
+            }
+        }
+    }
+
+    /// Carries out what is to be done, up to the first action that tells somebody something.
+    fn carry_out(&mut self) -> Option<Reached> {
+        let mut sends = Vec::new();
+        let mut reached = None;
+        let mut actions = std::mem::take(&mut self.todo).into_iter();
+        for action in actions.by_ref() {
+            match action {
+                Action::Send { call, key, body } => sends.push((call, Outgoing { key, body })),
+                Action::SetTimer { timer, at } => {
+                    self.timers.insert(timer, at);
+                }
+                Action::Route { call, keys, checks } => {
+                    let dist = self.dist.clone();
+                    self.pending.push(Box::pin(async move {
+                        vec![Input::Routed(call, dist.groups(keys, checks).await)]
+                    }));
+                }
+                Action::Clear { call, lock, wait } => {
+                    let dist = self.dist.clone();
+                    self.pending.push(Box::pin(async move {
+                        vec![Input::Cleared(call, dist.verdict_of(&lock, wait).await)]
+                    }));
+                }
+                Action::Answer(outcome) => reached = Some(Reached::Answer(outcome)),
+                Action::Recovered(verdict) => reached = Some(Reached::Recovered(verdict)),
+                Action::Done => reached = Some(Reached::Done),
+            }
+            if reached.is_some() {
+                break;
+            }
+        }
+        self.todo = actions.collect();
+        self.send(sends);
+        reached
+    }
+
+    /// Requests of one step: those for one node travel together, each node answers by itself.
+    fn send(&mut self, sends: Vec<(CallId, Outgoing)>) {
+        if sends.is_empty() {
+            return;
+        }
+        let dist = self.dist.clone();
+        let (calls, requests): (Vec<CallId>, Vec<Outgoing>) = sends.into_iter().unzip();
+        self.pending.push(Box::pin(async move {
+            let mut inputs = Vec::with_capacity(calls.len());
+            let answers = dist.sender().round(requests, ATTEMPT_TIMEOUT).await;
+            for (call, answer) in calls.into_iter().zip(answers) {
+                inputs.push(match answer {
+                    Ok(body) => Input::Reply(call, body),
+                    Err(Failure::Range(error)) => {
+                        Input::Reply(call, pb::range_response::Body::Error(error))
+                    }
+                    Err(Failure::Lost { sent, .. }) => Input::Failed { call, unsent: !sent },
+                });
+            }
+            inputs
+        }));
+    }
+
+    async fn next_inputs(&mut self) -> Vec<Input> {
+        let due = self.timers.iter().map(|(timer, at)| (*at, *timer)).min();
+        let now = self.dist.clock().monotonic();
+        let Some((at, timer)) = due else {
+            return self.pending.next().await.unwrap_or_default();
+        };
+        let answered = async {
+            match self.pending.next().await {
+                Some(inputs) => inputs,
+                None => std::future::pending().await,
+            }
+        };
+        match runtime::within(at.saturating_sub(now), answered).await {
+            Some(inputs) => inputs,
+            None => {
+                self.timers.remove(&timer);
+                vec![Input::Timer(timer)]
+            }
+        }
+    }
+
+    /// Drives what is left, for nobody in particular.
+    async fn finish(mut self) {
+        while !matches!(self.run().await, Reached::Done) {}
+    }
+}
+
+impl Dist {
+    /// Commits; returns when the client may be told.
+    ///
+    /// # Errors
+    /// `40001`, `23505`, `53100`, … when nothing was committed; `40003` when that is not known.
+    pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<(), SqlError> {
+        let Intent { id, anchor, mut writes, checks } = intent;
+        if let Some(at) = writes.iter().position(|w| w.key == anchor) {
+            writes.swap(0, at);
+        }
+        let start = self.clock().now();
+        let txn = TxnMeta { id, anchor, commit_start: start };
+        let machine = Coordinator::new(Plan { txn, writes, checks });
+        let mut driver = Driver::new(self.clone(), machine);
+        let outcome = match driver.run().await {
+            Reached::Answer(outcome) => outcome,
+            // A coordinator answers before it is done; without an answer nothing is known.
+            Reached::Recovered(_) | Reached::Done => Outcome::Unknown,
+        };
+        runtime::spawn(driver.finish());
+        self.told(outcome).await
+    }
+
+    async fn told(&self, outcome: Outcome) -> Result<(), SqlError> {
+        match outcome {
+            Outcome::Committed(ts) => {
+                self.commits.committed.fetch_add(1, Ordering::Relaxed);
+                self.commit_wait(ts).await;
+                Ok(())
+            }
+            Outcome::Aborted(reason) => {
+                self.commits.aborted.fetch_add(1, Ordering::Relaxed);
+                Err(self.aborted(&reason))
+            }
+            Outcome::Unknown => {
+                self.commits.unknown.fetch_add(1, Ordering::Relaxed);
+                Err(errors::unknown("no answer came in time from the ranges it wrote"))
+            }
+        }
+    }
+
+    /// Rule T4: nobody is told of a commit before its timestamp has passed here.
+    async fn commit_wait(&self, ts: Timestamp) {
+        let wait = self.clock().wait_until_passed(ts);
+        if !wait.is_zero() {
+            self.commits.clock_waits.fetch_add(1, Ordering::Relaxed);
+            runtime::pause(wait).await;
+        }
+    }
+
+    fn aborted(&self, reason: &AbortReason) -> SqlError {
+        match reason {
+            AbortReason::Error(error) if matches!(error.kind, Some(Kind::TooOld(_))) => {
+                // Nothing was committed; running it again gets a newer start.
+                SqlError::new(
+                    SqlState::SERIALIZATION_FAILURE,
+                    "the transaction is too old to commit",
+                )
+                .with_detail(error.message.clone())
+                .with_hint("The transaction might succeed if retried.")
+            }
+            AbortReason::Error(error) => errors::of_range(self, error),
+            AbortReason::Recovered => SqlError::new(
+                SqlState::SERIALIZATION_FAILURE,
+                "the transaction was aborted by another that waited for it too long",
+            )
+            .with_hint("The transaction might succeed if retried."),
+            AbortReason::Deadline => SqlError::new(
+                SqlState::SERIALIZATION_FAILURE,
+                "the transaction could not be committed in time and was aborted",
+            )
+            .with_hint("The transaction might succeed if retried."),
+        }
+    }
+
+    /// Keys and checks by range, for a machine; empty if the routes cannot be found now.
+    async fn groups(
+        &self,
+        keys: Vec<bytes::Bytes>,
+        checks: Vec<pb::ReadCheck>,
+    ) -> Vec<Group> {
+        let mut groups: BTreeMap<bytes::Bytes, Group> = BTreeMap::new();
+        for key in keys {
+            let Ok(route) = self.sender().route(&key).await else {
+                return Vec::new();
+            };
+            let start = route.descriptor.map(|d| d.start).unwrap_or_default();
+            groups.entry(start).or_default().keys.push(key);
+        }
+        let Ok(by_range) = self.group_checks(checks).await else {
+            return Vec::new();
+        };
+        for (key, checks) in by_range {
+            let Ok(route) = self.sender().route(&key).await else {
+                return Vec::new();
+            };
+            let start = route.descriptor.map(|d| d.start).unwrap_or_default();
+            groups.entry(start).or_default().checks.extend(checks);
+        }
+        groups.into_values().collect()
+    }
+
+    /// The verdict of a lock in the way, with the lock resolved; `None` while it is undecided.
+    async fn verdict_of(self: &Arc<Self>, lock: &pb::Locked, wait: bool) -> Option<Verdict> {
+        let machine = Recovery::new(lock.clone(), wait)?;
+        let mut driver = Driver::new(self.clone(), machine);
+        let verdict = match driver.run().await {
+            Reached::Recovered(verdict) => verdict,
+            Reached::Answer(_) | Reached::Done => None,
+        };
+        if verdict.is_some() {
+            self.commits.recoveries.fetch_add(1, Ordering::Relaxed);
+        }
+        runtime::spawn(driver.finish());
+        verdict
+    }
+
+    /// Waits until a lock that a read met is decided and gone.
+    pub(super) async fn clear_lock(self: &Arc<Self>, lock: &pb::Locked) -> Result<(), SqlError> {
+        let started = self.clock().monotonic();
+        while Box::pin(self.verdict_of(lock, true)).await.is_none() {
+            if self.clock().monotonic() - started > READ_PATIENCE {
+                return Err(errors::conflict(self, &lock.key)
+                    .with_detail("A transaction on this row stays undecided."));
+            }
+        }
+        Ok(())
+    }
+}

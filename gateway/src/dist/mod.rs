@@ -1,0 +1,156 @@
+//! Distributed execution: from a transaction's keys to the ranges that hold them, and its commit.
+//!
+//! * [`sender`]: one round of requests to leaders; routes healed from errors.
+//! * [`ranges`]: the cache of descriptors.
+//! * [`txn`]: an open transaction, as the planner sees it.
+//! * [`buffer`], [`reads`]: what it wrote and what it read.
+//! * [`commit`]: runs the coordinator's and the recovery's commands.
+//! * [`errors`]: what clients are told.
+
+pub mod buffer;
+pub mod commit;
+pub mod errors;
+pub mod ranges;
+pub mod reads;
+pub mod sender;
+pub mod txn;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_planner::error::SqlError;
+use quorate_planner::kv::ScanProgram;
+use quorate_proto::pb;
+use quorate_txn::clock::NodeClock;
+
+use sender::{Failure, Sender};
+
+pub use txn::Txn;
+
+/// A key in the words of the catalog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyNames {
+    /// Its table.
+    pub table: String,
+    /// Its index, which is also the constraint's name.
+    pub index: String,
+    /// `(a, b)=(1, 2)`
+    pub key: String,
+}
+
+/// What distribution must be told of SQL: how to name a key, and how to run a scan program.
+pub trait SqlSide: Send + Sync + 'static {
+    /// A key in the words of the catalog; `None` if it is no row's.
+    fn describe(&self, key: &[u8]) -> Option<KeyNames>;
+
+    /// Runs a program over rows in scan order; also says whether it wants more.
+    fn run_program(
+        &self,
+        program: &ScanProgram,
+        rows: &[(Bytes, Bytes)],
+    ) -> Result<(Bytes, bool), SqlError>;
+}
+
+/// A gateway's way to the data.
+pub struct Dist {
+    sender: Sender,
+    sql: Arc<dyn SqlSide>,
+    /// Counters of commits.
+    pub commits: commit::CommitMetrics,
+}
+
+impl fmt::Debug for Dist {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dist")
+    }
+}
+
+impl Dist {
+    /// Sends through this sender.
+    pub fn new(sender: Sender, sql: Arc<dyn SqlSide>) -> Self {
+        Self { sender, sql, commits: commit::CommitMetrics::default() }
+    }
+
+    /// The sender.
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    /// The node's clock.
+    pub fn clock(&self) -> &Arc<NodeClock> {
+        self.sender.clock()
+    }
+
+    /// A key in the words of the catalog.
+    pub fn describe(&self, key: &[u8]) -> Option<KeyNames> {
+        self.sql.describe(key)
+    }
+
+    /// A key for a DETAIL line.
+    pub fn name(&self, key: &[u8]) -> String {
+        match self.sql.describe(key) {
+            Some(names) => {
+                format!("Table \"{}\", index \"{}\", key {}", names.table, names.index, names.key)
+            }
+            None => format!("Key \\x{}", hex::encode(key)),
+        }
+    }
+
+    fn run_program(
+        &self,
+        program: &ScanProgram,
+        rows: &[(Bytes, Bytes)],
+    ) -> Result<(Bytes, bool), SqlError> {
+        self.sql.run_program(program, rows)
+    }
+
+    fn read_error(&self, failure: Failure) -> SqlError {
+        errors::of_read(self, &failure)
+    }
+
+    /// Groups the keys at these places by the range that holds them now; each group with one of
+    /// its keys.
+    async fn group_keys(
+        &self,
+        keys: &[Bytes],
+        places: Vec<usize>,
+    ) -> Result<Vec<(Bytes, Vec<usize>)>, SqlError> {
+        let mut groups: BTreeMap<u64, (Bytes, Vec<usize>)> = BTreeMap::new();
+        for place in places {
+            let route = self.sender.route(&keys[place]).await.map_err(|e| self.read_error(e))?;
+            let range = route.descriptor.map_or(0, |d| d.range_id);
+            let group = groups.entry(range).or_insert_with(|| (keys[place].clone(), Vec::new()));
+            group.1.push(place);
+        }
+        Ok(groups.into_values().collect())
+    }
+
+    /// Groups checks by range; a span over several ranges is cut at their bounds.
+    async fn group_checks(
+        &self,
+        checks: Vec<pb::ReadCheck>,
+    ) -> Result<Vec<(Bytes, Vec<pb::ReadCheck>)>, SqlError> {
+        let mut groups: BTreeMap<u64, (Bytes, Vec<pb::ReadCheck>)> = BTreeMap::new();
+        for check in checks {
+            let mut rest = Some(check);
+            while let Some(mut check) = rest.take() {
+                let route =
+                    self.sender.route(&check.start).await.map_err(|e| self.read_error(e))?;
+                let range = route.descriptor.unwrap_or_default();
+                let crosses =
+                    !check.end.is_empty() && !range.end.is_empty() && range.end < check.end;
+                if crosses {
+                    rest = Some(pb::ReadCheck { start: range.end.clone(), ..check.clone() });
+                    check.end = range.end;
+                }
+                let group = groups
+                    .entry(range.range_id)
+                    .or_insert_with(|| (check.start.clone(), Vec::new()));
+                group.1.push(check);
+            }
+        }
+        Ok(groups.into_values().collect())
+    }
+}

@@ -1,0 +1,388 @@
+//! Sends requests to the leaders of ranges and heals the route from what comes back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_proto::pb::range_error::Kind;
+use quorate_proto::pb::{node_request, node_response, range_request, range_response};
+use quorate_proto::{CallError, Connector, NodeId, RetryClass, pb};
+use quorate_txn::clock::NodeClock;
+
+use super::ranges::RangeCache;
+use crate::runtime;
+
+/// Pause before the same place is asked again.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
+/// Longest pause between two attempts.
+const RETRY_DELAY_MAX: Duration = Duration::from_millis(200);
+/// How long one attempt at a node may take before another replica is asked.
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Why a request was not answered.
+#[derive(Debug, Clone)]
+pub enum Failure {
+    /// The range answered with an error that the sender cannot cure.
+    Range(pb::RangeError),
+    /// No answer; with `sent`, the work may have been done.
+    Lost {
+        /// Whether it may have reached the node.
+        sent: bool,
+        /// What happened last.
+        why: String,
+    },
+}
+
+/// Counters of one gateway, shown by `admin status` and in `EXPLAIN ANALYZE` differences.
+#[derive(Debug, Default)]
+pub struct SenderMetrics {
+    /// Rounds of calls (calls sent in parallel are one).
+    pub rounds: AtomicU64,
+    /// Calls to nodes.
+    pub calls: AtomicU64,
+    /// Requests that had to be sent again with a better route.
+    pub rerouted: AtomicU64,
+}
+
+/// One request on its way: `key` says where it belongs.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// A key of the range that shall answer.
+    pub key: Bytes,
+    /// The request.
+    pub body: range_request::Body,
+}
+
+/// Routes requests.
+pub struct Sender {
+    connector: Arc<dyn Connector>,
+    clock: Arc<NodeClock>,
+    cluster_id: Bytes,
+    cache: Mutex<RangeCache>,
+    /// Counters.
+    pub metrics: SenderMetrics,
+}
+
+impl Sender {
+    /// A sender with an empty range cache.
+    pub fn new(connector: Arc<dyn Connector>, clock: Arc<NodeClock>, cluster_id: Bytes) -> Self {
+        Self {
+            connector,
+            clock,
+            cluster_id,
+            cache: Mutex::new(RangeCache::default()),
+            metrics: SenderMetrics::default(),
+        }
+    }
+
+    /// The clock every call carries.
+    pub fn clock(&self) -> &Arc<NodeClock> {
+        &self.clock
+    }
+
+    /// How nodes are reached.
+    pub fn connector(&self) -> &Arc<dyn Connector> {
+        &self.connector
+    }
+
+    /// One call; its clock is carried and observed (rule T2).
+    pub async fn call(
+        &self,
+        node: NodeId,
+        requests: Vec<pb::RangeRequest>,
+        to_node: Option<node_request::Body>,
+        timeout: Duration,
+    ) -> Result<pb::Reply, CallError> {
+        let service = self.connector.node(node).ok_or_else(|| CallError::Unreachable {
+            node: node.to_string(),
+            why: String::from("its address is not known"),
+        })?;
+        self.metrics.calls.fetch_add(1, Ordering::Relaxed);
+        let call = pb::Call {
+            clock: self.clock.now().0,
+            cluster_id: self.cluster_id.clone(),
+            timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+            requests,
+            node: to_node.map(|body| pb::NodeRequest { body: Some(body) }),
+            direct: false,
+        };
+        let reply = service.call(call).await?;
+        if let Err(e) = self.clock.observe(quorate_proto::Timestamp(reply.clock)) {
+            tracing::warn!(%node, error = %e, "clock of a reply refused");
+        }
+        Ok(reply)
+    }
+
+    /// The route of the range that holds `key`, from the cache or from the meta range.
+    pub async fn route(&self, key: &[u8]) -> Result<pb::RangeRoute, Failure> {
+        let cached = self.cache.lock().find(key);
+        match cached {
+            Some(route) => Ok(route),
+            None => self.locate(key, &[], |cache| cache.find(key)).await,
+        }
+    }
+
+    /// The route of the range that holds the keys just below `end`.
+    pub async fn route_before(&self, end: &[u8]) -> Result<pb::RangeRoute, Failure> {
+        let cached = self.cache.lock().find_before(end);
+        match cached {
+            Some(route) => Ok(route),
+            None => self.locate_before(end).await,
+        }
+    }
+
+    async fn locate_before(&self, end: &[u8]) -> Result<pb::RangeRoute, Failure> {
+        // Ranges tile the keyspace: walking from the least key ends at the one that reaches `end`.
+        let mut start = Bytes::new();
+        loop {
+            let route = self.route(&start).await?;
+            if let Some(found) = self.cache.lock().find_before(end) {
+                return Ok(found);
+            }
+            let known_end = route.descriptor.map(|d| d.end).unwrap_or_default();
+            if known_end.is_empty() || known_end <= start {
+                return Err(lost(false, "no range reaches the end of the scan"));
+            }
+            start = known_end;
+        }
+    }
+
+    async fn locate(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        found: impl Fn(&RangeCache) -> Option<pb::RangeRoute>,
+    ) -> Result<pb::RangeRoute, Failure> {
+        let mut why = String::from("no node is known");
+        for attempt in 0..LOCATE_ATTEMPTS {
+            for node in self.connector.nodes() {
+                let body = node_request::Body::Locate(pb::LocateRequest {
+                    start: Bytes::copy_from_slice(start),
+                    end: Bytes::copy_from_slice(end),
+                    limit: LOCATE_RANGES,
+                });
+                match self.call(node, Vec::new(), Some(body), ATTEMPT_TIMEOUT).await {
+                    Ok(reply) => match reply.node.and_then(|n| n.body) {
+                        Some(node_response::Body::Locate(located)) => {
+                            self.connector.learn(&located.nodes);
+                            let mut cache = self.cache.lock();
+                            for route in located.routes {
+                                cache.insert(route);
+                            }
+                            if let Some(route) = found(&cache) {
+                                return Ok(route);
+                            }
+                            why = String::from("the meta range does not know it yet");
+                        }
+                        Some(node_response::Body::Error(e)) => why = e.message,
+                        _ => why = reply.error.map_or_else(String::new, |e| e.message),
+                    },
+                    Err(e) => why = e.to_string(),
+                }
+            }
+            runtime::pause(backoff(attempt)).await;
+        }
+        Err(lost(false, format!("no range found for a key: {why}")))
+    }
+
+    /// Sends every request to its range's leader once, those for one node in one call and all
+    /// calls in parallel: one round. Answers in the order of the requests.
+    pub async fn round(
+        &self,
+        requests: Vec<Outgoing>,
+        timeout: Duration,
+    ) -> Vec<Result<range_response::Body, Failure>> {
+        self.metrics.rounds.fetch_add(1, Ordering::Relaxed);
+        let mut answers: Vec<Option<Result<range_response::Body, Failure>>> =
+            requests.iter().map(|_| None).collect();
+        let mut calls: BTreeMap<NodeId, Vec<(usize, pb::RangeRequest, pb::RangeRoute)>> =
+            BTreeMap::new();
+        for (i, request) in requests.into_iter().enumerate() {
+            match self.route(&request.key).await {
+                Ok(route) => match self.target(&route) {
+                    Some(node) => {
+                        let addressed = addressed(&route, request.body);
+                        calls.entry(node).or_default().push((i, addressed, route));
+                    }
+                    None => answers[i] = Some(Err(lost(false, "the range has no replica"))),
+                },
+                Err(e) => answers[i] = Some(Err(e)),
+            }
+        }
+        let sent = calls.into_iter().map(|(node, batch)| self.send_batch(node, batch, timeout));
+        for batch in futures::future::join_all(sent).await {
+            for (i, answer) in batch {
+                answers[i] = Some(answer);
+            }
+        }
+        let unanswered = || Err(lost(true, "the node left a request unanswered"));
+        answers.into_iter().map(|a| a.unwrap_or_else(unanswered)).collect()
+    }
+
+    async fn send_batch(
+        &self,
+        node: NodeId,
+        batch: Vec<(usize, pb::RangeRequest, pb::RangeRoute)>,
+        timeout: Duration,
+    ) -> Vec<(usize, Result<range_response::Body, Failure>)> {
+        let mut requests = Vec::with_capacity(batch.len());
+        let mut origins = Vec::with_capacity(batch.len());
+        for (i, request, route) in batch {
+            requests.push(request);
+            origins.push((i, route));
+        }
+        match self.call(node, requests, None, timeout).await {
+            Ok(reply) => {
+                let whole = reply.error;
+                let mut responses = reply.responses.into_iter();
+                let mut answer = |(i, route): (usize, pb::RangeRoute)| {
+                    let body = responses.next().and_then(|r| r.body);
+                    let body = match (&whole, body) {
+                        (Some(e), _) => Err(Failure::Range(e.clone())),
+                        (None, Some(range_response::Body::Error(e))) => Err(Failure::Range(e)),
+                        (None, Some(body)) => Ok(body),
+                        (None, None) => Err(lost(true, "an empty answer")),
+                    };
+                    if let Err(Failure::Range(e)) = &body {
+                        self.heal(&route, node, e);
+                    }
+                    (i, body)
+                };
+                origins.into_iter().map(&mut answer).collect()
+            }
+            Err(e) => {
+                let failure = lost(!e.unsent(), e.to_string());
+                let mut answer = |(i, route): (usize, pb::RangeRoute)| {
+                    self.suspect(&route, node);
+                    (i, Err(failure.clone()))
+                };
+                origins.into_iter().map(&mut answer).collect()
+            }
+        }
+    }
+
+    /// Like [`Sender::round`] for one request, again and again until it is answered or refused for
+    /// a reason a better route does not cure, or `patience` is over. Only for requests that may be
+    /// repeated.
+    pub async fn settle(
+        &self,
+        request: Outgoing,
+        patience: Duration,
+    ) -> Result<range_response::Body, Failure> {
+        let started = self.clock.monotonic();
+        let mut attempt = 0;
+        loop {
+            let mut answers = self.round(vec![request.clone()], ATTEMPT_TIMEOUT).await;
+            let failure = match answers.pop() {
+                Some(Ok(body)) => return Ok(body),
+                Some(Err(failure)) => failure,
+                None => lost(false, "no request"),
+            };
+            if !failure.curable() || self.clock.monotonic() - started > patience {
+                return Err(failure);
+            }
+            self.metrics.rerouted.fetch_add(1, Ordering::Relaxed);
+            runtime::pause(backoff(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    /// The node to ask: the leader, or any replica that can be reached while it is not known.
+    fn target(&self, route: &pb::RangeRoute) -> Option<NodeId> {
+        if route.leader_node_id != 0 {
+            return Some(NodeId(route.leader_node_id));
+        }
+        let replicas = &route.descriptor.as_ref()?.replicas;
+        let turn = usize::try_from(self.metrics.calls.load(Ordering::Relaxed)).unwrap_or(0);
+        let n = replicas.len();
+        (n > 0).then(|| NodeId(replicas[turn % n].node_id))
+    }
+
+    /// Corrects the cache from an error.
+    fn heal(&self, route: &pb::RangeRoute, asked: NodeId, error: &pb::RangeError) {
+        let Some(descriptor) = &route.descriptor else {
+            return;
+        };
+        let mut cache = self.cache.lock();
+        match &error.kind {
+            Some(Kind::NotLeader(hint)) => {
+                if let Some(newer) = &hint.descriptor {
+                    cache.insert(pb::RangeRoute {
+                        descriptor: Some(newer.clone()),
+                        leader_node_id: hint.leader_node_id,
+                    });
+                }
+                let leader = hint.leader_node_id;
+                let known = leader != 0 && NodeId(leader) != asked;
+                cache.set_leader(descriptor.range_id, known.then_some(NodeId(leader)));
+            }
+            Some(Kind::StaleRoute(stale)) => {
+                cache.forget(&descriptor.start);
+                for newer in &stale.descriptors {
+                    // The one who answers for a range most likely leads both of its halves.
+                    cache.insert(pb::RangeRoute {
+                        descriptor: Some(newer.clone()),
+                        leader_node_id: route.leader_node_id,
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A node that does not answer may no longer lead.
+    fn suspect(&self, route: &pb::RangeRoute, node: NodeId) {
+        if let Some(descriptor) = &route.descriptor
+            && route.leader_node_id == node.0
+        {
+            self.cache.lock().set_leader(descriptor.range_id, None);
+        }
+    }
+}
+
+/// Rounds over all nodes before a range counts as not to be found.
+const LOCATE_ATTEMPTS: u32 = 40;
+/// Routes asked for at a time.
+const LOCATE_RANGES: u32 = 64;
+
+fn backoff(attempt: u32) -> Duration {
+    RETRY_DELAY.saturating_mul(1 << attempt.min(10)).min(RETRY_DELAY_MAX)
+}
+
+fn lost(sent: bool, why: impl Into<String>) -> Failure {
+    Failure::Lost { sent, why: why.into() }
+}
+
+fn addressed(route: &pb::RangeRoute, body: range_request::Body) -> pb::RangeRequest {
+    let range = route
+        .descriptor
+        .as_ref()
+        .map(|d| pb::RangeRef { range_id: d.range_id, epoch: d.epoch });
+    pb::RangeRequest { range, body: Some(body) }
+}
+
+impl Failure {
+    /// Whether the same request can be sent again, perhaps elsewhere, for a request that may be
+    /// repeated.
+    pub fn curable(&self) -> bool {
+        match self {
+            Self::Lost { .. } => true,
+            Self::Range(e) => matches!(
+                e.retry_class(),
+                RetryClass::Here | RetryClass::There | RetryClass::Unknown
+            ),
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Range(e) => f.write_str(&e.message),
+            Self::Lost { why, .. } => f.write_str(why),
+        }
+    }
+}

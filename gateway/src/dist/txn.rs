@@ -1,0 +1,490 @@
+//! An open transaction as SQL sees it: reads at one timestamp through the [`Sender`], writes into
+//! the [`WriteBuffer`], and the read timestamp moved forward past uncertain events when that is
+//! safe (rule R2, DESIGN §6).
+//!
+//! [`Sender`]: super::sender::Sender
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_planner::error::{SqlError, SqlState};
+use quorate_planner::kv::{
+    KvStats, KvTxn, LockStrength, ScanPage, ScanRequest, Span, WriteOp,
+};
+use quorate_proto::pb::range_error::Kind;
+use quorate_proto::pb::{range_request, range_response};
+use quorate_proto::{Timestamp, TxnId, pb};
+
+use super::Dist;
+use super::buffer::{BUFFER_BYTES_MAX, WriteBuffer};
+use super::errors;
+use super::reads::ReadSet;
+use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
+use crate::runtime;
+
+/// How long a read keeps trying while leaders change before the statement fails.
+pub const READ_PATIENCE: Duration = Duration::from_secs(30);
+/// Rows of a page are asked for up to about this many bytes.
+const PAGE_BYTES: u64 = 1 << 20;
+/// Moves of the read timestamp within one read before it gives up with `40001`.
+const MOVES_MAX: usize = 64;
+
+/// An open transaction.
+///
+/// # Invariants
+/// * Everything in `reads` was read at `read_ts`, or shown unchanged up to it.
+/// * Nothing of it is at any shard before commit.
+pub struct Txn {
+    dist: Arc<Dist>,
+    id: TxnId,
+    explicit: bool,
+    state: Mutex<State>,
+    counters: Counters,
+}
+
+struct State {
+    read_ts: Timestamp,
+    uncertain_upto: Timestamp,
+    buffer: WriteBuffer,
+    reads: ReadSet,
+    locked: Vec<pb::ReadCheck>,
+}
+
+/// What a commit needs of a transaction.
+pub struct Intent {
+    /// Its id.
+    pub id: TxnId,
+    /// First written key.
+    pub anchor: Bytes,
+    /// Every buffered write, in key order.
+    pub writes: Vec<pb::Write>,
+    /// Keys locked but not written (rule P9).
+    pub checks: Vec<pb::ReadCheck>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    rpc_rounds: AtomicU64,
+    rows_read: AtomicU64,
+    moves: AtomicU64,
+}
+
+/// What stands in the way of a read.
+enum Obstacle {
+    /// Read again at a newer timestamp.
+    Moved,
+    /// Read again as before.
+    Cleared,
+}
+
+impl fmt::Debug for Txn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Txn({} read {})", self.id, self.read_ts())
+    }
+}
+
+impl Txn {
+    /// Begins at the node's clock now.
+    pub fn begin(dist: Arc<Dist>, explicit: bool) -> Self {
+        let read_ts = dist.clock().now();
+        let uncertain_upto = read_ts.bound_after(dist.clock().max_offset());
+        Self {
+            dist,
+            id: TxnId(runtime::random_u128()),
+            explicit,
+            state: Mutex::new(State {
+                read_ts,
+                uncertain_upto,
+                buffer: WriteBuffer::default(),
+                reads: ReadSet::default(),
+                locked: Vec::new(),
+            }),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> TxnId {
+        self.id
+    }
+
+    /// Whether a commit has anything to do.
+    pub fn has_writes(&self) -> bool {
+        !self.state.lock().buffer.is_empty()
+    }
+
+    /// What the commit sends; `None` if nothing was written. (Rows that were only locked need no
+    /// check then: a transaction that wrote nothing is its snapshot.)
+    pub fn intent(&self) -> Option<Intent> {
+        let state = self.state.lock();
+        let anchor = state.buffer.anchor()?.clone();
+        let unwritten = |check: &&pb::ReadCheck| state.buffer.get(&check.start).is_none();
+        Some(Intent {
+            id: self.id,
+            anchor,
+            writes: state.buffer.to_writes(),
+            checks: state.locked.iter().filter(unwritten).cloned().collect(),
+        })
+    }
+
+    /// One page of raw rows or program output from storage at the current timestamps. `Ok(None)`
+    /// asks the caller to start the page again.
+    async fn stored_page(
+        &self,
+        req: &ScanRequest,
+        program: Bytes,
+    ) -> Result<Option<(pb::ScanResponse, Span)>, SqlError> {
+        let (read_ts, uncertain_upto) = self.timestamps();
+        let sender = self.dist.sender();
+        let route = if req.reverse {
+            sender.route_before(&req.span.end).await
+        } else {
+            sender.route(&req.span.start).await
+        };
+        let route = route.map_err(|e| self.dist.read_error(e))?;
+        let range = route.descriptor.unwrap_or_default();
+        let clipped = clip(&req.span, &range);
+        let scan = pb::ScanRequest {
+            txn_id: self.id.to_bytes(),
+            read_ts: read_ts.0,
+            uncertain_upto: uncertain_upto.0,
+            start: clipped.start.clone(),
+            end: clipped.end.clone(),
+            reverse: req.reverse,
+            rows_max: req.rows_max.unwrap_or(0),
+            bytes_max: PAGE_BYTES,
+            program,
+        };
+        let key = if req.reverse { range.start.clone() } else { clipped.start.clone() };
+        let request = Outgoing { key, body: range_request::Body::Scan(scan) };
+        self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
+        let mut answers = sender.round(vec![request], ATTEMPT_TIMEOUT).await;
+        match answers.pop() {
+            Some(Ok(range_response::Body::Scan(page))) => Ok(Some((page, clipped))),
+            Some(Ok(_)) | None => Err(SqlError::internal("a scan was answered with something else")),
+            Some(Err(failure)) => {
+                self.overcome(failure).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn timestamps(&self) -> (Timestamp, Timestamp) {
+        let state = self.state.lock();
+        (state.read_ts, state.uncertain_upto)
+    }
+
+    /// Deals with what stood in the way of a read, so that it can be tried again.
+    async fn overcome(&self, failure: Failure) -> Result<Obstacle, SqlError> {
+        match failure {
+            Failure::Range(pb::RangeError { kind: Some(Kind::Uncertain(event)), .. }) => {
+                self.move_forward(Timestamp(event.event_ts), &event.key).await?;
+                Ok(Obstacle::Moved)
+            }
+            Failure::Range(pb::RangeError { kind: Some(Kind::Locked(locked)), .. }) => {
+                self.dist.clear_lock(&locked).await?;
+                Ok(Obstacle::Cleared)
+            }
+            failure if failure.curable() => {
+                runtime::pause(Duration::from_millis(10)).await;
+                Ok(Obstacle::Cleared)
+            }
+            failure => Err(self.dist.read_error(failure)),
+        }
+    }
+
+    /// Moves the read timestamp past an uncertain event, if everything read so far is unchanged up
+    /// to there. The new timestamp is a reading of our clock (rule T1).
+    async fn move_forward(&self, event: Timestamp, key: &[u8]) -> Result<(), SqlError> {
+        let failed = |why: &str| errors::uncertain(&self.dist, key, why);
+        if self.counters.moves.fetch_add(1, Ordering::Relaxed) >= MOVES_MAX as u64 {
+            return Err(failed("its read timestamp was moved too often"));
+        }
+        let clock = self.dist.clock();
+        // The event may be ahead of our clock: with it observed, the next reading is above it. A
+        // clock that refuses it has its own error.
+        clock.observe(event).map_err(|e| errors::clock(&e))?;
+        let new_ts = clock.now();
+        let (old_ts, checks) = {
+            let state = self.state.lock();
+            (state.read_ts, state.reads.checks(state.read_ts))
+        };
+        let checks = checks.ok_or_else(|| failed("it read too much to be checked again"))?;
+        if !checks.is_empty() && !self.unchanged(checks, new_ts).await? {
+            return Err(failed("a row it read before was changed meanwhile"));
+        }
+        let mut state = self.state.lock();
+        if state.read_ts != old_ts {
+            // Another read of the same statement was faster.
+            return Ok(());
+        }
+        state.read_ts = new_ts;
+        // Events after the first choice of the timestamp cannot have been before us: the window
+        // keeps its end, and what is above `new_ts` but inside it stays uncertain.
+        state.uncertain_upto = state.uncertain_upto.max(new_ts);
+        Ok(())
+    }
+
+    /// Whether everything that was read is unchanged up to `upto`.
+    async fn unchanged(
+        &self,
+        checks: Vec<pb::ReadCheck>,
+        upto: Timestamp,
+    ) -> Result<bool, SqlError> {
+        let mut left = checks;
+        let started = self.dist.clock().monotonic();
+        while !left.is_empty() {
+            let groups = self.dist.group_checks(left).await?;
+            let request = |(key, checks): &(Bytes, Vec<pb::ReadCheck>)| Outgoing {
+                key: key.clone(),
+                body: range_request::Body::Check(pb::CheckRequest {
+                    txn_id: self.id.to_bytes(),
+                    upto: upto.0,
+                    checks: checks.clone(),
+                }),
+            };
+            self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
+            let requests = groups.iter().map(request).collect();
+            let answers = self.dist.sender().round(requests, ATTEMPT_TIMEOUT).await;
+            left = Vec::new();
+            for ((_, checks), answer) in groups.into_iter().zip(answers) {
+                match answer {
+                    Ok(_) => {}
+                    Err(Failure::Range(e)) if matches!(e.kind, Some(Kind::Conflict(_))) => {
+                        return Ok(false);
+                    }
+                    Err(Failure::Range(pb::RangeError {
+                        kind: Some(Kind::Locked(locked)), ..
+                    })) => {
+                        self.dist.clear_lock(&locked).await?;
+                        left.extend(checks);
+                    }
+                    Err(e) if e.curable() => left.extend(checks),
+                    Err(e) => return Err(self.dist.read_error(e)),
+                }
+            }
+            if !left.is_empty() {
+                self.patience(started, "checking earlier reads")?;
+                runtime::pause(Duration::from_millis(5)).await;
+            }
+        }
+        Ok(true)
+    }
+
+    fn patience(&self, started: Duration, doing: &str) -> Result<(), SqlError> {
+        if self.dist.clock().monotonic() - started < READ_PATIENCE {
+            return Ok(());
+        }
+        let seconds = READ_PATIENCE.as_secs();
+        Err(SqlError::new(
+            SqlState::CANNOT_CONNECT_NOW,
+            format!("no leader answered within {seconds} s while {doing}"),
+        ))
+    }
+
+    /// Values of keys that are not in the buffer, all read at one timestamp.
+    async fn stored_values(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, SqlError> {
+        let started = self.dist.clock().monotonic();
+        let mut values: Vec<Option<Option<Bytes>>> = vec![None; keys.len()];
+        loop {
+            let missing: Vec<usize> =
+                values.iter().enumerate().filter(|(_, v)| v.is_none()).map(|(i, _)| i).collect();
+            if missing.is_empty() {
+                return Ok(values.into_iter().map(Option::flatten).collect());
+            }
+            let (read_ts, uncertain_upto) = self.timestamps();
+            let groups = self.dist.group_keys(keys, missing).await?;
+            let request = |(first, members): &(Bytes, Vec<usize>)| Outgoing {
+                key: first.clone(),
+                body: range_request::Body::Read(pb::ReadRequest {
+                    txn_id: self.id.to_bytes(),
+                    read_ts: read_ts.0,
+                    uncertain_upto: uncertain_upto.0,
+                    keys: members.iter().map(|i| keys[*i].clone()).collect(),
+                }),
+            };
+            self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
+            let requests = groups.iter().map(request).collect();
+            let answers = self.dist.sender().round(requests, ATTEMPT_TIMEOUT).await;
+            let mut moved = false;
+            for ((_, members), answer) in groups.into_iter().zip(answers) {
+                match answer {
+                    Ok(range_response::Body::Read(read)) if read.values.len() == members.len() => {
+                        for (i, value) in members.into_iter().zip(read.values) {
+                            values[i] = Some(value.present.then_some(value.value));
+                        }
+                    }
+                    Ok(_) => return Err(SqlError::internal("a read was answered wrongly")),
+                    Err(failure) => {
+                        moved |= matches!(self.overcome(failure).await?, Obstacle::Moved);
+                    }
+                }
+            }
+            if moved {
+                // What was read at the older timestamp is not shown unchanged: read it again.
+                values.fill(None);
+            }
+            self.patience(started, "reading")?;
+        }
+    }
+}
+
+#[async_trait]
+impl KvTxn for Txn {
+    async fn get(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, SqlError> {
+        let mut own: Vec<Option<Option<Bytes>>> = {
+            let state = self.state.lock();
+            keys.iter().map(|key| state.buffer.get(key)).collect()
+        };
+        let stored: Vec<Bytes> =
+            keys.iter().zip(&own).filter(|(_, own)| own.is_none()).map(|(k, _)| k.clone()).collect();
+        if !stored.is_empty() {
+            let mut values = self.stored_values(&stored).await?.into_iter();
+            for slot in own.iter_mut().filter(|slot| slot.is_none()) {
+                *slot = Some(values.next().expect("one value for each key that was asked"));
+            }
+            self.counters.rows_read.fetch_add(stored.len() as u64, Ordering::Relaxed);
+            self.state.lock().reads.add_keys(stored);
+        }
+        Ok(own.into_iter().map(Option::flatten).collect())
+    }
+
+    async fn scan(&self, req: ScanRequest) -> Result<ScanPage, SqlError> {
+        if req.span.is_empty() {
+            return Ok(ScanPage::default());
+        }
+        let own_rows = self.state.lock().buffer.touches(&req.span);
+        let program = match &req.program {
+            Some(program) if !own_rows => program.bytes(),
+            _ => Bytes::new(),
+        };
+        let started = self.dist.clock().monotonic();
+        let (page, clipped) = loop {
+            match self.stored_page(&req, program.clone()).await? {
+                Some(found) => break found,
+                None => self.patience(started, "scanning")?,
+            }
+        };
+        self.counters.rows_read.fetch_add(page.rows_read, Ordering::Relaxed);
+        let (covered, resume) = progress(&req, &clipped, &page);
+        self.state.lock().reads.add_span(covered.clone());
+        if !own_rows {
+            let output = req.program.is_some().then_some(page.output);
+            let rows = page.rows.into_iter().map(|row| (row.key, row.value)).collect();
+            return Ok(ScanPage { rows, output, resume });
+        }
+        let rows = page.rows.into_iter().map(|row| (row.key, row.value)).collect();
+        let rows = self.state.lock().buffer.overlay(rows, &covered, req.reverse);
+        match &req.program {
+            None => Ok(ScanPage { rows, output: None, resume }),
+            Some(program) => {
+                let (output, go_on) = self.dist.run_program(program, &rows)?;
+                let resume = resume.filter(|_| go_on);
+                Ok(ScanPage { rows: Vec::new(), output: Some(output), resume })
+            }
+        }
+    }
+
+    fn write(&self, op: WriteOp) -> Result<(), SqlError> {
+        let mut state = self.state.lock();
+        let read_at = state.read_ts;
+        state.buffer.add(op, read_at);
+        if state.buffer.bytes() > BUFFER_BYTES_MAX {
+            let limit = BUFFER_BYTES_MAX >> 20;
+            return Err(SqlError::new(
+                SqlState::PROGRAM_LIMIT_EXCEEDED,
+                format!("the transaction writes more than {limit} MiB"),
+            )
+            .with_hint("Split it into several transactions."));
+        }
+        Ok(())
+    }
+
+    fn lock(&self, keys: Vec<Bytes>, _strength: LockStrength) -> Result<(), SqlError> {
+        let mut state = self.state.lock();
+        let read_at = state.read_ts.0;
+        let check = |start| pb::ReadCheck { start, end: Bytes::new(), read_at };
+        state.locked.extend(keys.into_iter().map(check));
+        Ok(())
+    }
+
+    fn read_ts(&self) -> Timestamp {
+        self.state.lock().read_ts
+    }
+
+    fn is_explicit(&self) -> bool {
+        self.explicit
+    }
+
+    fn stats(&self) -> KvStats {
+        KvStats {
+            rpc_rounds: self.counters.rpc_rounds.load(Ordering::Relaxed),
+            rows_read: self.counters.rows_read.load(Ordering::Relaxed),
+            ..KvStats::default()
+        }
+    }
+}
+
+/// The part of the span that lies in the range.
+fn clip(span: &Span, range: &pb::RangeDescriptor) -> Span {
+    let start = span.start.clone().max(range.start.clone());
+    let ends_later = !range.end.is_empty() && range.end < span.end;
+    let end = if ends_later { range.end.clone() } else { span.end.clone() };
+    Span { start, end }
+}
+
+/// What a page speaks for, and what is left of the whole span after it.
+fn progress(req: &ScanRequest, clipped: &Span, page: &pb::ScanResponse) -> (Span, Option<Span>) {
+    let whole = &req.span;
+    let (covered, left) = match (req.reverse, page.done) {
+        (false, true) => (clipped.clone(), Span::new(clipped.end.clone(), whole.end.clone())),
+        (false, false) => (
+            Span::new(clipped.start.clone(), page.resume.clone()),
+            Span::new(page.resume.clone(), whole.end.clone()),
+        ),
+        (true, true) => (clipped.clone(), Span::new(whole.start.clone(), clipped.start.clone())),
+        (true, false) => (
+            Span::new(page.resume.clone(), clipped.end.clone()),
+            Span::new(whole.start.clone(), page.resume.clone()),
+        ),
+    };
+    let left = (!left.is_empty()).then_some(left);
+    (covered, left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(reverse: bool) -> ScanRequest {
+        ScanRequest { reverse, ..ScanRequest::all(Span::new("b", "y")) }
+    }
+
+    fn page(done: bool, resume: &'static str) -> pb::ScanResponse {
+        pb::ScanResponse { done, resume: Bytes::from(resume), ..Default::default() }
+    }
+
+    #[test]
+    fn a_page_covers_what_it_read_and_leaves_the_rest() {
+        let range = pb::RangeDescriptor {
+            start: Bytes::from("a"),
+            end: Bytes::from("m"),
+            ..Default::default()
+        };
+        let clipped = clip(&request(false).span, &range);
+        assert_eq!(clipped, Span::new("b", "m"));
+        let (covered, left) = progress(&request(false), &clipped, &page(true, ""));
+        assert_eq!((covered, left), (Span::new("b", "m"), Some(Span::new("m", "y"))));
+        let (covered, left) = progress(&request(false), &clipped, &page(false, "f"));
+        assert_eq!((covered, left), (Span::new("b", "f"), Some(Span::new("f", "y"))));
+        let (covered, left) = progress(&request(true), &clipped, &page(true, ""));
+        assert_eq!((covered, left), (Span::new("b", "m"), None));
+        let (covered, left) = progress(&request(true), &clipped, &page(false, "f"));
+        assert_eq!((covered, left), (Span::new("f", "m"), Some(Span::new("b", "f"))));
+    }
+}

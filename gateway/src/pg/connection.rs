@@ -1,0 +1,363 @@
+//! The life of a connection: messages in order, one at a time; results streamed as they come.
+//!
+//! Two promises shape the loop:
+//! * **No false success.** Outside a transaction block the `CommandComplete` of a statement is held
+//!   in the output until its implicit transaction has committed; if that fails it is taken back
+//!   and the error takes its place.
+//! * **A slow client waits, we do not grow.** Rows are encoded into the output as batches arrive
+//!   and written out every 64 KiB; the next batch is asked for only then.
+
+use std::sync::Arc;
+
+use pgwire::messages::extendedquery::{
+    BindComplete, CloseComplete, ParseComplete, PortalSuspended,
+};
+use pgwire::messages::response::EmptyQueryResponse;
+use pgwire::messages::startup::ParameterStatus;
+use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
+use quorate_planner::error::{SqlError, SqlState};
+use quorate_planner::types::Format;
+use tokio::sync::Notify;
+
+use super::extended::Extended;
+use super::reply;
+use super::wire::{Phase, Wire, WireError};
+use crate::session::{Outcome, Ready, RowSource, Session};
+
+/// A running connection.
+///
+/// # Invariants
+/// * `held` is a place in the output up to which nothing has been written out.
+pub struct Connection {
+    pub(super) wire: Wire,
+    pub(super) session: Session,
+    pub(super) extended: Extended,
+    cancelled: Arc<Notify>,
+    held: Option<usize>,
+    skipping_to_sync: bool,
+    scratch: Vec<u8>,
+}
+
+/// A failure of a message: told to the client, or the end of the connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+impl Connection {
+    /// A connection whose client was let in.
+    pub fn new(wire: Wire, session: Session, cancelled: Arc<Notify>) -> Self {
+        Self {
+            wire,
+            session,
+            extended: Extended::default(),
+            cancelled,
+            held: None,
+            skipping_to_sync: false,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Serves until the client leaves, the bytes make no sense, or `stop` says so between two
+    /// messages.
+    pub async fn serve(&mut self, stop: &Notify) -> Result<(), WireError> {
+        self.wire.put(&reply::ready(self.session.status()))?;
+        self.flush().await?;
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = self.wire.next(Phase::Running) => message,
+                () = stop.notified(), if !self.session.in_block() => {
+                    let error = SqlError::new(SqlState::ADMIN_SHUTDOWN,
+                        "terminating connection because the node is shutting down");
+                    self.wire.put(&reply::error(&error, true))?;
+                    return self.flush().await;
+                }
+            };
+            let message = match message {
+                Ok(message) => message,
+                Err(WireError::Closed) => return Ok(()),
+                Err(WireError::Protocol(text)) => {
+                    self.wire.put(&reply::error(&reply::violation(text), true))?;
+                    return self.flush().await;
+                }
+                Err(other) => return Err(other),
+            };
+            if matches!(message, PgWireFrontendMessage::Terminate(_)) {
+                return Ok(());
+            }
+            match self.handle(message).await {
+                Ok(()) => {}
+                Err(Failure::Wire(e)) => return Err(e),
+                Err(Failure::Sql(e)) => self.report(&e)?,
+            }
+        }
+    }
+
+    /// One message. An error of an extended message makes everything up to `Sync` be skipped.
+    async fn handle(&mut self, message: PgWireFrontendMessage) -> Result<(), Failure> {
+        let skipping = self.skipping_to_sync;
+        let result = match message {
+            PgWireFrontendMessage::Sync(_) => {
+                self.skipping_to_sync = false;
+                return self.sync().await;
+            }
+            _ if skipping => return Ok(()),
+            PgWireFrontendMessage::Query(query) => return self.simple_query(&query.query).await,
+            PgWireFrontendMessage::Parse(parse) => self.parse(parse).await,
+            PgWireFrontendMessage::Bind(bind) => self.bind(bind),
+            PgWireFrontendMessage::Describe(describe) => {
+                self.describe(describe.target_type, describe.name)
+            }
+            PgWireFrontendMessage::Execute(execute) => {
+                self.execute(execute.name.unwrap_or_default(), execute.max_rows).await
+            }
+            PgWireFrontendMessage::Close(close) => {
+                self.extended.close(close.target_type, &close.name.unwrap_or_default());
+                self.put(PgWireBackendMessage::CloseComplete(CloseComplete::new()))
+            }
+            PgWireFrontendMessage::Flush(_) => Ok(self.flush().await?),
+            other => Err(reply::violation(format!("unexpected message {other:?}")).into()),
+        };
+        if let Err(Failure::Sql(_)) = &result {
+            self.skipping_to_sync = true;
+        }
+        result
+    }
+
+    fn report(&mut self, error: &SqlError) -> Result<(), WireError> {
+        self.session.fail();
+        self.wire.put(&reply::error(error, false))
+    }
+
+    pub(super) fn put(&mut self, message: PgWireBackendMessage) -> Result<(), Failure> {
+        Ok(self.wire.put(&message)?)
+    }
+
+    async fn flush(&mut self) -> Result<(), WireError> {
+        self.held = None;
+        self.wire.flush().await
+    }
+
+    /// Notices and changed settings go out before what comes next.
+    fn put_asides(&mut self) -> Result<(), WireError> {
+        for notice in self.session.take_notices() {
+            self.wire.put(&reply::notice(&notice))?;
+        }
+        for (name, value) in self.session.take_reported_settings() {
+            let status = ParameterStatus::new(name, value);
+            self.wire.put(&PgWireBackendMessage::ParameterStatus(status))?;
+        }
+        Ok(())
+    }
+
+    /// Commits what an implicit transaction has gathered; what was held back goes out or is taken
+    /// back.
+    async fn end_implicit(&mut self) -> Result<(), Failure> {
+        let result = self.session.finish_implicit().await;
+        let held = self.held.take();
+        if let Err(error) = result {
+            if let Some(mark) = held {
+                self.wire.truncate(mark);
+            }
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), Failure> {
+        match self.end_implicit().await {
+            Err(Failure::Sql(error)) => self.report(&error)?,
+            other => other?,
+        }
+        if !self.session.in_block() {
+            self.extended.drop_portals();
+        }
+        self.put_asides()?;
+        self.wire.put(&reply::ready(self.session.status()))?;
+        Ok(self.flush().await?)
+    }
+
+    async fn simple_query(&mut self, text: &str) -> Result<(), Failure> {
+        self.extended.drop_unnamed();
+        match self.simple_statements(text).await {
+            Err(Failure::Sql(error)) => self.report(&error)?,
+            other => other?,
+        }
+        // Only an error can have left an implicit transaction open.
+        self.put_asides()?;
+        if !self.session.in_block() {
+            self.extended.drop_portals();
+        }
+        self.wire.put(&reply::ready(self.session.status()))?;
+        Ok(self.flush().await?)
+    }
+
+    async fn simple_statements(&mut self, text: &str) -> Result<(), Failure> {
+        let statements = self.session.split(text)?;
+        if statements.is_empty() {
+            self.put(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;
+        }
+        let last = statements.len().saturating_sub(1);
+        for (i, statement) in statements.into_iter().enumerate() {
+            let ready = self.session.prepare(statement, &[]).await?;
+            let outcome = self.run(&ready, Vec::new()).await?;
+            self.put_asides()?;
+            let (tag, rows) = match outcome {
+                Outcome::Empty => continue,
+                Outcome::Command { tag, rows } => (Some(tag), rows),
+                Outcome::Rows(rows) => (None, Some(rows)),
+            };
+            let mut sent = 0;
+            if let Some(mut rows) = rows {
+                let formats = vec![Format::Text; rows.columns.len()];
+                self.wire.put(&reply::row_description(&rows.columns, &formats))?;
+                sent = self.send_rows(&mut rows, &formats, usize::MAX).await?.0;
+            }
+            if i == last {
+                self.end_implicit().await?;
+            }
+            self.put(reply::complete(tag.unwrap_or_else(|| format!("SELECT {sent}"))))?;
+        }
+        self.end_implicit().await
+    }
+
+    /// Runs a statement, to be cancelled unless it decides a transaction.
+    async fn run(
+        &mut self,
+        ready: &Arc<Ready>,
+        params: crate::session::Params,
+    ) -> Result<Outcome, SqlError> {
+        if ready.decides_transaction() {
+            return self.session.run(ready, params).await;
+        }
+        let cancelled = self.cancelled.clone();
+        tokio::select! {
+            biased;
+            () = cancelled.notified() => Err(cancelled_by_user()),
+            outcome = self.session.run(ready, params) => outcome,
+        }
+    }
+
+    /// Sends up to `limit` rows; says how many, and whether that was all.
+    async fn send_rows(
+        &mut self,
+        rows: &mut RowSource,
+        formats: &[Format],
+        limit: usize,
+    ) -> Result<(usize, bool), Failure> {
+        let shapes: Vec<_> =
+            rows.columns.iter().map(|c| c.ty).zip(formats.iter().copied()).collect();
+        let mut sent = 0;
+        while sent < limit {
+            let cancelled = self.cancelled.clone();
+            let next = tokio::select! {
+                biased;
+                next = rows.next() => next?,
+                () = cancelled.notified() => return Err(cancelled_by_user().into()),
+            };
+            let Some((batch, row)) = next else {
+                return Ok((sent, true));
+            };
+            reply::data_row(self.wire.output(), batch, row, &shapes, &mut self.scratch)?;
+            sent += 1;
+            if self.wire.relieve().await? {
+                self.held = None;
+            }
+        }
+        let exhausted = rows.is_exhausted().await?;
+        Ok((sent, exhausted))
+    }
+
+    async fn parse(
+        &mut self,
+        parse: pgwire::messages::extendedquery::Parse,
+    ) -> Result<(), Failure> {
+        let name = parse.name.unwrap_or_default();
+        if !name.is_empty() && self.extended.statement(&name).is_some() {
+            return Err(SqlError::new(
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{name}\" already exists"),
+            )
+            .into());
+        }
+        let mut statements = self.session.split(&parse.query)?;
+        if statements.len() > 1 {
+            return Err(SqlError::syntax(
+                "cannot insert multiple commands into a prepared statement",
+            )
+            .into());
+        }
+        let ready = match statements.pop() {
+            Some(statement) => {
+                self.session.prepare_described(statement, &parse.type_oids).await?
+            }
+            None => Arc::new(Ready::empty()),
+        };
+        self.extended.put_statement(name, ready);
+        self.put(PgWireBackendMessage::ParseComplete(ParseComplete::new()))
+    }
+
+    fn bind(&mut self, bind: pgwire::messages::extendedquery::Bind) -> Result<(), Failure> {
+        self.extended.bind(bind)?;
+        self.put(PgWireBackendMessage::BindComplete(BindComplete::new()))
+    }
+
+    fn describe(&mut self, target: u8, name: Option<String>) -> Result<(), Failure> {
+        let name = name.unwrap_or_default();
+        for message in self.extended.describe(target, &name)? {
+            self.put(message)?;
+        }
+        Ok(())
+    }
+
+    async fn execute(&mut self, name: String, max_rows: i32) -> Result<(), Failure> {
+        // The portal is out of the map while it runs and goes back unless it fails.
+        let mut portal = self.extended.take_portal(&name)?;
+        let limit = usize::try_from(max_rows).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
+        if portal.rows.is_none() && portal.tag.is_none() {
+            let ready = portal.ready.clone();
+            match self.run(&ready, std::mem::take(&mut portal.params)).await? {
+                Outcome::Empty => {
+                    self.put(PgWireBackendMessage::EmptyQueryResponse(
+                        EmptyQueryResponse::new(),
+                    ))?;
+                    portal.params = Vec::new();
+                    self.extended.put_portal(name, portal);
+                    return Ok(());
+                }
+                Outcome::Command { tag, rows } => {
+                    portal.tag = Some(tag);
+                    portal.rows = rows;
+                }
+                Outcome::Rows(rows) => portal.rows = Some(rows),
+            }
+            self.put_asides()?;
+        }
+        let (sent, finished) = match &mut portal.rows {
+            Some(rows) => {
+                let formats = portal.formats.clone();
+                self.send_rows(rows, &formats, limit).await?
+            }
+            None => (0, true),
+        };
+        portal.sent += sent;
+        if finished {
+            let mark = self.wire.pending();
+            let tag = portal.tag.clone().unwrap_or_else(|| format!("SELECT {sent}"));
+            self.put(reply::complete(tag))?;
+            self.held = Some(self.held.unwrap_or(mark));
+        } else {
+            self.put(PgWireBackendMessage::PortalSuspended(PortalSuspended::new()))?;
+        }
+        self.extended.put_portal(name, portal);
+        Ok(())
+    }
+}
+
+fn cancelled_by_user() -> SqlError {
+    SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+}

@@ -1,0 +1,379 @@
+//! Session settings (`SET`, `SHOW`, `RESET`): a table of what is known, with what may be set.
+//! A value that would have to change our behaviour and does not is refused, never ignored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use quorate_planner::error::{SqlError, SqlState};
+
+/// How a setting's value is read.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Any text.
+    Text,
+    /// `on` or `off`.
+    Bool,
+    /// One of these, in any case; shown as written here.
+    OneOf(&'static [&'static str]),
+    /// A whole number between the two.
+    Int(i64, i64),
+    /// Milliseconds, or a number with a unit.
+    Millis,
+    /// Cannot be set.
+    Fixed,
+}
+
+struct Known {
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    /// The client is told its value at the start and after each change.
+    reported: bool,
+}
+
+const fn known(name: &'static str, kind: Kind, default: &'static str) -> Known {
+    Known { name, kind, default, reported: false }
+}
+
+const fn reported(name: &'static str, kind: Kind, default: &'static str) -> Known {
+    Known { name, kind, default, reported: true }
+}
+
+const UTC: Kind = Kind::OneOf(&["UTC", "GMT", "Etc/UTC", "Z", "+00:00", "0"]);
+const UTF8: Kind = Kind::OneOf(&["UTF8", "UTF-8", "unicode"]);
+const ISO: Kind = Kind::OneOf(&["ISO, MDY", "ISO", "ISO, DMY", "ISO, YMD", "iso,mdy"]);
+const ONLY_ON: Kind = Kind::OneOf(&["on", "true", "yes", "1"]);
+const ONLY_OFF: Kind = Kind::OneOf(&["off", "false", "no", "0"]);
+const ONLY_ZERO: Kind = Kind::OneOf(&["0"]);
+/// Levels that are offered; `read committed` and `read uncommitted` run as the stronger
+/// `repeatable read`, with a warning.
+const ISOLATION: Kind =
+    Kind::OneOf(&["repeatable read", "read committed", "read uncommitted", "snapshot"]);
+
+/// In the order of their names. A new row is all it takes to know one more.
+const TABLE: &[Known] = &[
+    reported("application_name", Kind::Text, ""),
+    known("backslash_quote", Kind::Text, "safe_encoding"),
+    known("bytea_output", Kind::OneOf(&["hex"]), "hex"),
+    reported("client_encoding", UTF8, "UTF8"),
+    known("client_min_messages", Kind::Text, "notice"),
+    reported("DateStyle", ISO, "ISO, MDY"),
+    known("default_transaction_deferrable", ONLY_OFF, "off"),
+    known("default_transaction_isolation", ISOLATION, "repeatable read"),
+    reported("default_transaction_read_only", Kind::Bool, "off"),
+    known("escape_string_warning", Kind::Bool, "on"),
+    known("extra_float_digits", Kind::Int(-15, 3), "1"),
+    known("idle_in_transaction_session_timeout", ONLY_ZERO, "0"),
+    known("idle_session_timeout", ONLY_ZERO, "0"),
+    reported("in_hot_standby", Kind::Fixed, "off"),
+    reported("integer_datetimes", Kind::Fixed, "on"),
+    reported("IntervalStyle", Kind::OneOf(&["postgres"]), "postgres"),
+    reported("is_superuser", Kind::Fixed, "on"),
+    known("jit", Kind::Bool, "off"),
+    known("lc_collate", Kind::Fixed, "C"),
+    known("lc_ctype", Kind::Fixed, "C.UTF-8"),
+    known("lc_messages", Kind::Text, "C"),
+    known("lock_timeout", ONLY_ZERO, "0"),
+    known("max_identifier_length", Kind::Fixed, "63"),
+    known("row_security", Kind::Bool, "on"),
+    known("search_path", Kind::Text, "\"$user\", public"),
+    reported("server_encoding", Kind::Fixed, "UTF8"),
+    reported("server_version", Kind::Fixed, "15.0"),
+    known("server_version_num", Kind::Fixed, "150000"),
+    reported("session_authorization", Kind::Fixed, ""),
+    reported("standard_conforming_strings", ONLY_ON, "on"),
+    known("statement_timeout", Kind::Millis, "0"),
+    known("synchronous_commit", ONLY_ON, "on"),
+    reported("TimeZone", UTC, "UTC"),
+    known("transaction_deferrable", ONLY_OFF, "off"),
+    known("transaction_isolation", ISOLATION, "repeatable read"),
+    known("transaction_read_only", Kind::Bool, "off"),
+];
+
+/// The settings of one session.
+///
+/// # Invariants
+/// * `values` holds only names of the table, as the table spells them.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    values: BTreeMap<&'static str, String>,
+    at_start: BTreeMap<&'static str, String>,
+    /// What a `ROLLBACK` puts back: values as they were when the transaction set them first.
+    undo: BTreeMap<&'static str, Option<String>>,
+    /// What every end of the transaction puts back (`SET LOCAL`).
+    local: BTreeSet<&'static str>,
+    changed: BTreeSet<&'static str>,
+    user: String,
+}
+
+fn find(name: &str) -> Result<&'static Known, SqlError> {
+    let spelled = match name.to_ascii_lowercase().as_str() {
+        "time zone" => String::from("timezone"),
+        "names" => String::from("client_encoding"),
+        "session characteristics as transaction isolation level" => {
+            String::from("default_transaction_isolation")
+        }
+        other => other.to_string(),
+    };
+    TABLE.iter().find(|known| known.name.eq_ignore_ascii_case(&spelled)).ok_or_else(|| {
+        SqlError::new(
+            SqlState::UNDEFINED_OBJECT,
+            format!("unrecognized configuration parameter \"{name}\""),
+        )
+    })
+}
+
+impl SessionSettings {
+    /// The defaults.
+    pub fn new(user: &str) -> Self {
+        Self {
+            values: BTreeMap::new(),
+            at_start: BTreeMap::new(),
+            undo: BTreeMap::new(),
+            local: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            user: user.to_string(),
+        }
+    }
+
+    /// A setting from the startup packet: `RESET` goes back to it.
+    pub fn set_at_start(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
+        let known = find(name)?;
+        let value = check(known, value)?;
+        self.at_start.insert(known.name, value);
+        Ok(())
+    }
+
+    /// `SHOW name`
+    pub fn get(&self, name: &str) -> Result<String, SqlError> {
+        Ok(self.value(find(name)?))
+    }
+
+    fn value(&self, known: &Known) -> String {
+        let set = self.values.get(known.name).or_else(|| self.at_start.get(known.name));
+        match set {
+            Some(value) => value.clone(),
+            None if known.name == "session_authorization" => self.user.clone(),
+            None => known.default.to_string(),
+        }
+    }
+
+    /// `SHOW ALL`
+    pub fn all(&self) -> Vec<(&'static str, String)> {
+        TABLE.iter().map(|known| (known.name, self.value(known))).collect()
+    }
+
+    /// `SET [LOCAL] name = value`; `None` is `DEFAULT`. In a transaction, a rollback undoes it.
+    pub fn set(
+        &mut self,
+        name: &str,
+        value: Option<&str>,
+        local: bool,
+        in_transaction: bool,
+    ) -> Result<(), SqlError> {
+        let known = find(name)?;
+        let value = match (value, known.kind) {
+            (_, Kind::Fixed) => return Err(cannot_be_changed(known)),
+            (Some(value), _) => Some(check(known, value)?),
+            (None, _) => None,
+        };
+        if local && !in_transaction {
+            return Ok(());
+        }
+        if in_transaction {
+            let before = self.values.get(known.name).cloned();
+            self.undo.entry(known.name).or_insert(before);
+            if local {
+                self.local.insert(known.name);
+            } else {
+                self.local.remove(known.name);
+            }
+        }
+        match value {
+            Some(value) => self.values.insert(known.name, value),
+            None => self.values.remove(known.name),
+        };
+        self.changed.insert(known.name);
+        Ok(())
+    }
+
+    /// `RESET ALL`, `DISCARD ALL`
+    pub fn reset_all(&mut self) {
+        self.changed.extend(self.values.keys());
+        self.values.clear();
+    }
+
+    /// The transaction ended: its `SET LOCAL` are undone, after a rollback its `SET` too.
+    pub fn transaction_ended(&mut self, committed: bool) {
+        let per_transaction = ["transaction_isolation", "transaction_read_only"];
+        for (name, before) in std::mem::take(&mut self.undo) {
+            if committed && !self.local.contains(name) && !per_transaction.contains(&name) {
+                continue;
+            }
+            match before {
+                Some(value) => self.values.insert(name, value),
+                None => self.values.remove(name),
+            };
+            self.changed.insert(name);
+        }
+        self.local.clear();
+    }
+
+    /// What the client is told at the start.
+    pub fn reported(&self) -> Vec<(&'static str, String)> {
+        let reported = TABLE.iter().filter(|known| known.reported);
+        reported.map(|known| (known.name, self.value(known))).collect()
+    }
+
+    /// Reported settings that changed since the last call.
+    pub fn take_changes(&mut self) -> Vec<(String, String)> {
+        let changed = std::mem::take(&mut self.changed);
+        let reported = TABLE.iter().filter(|k| k.reported && changed.contains(k.name));
+        reported.map(|known| (known.name.to_string(), self.value(known))).collect()
+    }
+
+    fn is_on(&self, name: &str) -> bool {
+        self.get(name).is_ok_and(|value| value == "on")
+    }
+
+    /// Whether a transaction that begins now may not write.
+    pub fn default_read_only(&self) -> bool {
+        self.is_on("default_transaction_read_only")
+    }
+
+    /// Whether the current transaction may not write.
+    pub fn read_only(&self) -> bool {
+        let set = self.values.contains_key("transaction_read_only");
+        if set { self.is_on("transaction_read_only") } else { self.default_read_only() }
+    }
+
+    /// Longest a statement may take.
+    pub fn statement_timeout(&self) -> Option<Duration> {
+        let millis = self.get("statement_timeout").ok()?.parse().ok()?;
+        (millis > 0).then(|| Duration::from_millis(millis))
+    }
+}
+
+fn cannot_be_changed(known: &Known) -> SqlError {
+    SqlError::new(
+        SqlState::CANT_CHANGE_RUNTIME_PARAM,
+        format!("parameter \"{}\" cannot be changed", known.name),
+    )
+}
+
+/// The value as it is shown, if it may be set.
+fn check(known: &Known, value: &str) -> Result<String, SqlError> {
+    let value = value.trim();
+    let invalid = || {
+        SqlError::new(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("invalid value for parameter \"{}\": \"{value}\"", known.name),
+        )
+    };
+    match known.kind {
+        Kind::Text => Ok(value.to_string()),
+        Kind::Fixed => Err(cannot_be_changed(known)),
+        Kind::Bool => match value.to_ascii_lowercase().as_str() {
+            "on" | "true" | "yes" | "1" | "t" => Ok(String::from("on")),
+            "off" | "false" | "no" | "0" | "f" => Ok(String::from("off")),
+            _ => Err(invalid()),
+        },
+        Kind::OneOf(values) => values
+            .iter()
+            .find(|allowed| allowed.eq_ignore_ascii_case(value))
+            .map(|allowed| shown(known, values, allowed))
+            .ok_or_else(|| {
+                let wanted = values[0];
+                SqlError::new(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    format!("\"{}\" = \"{value}\" is not supported", known.name),
+                )
+                .with_hint(format!("Only \"{wanted}\" is."))
+            }),
+        Kind::Int(least, most) => {
+            let number: i64 = value.parse().map_err(|_| invalid())?;
+            (least..=most).contains(&number).then(|| number.to_string()).ok_or_else(invalid)
+        }
+        Kind::Millis => millis(value).map(|ms| ms.to_string()).ok_or_else(invalid),
+    }
+}
+
+/// Spellings of the only value are shown as that value; isolation levels as the one they run as.
+fn shown(known: &Known, values: &[&str], allowed: &str) -> String {
+    match known.name {
+        "TimeZone" | "application_name" => allowed.to_string(),
+        _ => values[0].to_string(),
+    }
+}
+
+fn millis(value: &str) -> Option<u64> {
+    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let number: u64 = value[..digits].parse().ok()?;
+    let factor = match value[digits..].trim() {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollback_undoes_set_and_a_commit_only_set_local() {
+        let mut s = SessionSettings::new("u");
+        s.set("application_name", Some("a"), false, true).unwrap();
+        s.set("extra_float_digits", Some("3"), true, true).unwrap();
+        s.transaction_ended(true);
+        assert_eq!(s.get("application_name").unwrap(), "a");
+        assert_eq!(s.get("extra_float_digits").unwrap(), "1");
+        s.set("application_name", Some("b"), false, true).unwrap();
+        s.transaction_ended(false);
+        assert_eq!(s.get("application_name").unwrap(), "a");
+    }
+
+    #[test]
+    fn what_would_change_nothing_is_refused() {
+        let mut s = SessionSettings::new("u");
+        let state = |r: Result<(), SqlError>| r.unwrap_err().sqlstate;
+        let refused = SqlState::FEATURE_NOT_SUPPORTED;
+        assert_eq!(state(s.set("TimeZone", Some("Europe/Berlin"), false, false)), refused);
+        assert_eq!(state(s.set("lock_timeout", Some("5"), false, false)), refused);
+        let serializable = s.set("default_transaction_isolation", Some("serializable"), false, false);
+        assert_eq!(state(serializable), refused);
+        assert_eq!(state(s.set("nonsense", Some("1"), false, false)), SqlState::UNDEFINED_OBJECT);
+        let fixed = s.set("server_version", Some("16"), false, false);
+        assert_eq!(state(fixed), SqlState::CANT_CHANGE_RUNTIME_PARAM);
+    }
+
+    #[test]
+    fn timeouts_take_units() {
+        let mut s = SessionSettings::new("u");
+        s.set("statement_timeout", Some("2s"), false, false).unwrap();
+        assert_eq!(s.statement_timeout(), Some(Duration::from_secs(2)));
+        s.set("statement_timeout", None, false, false).unwrap();
+        assert_eq!(s.statement_timeout(), None);
+    }
+
+    #[test]
+    fn reported_settings_are_told_once_when_they_change() {
+        let mut s = SessionSettings::new("u");
+        assert!(s.reported().contains(&("session_authorization", String::from("u"))));
+        s.set("application_name", Some("x"), false, false).unwrap();
+        let told = (String::from("application_name"), String::from("x"));
+        assert_eq!(s.take_changes(), [told]);
+        assert!(s.take_changes().is_empty());
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_names_are_unique() {
+        let names: Vec<String> = TABLE.iter().map(|k| k.name.to_ascii_lowercase()).collect();
+        assert!(names.is_sorted());
+        assert!(names.windows(2).all(|w| w[0] != w[1]));
+    }
+}

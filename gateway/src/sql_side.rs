@@ -1,0 +1,55 @@
+//! What distribution must be told of SQL: names of keys for DETAIL lines, and scan programs over
+//! rows that a transaction's own writes were laid over.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::Bytes;
+use quorate_planner::catalog::describe_key;
+use quorate_planner::error::SqlError;
+use quorate_planner::kv::ScanProgram;
+use quorate_planner::program::ProgramEngine;
+
+use crate::catalog::CatalogStore;
+use crate::dist::{KeyNames, SqlSide};
+
+/// Names keys by the newest catalog known here.
+#[derive(Default)]
+pub struct CatalogNames {
+    catalog: OnceLock<Weak<CatalogStore>>,
+}
+
+impl CatalogNames {
+    /// Goes by this catalog from now on.
+    pub fn follow(&self, catalog: &Arc<CatalogStore>) {
+        self.catalog.get_or_init(|| Arc::downgrade(catalog));
+    }
+}
+
+impl SqlSide for CatalogNames {
+    fn describe(&self, key: &[u8]) -> Option<KeyNames> {
+        let catalog = self.catalog.get()?.upgrade()?.current();
+        let names = describe_key(&catalog, key)?;
+        Some(KeyNames { table: names.table, index: names.index, key: names.key })
+    }
+
+    fn run_program(
+        &self,
+        program: &ScanProgram,
+        rows: &[(Bytes, Bytes)],
+    ) -> Result<(Bytes, bool), SqlError> {
+        run_bytes(&program.bytes(), rows)
+    }
+}
+
+/// Runs an encoded program over rows in scan order; also says whether it wants more.
+pub fn run_bytes(program: &[u8], rows: &[(Bytes, Bytes)]) -> Result<(Bytes, bool), SqlError> {
+    let mut run = ProgramEngine::default().start(program)?;
+    let mut go_on = true;
+    for (key, value) in rows {
+        go_on = run.row(key, value)?;
+        if !go_on {
+            break;
+        }
+    }
+    Ok((run.output()?, go_on))
+}
