@@ -1,0 +1,552 @@
+//! A small cluster in memory: three ranges, coordinators and recoveries, under a scheduler that
+//! drops, repeats and delays messages, kills coordinators, changes leaders and splits ranges.
+//! What must hold however it goes: all keys of a transaction end with one verdict, an
+//! acknowledged commit is never aborted, an answered "aborted" is never committed (P2–P8, P11–P13).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
+
+use crate::clock::Hlc;
+use crate::config::TXN_FLOOR_LAG;
+use crate::coordinator::{Coordinator, Outcome, Plan};
+use crate::leader::{Admission, LeaderState, ReadStart, Ticket};
+use crate::recovery::Recovery;
+use crate::state::TxnMeta;
+use crate::step::{Action, CallId, Group, Input, TimerId};
+use crate::testing::MemView;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    fn percent(&mut self, p: usize) -> bool {
+        self.below(100) < p
+    }
+}
+
+type MachineNo = usize;
+
+enum Machine {
+    Commit(Coordinator),
+    /// And who waits for it.
+    Recover(Recovery, Option<(MachineNo, CallId)>),
+    Dead,
+}
+
+struct Entry {
+    body: pb::command::Body,
+    ticket: Option<Ticket>,
+    asker: (MachineNo, CallId),
+}
+
+struct Range {
+    start: Bytes,
+    end: Bytes,
+    view: MemView,
+    leader: LeaderState,
+    log: VecDeque<Entry>,
+}
+
+impl Range {
+    fn contains(&self, key: &[u8]) -> bool {
+        crate::keys::in_span(key, &self.start, &self.end)
+    }
+}
+
+enum Message {
+    Request(MachineNo, CallId, Bytes, pb::range_request::Body),
+    Answer(MachineNo, CallId, pb::range_response::Body),
+}
+
+struct World {
+    rng: Rng,
+    hlc: Hlc,
+    now: Duration,
+    ranges: Vec<Range>,
+    machines: Vec<Machine>,
+    messages: Vec<Message>,
+    timers: BTreeMap<(MachineNo, TimerId), Duration>,
+    outcomes: BTreeMap<TxnId, Outcome>,
+    calm: bool,
+}
+
+fn error(kind: Kind) -> pb::range_response::Body {
+    pb::range_response::Body::Error(pb::RangeError::new(kind, "chaos"))
+}
+
+fn keys_of(body: &pb::range_request::Body, key: &Bytes) -> Vec<Bytes> {
+    use pb::range_request::Body;
+    match body {
+        Body::Prepare(m) => m.writes.iter().map(|w| w.key.clone()).collect(),
+        Body::Commit(m) => {
+            let checks = m.checks.iter().map(|c| c.start.clone());
+            m.writes.iter().map(|w| w.key.clone()).chain(checks).collect()
+        }
+        Body::Resolve(m) => m.keys.clone(),
+        Body::Check(m) => m.checks.iter().map(|c| c.start.clone()).collect(),
+        _ => vec![key.clone()],
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let bounds = [&b""[..], b"c", b"e", b""];
+        let ranges = (0..3).map(|i| {
+            let mut leader = LeaderState::new(1, Duration::ZERO);
+            leader.ready(Timestamp(1));
+            Range {
+                start: Bytes::from_static(bounds[i]),
+                end: Bytes::from_static(bounds[i + 1]),
+                view: MemView::default(),
+                leader,
+                log: VecDeque::new(),
+            }
+        });
+        Self {
+            rng: Rng(seed),
+            hlc: Hlc::new(Timestamp::ZERO),
+            now: Duration::from_secs(100),
+            ranges: ranges.collect(),
+            machines: Vec::new(),
+            messages: Vec::new(),
+            timers: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            calm: false,
+        }
+    }
+
+    fn clock(&mut self) -> Timestamp {
+        self.hlc.now(Timestamp::from_duration(self.now))
+    }
+
+    fn range_of(&self, key: &[u8]) -> usize {
+        let found = self.ranges.iter().position(|range| range.contains(key));
+        found.expect("the ranges tile the keyspace")
+    }
+
+    fn groups(&self, keys: &[Bytes], checks: &[pb::ReadCheck]) -> Vec<Group> {
+        let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
+        for key in keys {
+            let group = groups.entry(self.range_of(key)).or_default();
+            group.keys.push(key.clone());
+        }
+        for check in checks {
+            let group = groups.entry(self.range_of(&check.start)).or_default();
+            group.checks.push(check.clone());
+        }
+        groups.into_values().collect()
+    }
+
+    fn begin_txn(&mut self, id: u128, read_at: Timestamp) {
+        let mut keys = [b"a", b"b", b"c", b"d", b"e", b"f"].map(|k| Bytes::from_static(k)).to_vec();
+        for i in (1..keys.len()).rev() {
+            keys.swap(i, self.rng.below(i + 1));
+        }
+        let count = 1 + self.rng.below(4);
+        let writes: Vec<pb::Write> = keys[..count]
+            .iter()
+            .map(|key| {
+                let insert = self.rng.percent(20);
+                pb::Write {
+                    key: key.clone(),
+                    delete: !insert && self.rng.percent(25),
+                    value: Bytes::from(format!("t{id}")),
+                    read_at: if insert { 0 } else { read_at.0 },
+                    must_be_absent: insert,
+                }
+            })
+            .collect();
+        let mut checks = Vec::new();
+        if self.rng.percent(25) {
+            checks.push(pb::ReadCheck {
+                start: keys[5].clone(),
+                end: Bytes::new(),
+                read_at: read_at.0,
+            });
+        }
+        let txn = TxnMeta {
+            id: TxnId(id),
+            anchor: writes[0].key.clone(),
+            commit_start: self.clock(),
+        };
+        self.machines.push(Machine::Commit(Coordinator::new(Plan { txn, writes, checks })));
+        self.input(self.machines.len() - 1, Input::Start);
+    }
+
+    fn input(&mut self, machine: MachineNo, input: Input) {
+        let mut queue = VecDeque::from([(machine, input)]);
+        while let Some((machine, input)) = queue.pop_front() {
+            let actions = match &mut self.machines[machine] {
+                Machine::Commit(m) => m.step(self.now, input),
+                Machine::Recover(m, _) => m.step(self.now, input),
+                Machine::Dead => Vec::new(),
+            };
+            for action in actions {
+                self.act(machine, action, &mut queue);
+            }
+        }
+    }
+
+    fn act(
+        &mut self,
+        machine: MachineNo,
+        action: Action,
+        queue: &mut VecDeque<(MachineNo, Input)>,
+    ) {
+        match action {
+            Action::Route { call, keys, checks } => {
+                queue.push_back((machine, Input::Routed(call, self.groups(&keys, &checks))));
+            }
+            Action::Send { call, key, body } => {
+                self.messages.push(Message::Request(machine, call, key, body));
+            }
+            Action::SetTimer { timer, at } => {
+                self.timers.insert((machine, timer), at);
+            }
+            Action::Clear { call, lock, wait } => {
+                let txn = lock.txn.as_ref().and_then(TxnMeta::from_pb).expect("a lock has one");
+                let recovery = Recovery::new(txn, lock.key, wait);
+                self.machines.push(Machine::Recover(recovery, Some((machine, call))));
+                queue.push_back((self.machines.len() - 1, Input::Start));
+            }
+            Action::Answer(outcome) => {
+                let Machine::Commit(m) = &self.machines[machine] else {
+                    panic!("only a coordinator answers a client");
+                };
+                let before = self.outcomes.insert(m.txn().id, outcome);
+                assert_eq!(before, None, "the client is told once");
+            }
+            Action::Recovered(verdict) => {
+                if let Machine::Recover(_, Some((asker, call))) = self.machines[machine] {
+                    queue.push_back((asker, Input::Cleared(call, verdict)));
+                }
+            }
+            Action::Done => self.timers.retain(|(m, _), _| *m != machine),
+        }
+    }
+
+    fn deliver(&mut self, message: Message) {
+        match message {
+            Message::Answer(machine, call, body) => {
+                self.input(machine, Input::Reply(call, body));
+            }
+            Message::Request(machine, call, key, body) => {
+                if let Some(answer) = self.handle(machine, call, &key, body) {
+                    self.messages.push(Message::Answer(machine, call, answer));
+                }
+            }
+        }
+    }
+
+    fn handle(
+        &mut self,
+        machine: MachineNo,
+        call: CallId,
+        key: &Bytes,
+        body: pb::range_request::Body,
+    ) -> Option<pb::range_response::Body> {
+        use pb::range_request::Body;
+        use pb::range_response::Body as Answer;
+        let ts = self.clock();
+        let range = self.range_of(key);
+        let range = &mut self.ranges[range];
+        if !keys_of(&body, key).iter().all(|k| range.contains(k)) {
+            return Some(error(Kind::StaleRoute(pb::StaleRoute::default())));
+        }
+        let (view, leader) = (&range.view, &mut range.leader);
+        let clock = &mut || ts;
+        let admission = match body {
+            Body::Prepare(m) => leader.admit_prepare(&m, &view.floors, view, clock, self.now),
+            Body::Commit(m) => leader.admit_commit(&m, &view.floors, view, clock),
+            Body::Lookup(m) => {
+                let txn = m.txn.as_ref().and_then(TxnMeta::from_pb).expect("a look-up has one");
+                let record = view.records.get(&(txn.anchor.clone(), txn.id));
+                let answer = leader.lookup(&txn, record, self.now);
+                return Some(answer.map_or_else(Answer::Error, Answer::Lookup));
+            }
+            Body::Check(m) => {
+                return Some(match leader.check(&m, &view.floors, view).expect("memory reads") {
+                    ReadStart::Clear => Answer::Check(pb::CheckResponse {}),
+                    ReadStart::Wait(waiting) => Answer::Error(waiting.give_up()),
+                    ReadStart::Refuse(why) => Answer::Error(why),
+                });
+            }
+            Body::Heartbeat(m) => {
+                let id = TxnId::from_bytes(&m.txn_id).expect("16 bytes");
+                let _ = leader.heartbeat(id, self.now);
+                return None;
+            }
+            other => Ok(Admission::Propose { ticket: Ticket(0), body: command(other) }),
+        };
+        match admission.expect("memory reads") {
+            Admission::Propose { ticket, body } => {
+                let ticket = (ticket != Ticket(0)).then_some(ticket);
+                range.log.push_back(Entry { body, ticket, asker: (machine, call) });
+                None
+            }
+            Admission::Answer(answer) => Some(answer),
+            Admission::Wait(waiting) => Some(Answer::Error(waiting.give_up())),
+            Admission::ClockBehind { .. } => Some(error(Kind::Unavailable(pb::Unavailable {
+                retry_after_ms: 1,
+            }))),
+        }
+    }
+
+    fn apply_one(&mut self, at: usize) {
+        let range = &mut self.ranges[at];
+        if let Some(entry) = range.log.pop_front() {
+            let applied = range.view.run(&entry.body).expect("no invariant is broken");
+            range.leader.applied(entry.ticket, &applied.mutations);
+            let (machine, call) = entry.asker;
+            self.messages.push(Message::Answer(machine, call, applied.answer));
+        }
+    }
+
+    fn change_leader(&mut self, at: usize) {
+        // What was replicated is applied by the new leader before it serves; the rest is lost.
+        let keep = self.rng.below(self.ranges[at].log.len() + 1);
+        for _ in 0..keep {
+            self.apply_one(at);
+        }
+        let max_read_ts = self.clock();
+        let range = &mut self.ranges[at];
+        range.log.clear();
+        let locks = range.view.locks.clone();
+        range.leader = LeaderState::new(range.leader.term() + 1, self.now);
+        range.leader.rebuild(locks);
+        range.leader.ready(max_read_ts);
+    }
+
+    fn split(&mut self) {
+        let key = Bytes::copy_from_slice(&[b'b' + self.rng.below(5) as u8]);
+        let at = self.range_of(&key);
+        if self.ranges[at].start == key {
+            return;
+        }
+        while !self.ranges[at].log.is_empty() {
+            self.apply_one(at);
+        }
+        let left = &mut self.ranges[at];
+        let view = left.view.split_off(&key);
+        left.leader.split_off(&key);
+        let mut leader = LeaderState::new(1, self.now);
+        leader.rebuild(view.locks.clone());
+        leader.ready(left.leader.max_read_ts());
+        let end = std::mem::replace(&mut left.end, key.clone());
+        let log = VecDeque::new();
+        self.ranges.insert(at + 1, Range { start: key, end, view, leader, log });
+    }
+
+    fn step(&mut self) {
+        self.now += Duration::from_millis(1 + self.rng.below(20) as u64);
+        let due: Vec<_> = self.timers.iter().filter(|(_, at)| **at <= self.now).collect();
+        if let Some(&key) = due.first().map(|(key, _)| *key) {
+            self.timers.remove(&key);
+            self.input(key.0, Input::Timer(key.1));
+        }
+        for at in 0..self.ranges.len() {
+            if self.rng.percent(60) {
+                self.apply_one(at);
+            }
+        }
+        if self.messages.is_empty() {
+            return;
+        }
+        let n = self.rng.below(self.messages.len());
+        let message = self.messages.swap_remove(n);
+        if self.calm {
+            return self.deliver(message);
+        }
+        match self.rng.below(100) {
+            0..6 => {
+                if let Message::Request(machine, call, ..) | Message::Answer(machine, call, _) =
+                    message
+                    && self.rng.percent(70)
+                {
+                    self.input(machine, Input::Failed { call });
+                }
+            }
+            6..14 => {
+                self.messages.push(copy(&message));
+                self.deliver(message);
+            }
+            14..18 => {
+                // Late: it comes again long after, when everything may be over.
+                self.messages.insert(0, copy(&message));
+            }
+            _ => self.deliver(message),
+        }
+    }
+
+    fn disturb(&mut self) {
+        match self.rng.below(1000) {
+            0..8 => {
+                let n = self.rng.below(self.machines.len());
+                if matches!(self.machines[n], Machine::Commit(_)) {
+                    self.machines[n] = Machine::Dead;
+                    self.timers.retain(|(m, _), _| *m != n);
+                }
+            }
+            8..14 => {
+                let at = self.rng.below(self.ranges.len());
+                self.change_leader(at);
+            }
+            14..18 => self.split(),
+            18..24 => {
+                let floor = Timestamp::from_duration(self.now - TXN_FLOOR_LAG);
+                let at = self.rng.below(self.ranges.len());
+                let raise = pb::RaiseFloorsCommand { safe_point: 0, txn_floor: floor.0 };
+                let body = pb::command::Body::RaiseFloors(raise);
+                self.ranges[at].log.push_back(Entry {
+                    body,
+                    ticket: None,
+                    asker: (0, CallId(u64::MAX)),
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// No more faults: everything ends, then whoever meets a lock recovers its transaction.
+    fn settle(&mut self) {
+        self.calm = true;
+        for _ in 0..40 {
+            let mut idle = 0;
+            for _ in 0..20_000 {
+                self.step();
+                let quiet = self.messages.is_empty() && self.ranges.iter().all(|r| r.log.is_empty());
+                idle = if quiet { idle + 1 } else { 0 };
+                if quiet && self.timers.is_empty() {
+                    break;
+                }
+                if idle > 3 && let Some(at) = self.timers.values().min() {
+                    self.now = self.now.max(*at);
+                }
+            }
+            let left: Vec<_> = self.ranges.iter().flat_map(|r| r.view.locks.clone()).collect();
+            if left.is_empty() {
+                return;
+            }
+            for (key, lock) in left {
+                self.machines.push(Machine::Recover(Recovery::new(lock.txn, key, true), None));
+                self.input(self.machines.len() - 1, Input::Start);
+            }
+        }
+        panic!("locks are left for ever");
+    }
+
+    /// Every start of a version that a transaction wrote, and every end it may have caused.
+    fn check(&self, plans: &BTreeMap<TxnId, Vec<pb::Write>>) {
+        for (id, writes) in plans {
+            let value = Bytes::from(format!("t{}", id.0));
+            let mut at: BTreeMap<Bytes, Timestamp> = BTreeMap::new();
+            for range in &self.ranges {
+                let latest = range.view.latest.iter().map(|(k, v)| (k, &v.value, v.commit_ts));
+                let ended = range.view.history.iter().map(|((k, _), i)| (k, &i.value, i.start));
+                for (key, found, ts) in latest.chain(ended).filter(|(_, v, _)| **v == value) {
+                    assert_eq!(at.insert(key.clone(), ts), None, "{id} wrote {key:?} twice");
+                    let _ = found;
+                }
+            }
+            let puts = writes.iter().filter(|w| !w.delete).count();
+            assert!(at.is_empty() || at.len() == puts, "{id} is half there: {at:?} of {writes:?}");
+            let first = at.values().next().copied();
+            assert!(at.values().all(|ts| Some(*ts) == first), "{id} has one timestamp: {at:?}");
+            match self.outcomes.get(id) {
+                Some(Outcome::Committed(_)) => {
+                    assert_eq!(at.len(), puts, "{id} was acknowledged and is lost");
+                }
+                Some(Outcome::Aborted(_)) => {
+                    assert!(at.is_empty(), "{id} was told aborted and is there: {at:?}");
+                }
+                Some(Outcome::Unknown) | None => {}
+            }
+        }
+    }
+}
+
+fn copy(message: &Message) -> Message {
+    match message {
+        Message::Request(m, c, k, b) => Message::Request(*m, *c, k.clone(), b.clone()),
+        Message::Answer(m, c, b) => Message::Answer(*m, *c, b.clone()),
+    }
+}
+
+fn command(body: pb::range_request::Body) -> pb::command::Body {
+    use pb::command::Body as To;
+    use pb::range_request::Body as From;
+    match body {
+        From::Verdict(m) => To::Verdict(pb::VerdictCommand { txn: m.txn, verdict: m.verdict }),
+        From::Close(m) => {
+            To::Close(pb::CloseCommand { txn: m.txn, key: m.key, record: m.record })
+        }
+        From::Resolve(m) => To::Resolve(pb::ResolveCommand {
+            txn_id: m.txn_id,
+            keys: m.keys,
+            verdict: m.verdict,
+        }),
+        From::DropRecord(m) => {
+            To::DropRecord(pb::DropRecordCommand { txn_id: m.txn_id, anchor: m.anchor })
+        }
+        other => panic!("not replicated: {other:?}"),
+    }
+}
+
+fn run(seed: u64) -> BTreeMap<TxnId, Outcome> {
+    let mut world = World::new(seed);
+    let mut plans = BTreeMap::new();
+    let mut id = 0;
+    for step in 0..1500 {
+        if step % 60 == 0 {
+            id += 1;
+            // Some read long ago and will conflict.
+            let ago = if world.rng.percent(30) { 1500 } else { 0 };
+            let read_at = Timestamp::from_duration(world.now - Duration::from_millis(ago));
+            world.begin_txn(id, read_at);
+            let Some(Machine::Commit(m)) = world.machines.last() else {
+                panic!("a transaction was just begun");
+            };
+            plans.insert(m.txn().id, m.plan_writes().to_vec());
+        }
+        world.step();
+        world.disturb();
+    }
+    world.settle();
+    world.check(&plans);
+    world.outcomes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
+
+    #[test]
+    fn one_verdict_and_no_answer_is_taken_back(seed in any::<u64>()) {
+        run(seed);
+    }
+}
+
+/// The schedule is not so hostile that nothing happens, and a seed repeats its run.
+#[test]
+fn chaos_commits_and_aborts_and_repeats() {
+    let (mut committed, mut aborted) = (0, 0);
+    for seed in 0..20 {
+        let outcomes = run(seed);
+        assert_eq!(outcomes, run(seed), "seed {seed} repeats its run");
+        committed += outcomes.values().filter(|o| matches!(o, Outcome::Committed(_))).count();
+        aborted += outcomes.values().filter(|o| matches!(o, Outcome::Aborted(_))).count();
+    }
+    assert!(committed > 100 && aborted > 20, "{committed} committed, {aborted} aborted");
+}

@@ -1,0 +1,142 @@
+//! From the verdict to the end: answer, resolve, drop; and what to say when no verdict comes.
+
+use std::fmt;
+use std::time::Duration;
+
+use quorate_proto::{TxnId, pb};
+
+use super::{AbortReason, Coordinator, Outcome, Phase, Work};
+use crate::config::{FINISH_DEADLINE, HEARTBEAT_INTERVAL, RETRY_PAUSE_MIN};
+use crate::state::Verdict;
+use crate::step::{Action, CallId, TimerId};
+
+impl Coordinator {
+    pub(super) fn answer(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
+        assert!(!self.answered, "the client is told once");
+        self.answered = true;
+        out.push(Action::Answer(outcome));
+    }
+
+    pub(super) fn reroute(&mut self, now: Duration, call: CallId, out: &mut Vec<Action>) {
+        // At once, for the error brought the cure; but not again and again.
+        if self.rerouted_at.is_none_or(|at| at + RETRY_PAUSE_MIN <= now) {
+            self.rerouted_at = Some(now);
+            self.route(call, out);
+        } else {
+            out.extend(self.calls.pause(call, now));
+        }
+    }
+
+    /// P8: nothing is told before the anchor says that it is aborted, unless nothing was sent.
+    pub(super) fn abort(&mut self, reason: AbortReason, out: &mut Vec<Action>) {
+        self.calls.clear();
+        self.clearing.clear();
+        if !self.many && !self.decisive {
+            self.answer(Outcome::Aborted(reason), out);
+            return self.done(out);
+        }
+        self.phase = Phase::Aborting(reason);
+        self.add_and_send(Work::Verdict(Verdict::Aborted), out);
+    }
+
+    /// The anchor's record says how it ended.
+    pub(super) fn settled(&mut self, now: Duration, verdict: Verdict, out: &mut Vec<Action>) {
+        let outcome = match (verdict, &self.phase) {
+            (Verdict::Committed(ts), _) => Outcome::Committed(ts),
+            (Verdict::Aborted, Phase::Aborting(reason)) => Outcome::Aborted(reason.clone()),
+            (Verdict::Aborted, _) => Outcome::Aborted(AbortReason::Recovered),
+        };
+        if self.answered {
+            assert!(
+                verdict != Verdict::Aborted,
+                "an acknowledged commit is never aborted"
+            );
+        } else {
+            self.answer(outcome, out);
+        }
+        self.calls.clear();
+        self.clearing.clear();
+        if !self.many {
+            return self.done(out);
+        }
+        self.phase = Phase::Finishing(verdict);
+        let call = self.calls.add(Work::Resolve(self.all_keys(), verdict));
+        self.route(call, out);
+        out.push(Action::SetTimer {
+            timer: TimerId::GiveUp,
+            at: now + FINISH_DEADLINE,
+        });
+    }
+
+    /// A range confirmed its part; after the last one the record can go (P4).
+    pub(super) fn resolved(&mut self, out: &mut Vec<Action>) {
+        if !self.calls.is_empty() {
+            return;
+        }
+        match self.phase {
+            Phase::Finishing(Verdict::Committed(_)) => self.add_and_send(Work::DropRecord, out),
+            _ => self.done(out),
+        }
+    }
+
+    /// No verdict can be had any more, or others may finish.
+    pub(super) fn give_up(&mut self, out: &mut Vec<Action>) {
+        if !self.answered {
+            let outcome = match (&self.phase, self.decisive) {
+                (Phase::Aborting(reason), false) => Outcome::Aborted(reason.clone()),
+                (_, false) => Outcome::Aborted(AbortReason::Deadline),
+                (_, true) => Outcome::Unknown,
+            };
+            self.answer(outcome, out);
+        }
+        self.done(out);
+    }
+
+    pub(super) fn done(&mut self, out: &mut Vec<Action>) {
+        self.calls.clear();
+        self.phase = Phase::Done;
+        out.push(Action::Done);
+    }
+
+    /// P11: until the verdict is replicated, others must not take it for dead.
+    pub(super) fn heartbeat(&mut self, now: Duration, out: &mut Vec<Action>) {
+        if matches!(self.phase, Phase::Finishing(_) | Phase::Done) {
+            return;
+        }
+        let anchor = self.plan.txn.anchor.clone();
+        out.push(Action::Send {
+            call: self.calls.id(),
+            key: anchor.clone(),
+            body: pb::range_request::Body::Heartbeat(pb::HeartbeatRequest {
+                txn_id: TxnId::to_bytes(self.plan.txn.id),
+                anchor,
+            }),
+        });
+        out.push(Action::SetTimer {
+            timer: TimerId::Heartbeat,
+            at: now + HEARTBEAT_INTERVAL,
+        });
+    }
+}
+
+/// One line: phase, keys without a lock, open calls.
+impl fmt::Display for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.phase {
+            Phase::OneRange => f.write_str("one-range")?,
+            Phase::Preparing => write!(f, "preparing unlocked={}", self.unlocked.len())?,
+            Phase::Checking(ts) => write!(f, "checking upto={ts}")?,
+            Phase::Committing(ts) => write!(f, "committing({ts})")?,
+            Phase::Aborting(_) => f.write_str("aborting")?,
+            Phase::Finishing(verdict) => write!(f, "finishing {verdict}")?,
+            Phase::Done => f.write_str("done")?,
+        }
+        if self.answered {
+            f.write_str(" answered")?;
+        }
+        for (call, _) in self.calls.works() {
+            write!(f, " {call}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,394 @@
+//! Commits one transaction: a step machine that turns replies into requests until the client can
+//! be told, and goes on until the locks are gone.
+//!
+//! *One range*: a commit, repeated under the same id until its verdict comes (P7). *Many ranges*:
+//! parallel prepares, the anchor's with the staging record; when every key has its lock the
+//! transaction is committed at the greatest `min_commit_ts`, the client is told, then the verdict
+//! is replicated, then locks are resolved, then the record is dropped. *Something left to check*
+//! (P9): the record is preparing, checks follow, the verdict is replicated before the answer.
+//!
+//! # Invariants
+//! * *Keys, values, start and anchor of the id never change* (P12): requests are made from one
+//!   immutable plan. Once a prepare was sent, no one-range commit is.
+//! * *The client is told once.* "Committed" only when every key is known to hold its lock, or by a
+//!   verdict read from the anchor; "aborted" only as P8 allows; else "unknown".
+//! * *Once the decision to abort is taken, no prepare counts any more*: replies of earlier calls
+//!   are forgotten, and the verdict that stands at the anchor is what is told.
+//! * *No lock is resolved before the anchor answered with the verdict* (P4).
+//! * *An undecided younger transaction is waited for, an older one never* (P13).
+
+mod finish;
+mod requests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_proto::{Timestamp, pb, pb::range_error::Kind};
+
+use crate::config::{ABORT_RETRY_GRACE, COMMIT_RETRY_DEADLINE, HEARTBEAT_INTERVAL};
+use crate::state::{TxnMeta, Verdict};
+use crate::step::{Action, CallId, Calls, Group, Input, Repeat, TimerId, repeat_after};
+
+/// What is to be committed; never changes (P12).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Its id, its first written key, the gateway's clock now.
+    pub txn: TxnMeta,
+    /// At least one; each key once; the first is the anchor's.
+    pub writes: Vec<pb::Write>,
+    /// What was read and must not have changed (P9).
+    pub checks: Vec<pb::ReadCheck>,
+}
+
+/// Why nothing was committed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AbortReason {
+    /// A range said so.
+    Error(Box<pb::RangeError>),
+    /// Others took the coordinator for dead and aborted it.
+    Recovered,
+    /// It took too long.
+    Deadline,
+}
+
+/// What the client is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All writes happened.
+    Committed(Timestamp),
+    /// None did, and none will under this id.
+    Aborted(AbortReason),
+    /// Neither is known (`40003`).
+    Unknown,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Committed(ts) => write!(f, "committed({ts})"),
+            Self::Aborted(AbortReason::Error(error)) => write!(f, "aborted: {}", error.message),
+            Self::Aborted(AbortReason::Recovered) => f.write_str("aborted by recovery"),
+            Self::Aborted(AbortReason::Deadline) => f.write_str("aborted: it took too long"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Work {
+    /// Everything, before it is known whether it is one range.
+    Begin,
+    Commit,
+    Prepare(Vec<Bytes>),
+    Check(Vec<pb::ReadCheck>),
+    Verdict(Verdict),
+    Resolve(Vec<Bytes>, Verdict),
+    DropRecord,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    OneRange,
+    Preparing,
+    Checking(Timestamp),
+    Committing(Timestamp),
+    Aborting(AbortReason),
+    Finishing(Verdict),
+    Done,
+}
+
+/// The machine. See the module for its invariants.
+#[derive(Debug)]
+pub struct Coordinator {
+    plan: Plan,
+    phase: Phase,
+    calls: Calls<Work>,
+    /// Prepares were sent: many-range for ever (P12).
+    many: bool,
+    answered: bool,
+    unlocked: BTreeSet<Bytes>,
+    max_min_commit_ts: Timestamp,
+    /// Staging prepares, one-range commits and verdicts of commit that may have arrived: without
+    /// any, nobody can commit this id (P8).
+    decisive: bool,
+    /// Calls that wait for a lock to be cleared, the error they got, whether it may take long.
+    clearing: BTreeMap<CallId, (pb::RangeError, bool)>,
+    /// When a call was last grouped again without a pause.
+    rerouted_at: Option<Duration>,
+    deadline_passed: bool,
+}
+
+impl Coordinator {
+    /// A machine for this plan.
+    pub fn new(plan: Plan) -> Self {
+        assert!(
+            plan.writes.first().is_some_and(|w| w.key == plan.txn.anchor),
+            "the anchor is the first written key"
+        );
+        let unlocked = plan.writes.iter().map(|w| w.key.clone()).collect();
+        Self {
+            plan,
+            phase: Phase::OneRange,
+            calls: Calls::default(),
+            many: false,
+            answered: false,
+            unlocked,
+            max_min_commit_ts: Timestamp::ZERO,
+            decisive: false,
+            clearing: BTreeMap::new(),
+            rerouted_at: None,
+            deadline_passed: false,
+        }
+    }
+
+    /// The transaction.
+    pub fn txn(&self) -> &TxnMeta {
+        &self.plan.txn
+    }
+
+    /// What it writes.
+    pub fn plan_writes(&self) -> &[pb::Write] {
+        &self.plan.writes
+    }
+
+    /// Takes an input at monotonic time `now`; what is to be done next.
+    pub fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
+        let mut out = Vec::new();
+        if self.phase == Phase::Done {
+            return out;
+        }
+        match input {
+            Input::Start => self.start(now, &mut out),
+            Input::Routed(call, groups) => self.routed(now, call, groups, &mut out),
+            Input::Reply(call, body) => self.replied(now, call, body, &mut out),
+            Input::Failed { call } => out.extend(self.calls.pause(call, now)),
+            Input::Timer(timer) => self.timer(now, timer, &mut out),
+            Input::Cleared(call, verdict) => self.cleared(now, call, verdict, &mut out),
+        }
+        out
+    }
+
+    fn start(&mut self, now: Duration, out: &mut Vec<Action>) {
+        let call = self.calls.add(Work::Begin);
+        self.route(call, out);
+        out.push(Action::SetTimer {
+            timer: TimerId::Deadline,
+            at: now + COMMIT_RETRY_DEADLINE,
+        });
+    }
+
+    fn routed(&mut self, now: Duration, call: CallId, groups: Vec<Group>, out: &mut Vec<Action>) {
+        let Some(work) = self.calls.get(call).cloned() else {
+            return;
+        };
+        if groups.is_empty() {
+            out.extend(self.calls.pause(call, now));
+            return;
+        }
+        match work {
+            Work::Begin | Work::Commit if groups.len() == 1 => {
+                self.calls.remove(call);
+                self.add_and_send(Work::Commit, out);
+            }
+            Work::Begin | Work::Commit => {
+                self.calls.remove(call);
+                self.many = true;
+                self.phase = Phase::Preparing;
+                out.push(Action::SetTimer {
+                    timer: TimerId::Heartbeat,
+                    at: now + HEARTBEAT_INTERVAL,
+                });
+                for group in groups.into_iter().filter(|g| !g.keys.is_empty()) {
+                    self.add_and_send(Work::Prepare(group.keys), out);
+                }
+            }
+            Work::Prepare(_) => {
+                self.calls.remove(call);
+                for group in groups.into_iter().filter(|g| !g.keys.is_empty()) {
+                    self.add_and_send(Work::Prepare(group.keys), out);
+                }
+            }
+            Work::Check(_) => {
+                self.calls.remove(call);
+                for group in groups.into_iter().filter(|g| !g.checks.is_empty()) {
+                    self.add_and_send(Work::Check(group.checks), out);
+                }
+            }
+            Work::Resolve(_, verdict) => {
+                self.calls.remove(call);
+                for group in groups.into_iter().filter(|g| !g.keys.is_empty()) {
+                    self.add_and_send(Work::Resolve(group.keys, verdict), out);
+                }
+            }
+            Work::Verdict(_) | Work::DropRecord => self.send(call, out),
+        }
+    }
+
+    fn replied(
+        &mut self,
+        now: Duration,
+        call: CallId,
+        body: pb::range_response::Body,
+        out: &mut Vec<Action>,
+    ) {
+        use pb::range_response::Body;
+        let Some(work) = self.calls.get(call).cloned() else {
+            return;
+        };
+        match (work, body) {
+            (_, Body::Error(error)) => self.refused(now, call, error, out),
+            (Work::Commit, Body::Commit(m)) if m.verdict.is_some() => {
+                let verdict = m.verdict.as_ref().map_or(Verdict::Aborted, Verdict::from_pb);
+                self.settled(now, verdict, out);
+            }
+            (Work::Prepare(keys), Body::Prepare(m)) => match m.outcome {
+                Some(pb::prepare_response::Outcome::MinCommitTs(ts)) => {
+                    self.calls.remove(call);
+                    self.prepared(&keys, Timestamp(ts), out);
+                }
+                Some(pb::prepare_response::Outcome::Verdict(verdict)) => {
+                    self.settled(now, Verdict::from_pb(&verdict), out);
+                }
+                None => out.extend(self.calls.pause(call, now)),
+            },
+            (Work::Check(_), Body::Check(_)) => {
+                self.calls.remove(call);
+                self.checked(out);
+            }
+            (Work::Verdict(_), Body::Verdict(m)) if m.verdict.is_some() => {
+                let verdict = m.verdict.as_ref().map_or(Verdict::Aborted, Verdict::from_pb);
+                self.settled(now, verdict, out);
+            }
+            (Work::Resolve(..), Body::Resolve(_)) => {
+                self.calls.remove(call);
+                self.resolved(out);
+            }
+            (Work::DropRecord, Body::DropRecord(_)) => self.done(out),
+            // An answer of another kind answers nothing.
+            (_, _) => out.extend(self.calls.pause(call, now)),
+        }
+    }
+
+    fn prepared(
+        &mut self,
+        keys: &[Bytes],
+        min: Timestamp,
+        out: &mut Vec<Action>,
+    ) {
+        assert!(self.phase == Phase::Preparing, "only while preparing does a prepare count");
+        for key in keys {
+            self.unlocked.remove(key);
+        }
+        self.max_min_commit_ts = self.max_min_commit_ts.max(min);
+        if !self.unlocked.is_empty() {
+            return;
+        }
+        let ts = self.max_min_commit_ts;
+        if self.plan.checks.is_empty() {
+            self.phase = Phase::Committing(ts);
+            self.answer(Outcome::Committed(ts), out);
+            self.add_and_send(Work::Verdict(Verdict::Committed(ts)), out);
+        } else {
+            self.phase = Phase::Checking(ts);
+            let call = self.calls.add(Work::Check(self.plan.checks.clone()));
+            self.route(call, out);
+        }
+    }
+
+    fn checked(&mut self, out: &mut Vec<Action>) {
+        let Phase::Checking(ts) = self.phase else {
+            return;
+        };
+        if self.calls.is_empty() {
+            self.phase = Phase::Committing(ts);
+            self.add_and_send(Work::Verdict(Verdict::Committed(ts)), out);
+        }
+    }
+
+    fn refused(&mut self, now: Duration, call: CallId, error: pb::RangeError, out: &mut Vec<Action>) {
+        match repeat_after(&error) {
+            Some(Repeat::Route) => return self.reroute(now, call, out),
+            Some(Repeat::Pause) => {
+                out.extend(self.calls.pause(call, now));
+                return;
+            }
+            None => {}
+        }
+        match (self.calls.get(call), &error.kind) {
+            (Some(Work::Commit | Work::Prepare(_)), Some(Kind::Locked(lock))) => {
+                let wait = self.may_wait_for(lock);
+                let lock = lock.clone();
+                self.clearing.insert(call, (error, wait));
+                out.push(Action::Clear { call, lock, wait });
+            }
+            (Some(Work::Commit), Some(Kind::Conflict(_))) if !self.many => {
+                // P8: only one-range commits were sent, and an event after their start stays.
+                let reason = AbortReason::Error(Box::new(error));
+                self.answer(Outcome::Aborted(reason), out);
+                self.done(out);
+            }
+            (Some(Work::Begin | Work::Commit | Work::Prepare(_) | Work::Check(_)), _) => {
+                self.abort(AbortReason::Error(Box::new(error)), out);
+            }
+            // The verdict may have been dropped below the floor (P6).
+            (Some(Work::Verdict(_)), Some(Kind::TooOld(_) | Kind::Invalid(_))) => {
+                self.give_up(out);
+            }
+            (Some(Work::Verdict(_)), _) => out.extend(self.calls.pause(call, now)),
+            // Others will finish; the outcome is settled.
+            (Some(Work::Resolve(..) | Work::DropRecord), _) => self.done(out),
+            (None, _) => {}
+        }
+    }
+
+    /// P13: the older waits for the younger.
+    fn may_wait_for(&self, lock: &pb::Locked) -> bool {
+        let holder = lock.txn.as_ref().and_then(TxnMeta::from_pb);
+        holder.is_some_and(|holder| self.plan.txn.age() < holder.age())
+    }
+
+    fn cleared(
+        &mut self,
+        now: Duration,
+        call: CallId,
+        verdict: Option<Verdict>,
+        out: &mut Vec<Action>,
+    ) {
+        let Some((error, wait)) = self.clearing.remove(&call) else {
+            return;
+        };
+        // An older holder that is undecided is not waited for; a younger one is, at its leader.
+        if verdict.is_some() || wait {
+            out.extend(self.calls.pause(call, now));
+        } else {
+            self.abort(AbortReason::Error(Box::new(error)), out);
+        }
+    }
+
+    fn timer(&mut self, now: Duration, timer: TimerId, out: &mut Vec<Action>) {
+        match timer {
+            TimerId::Retry(call) => match self.calls.get(call) {
+                Some(Work::Begin) => self.route(call, out),
+                Some(_) => self.send(call, out),
+                None => {}
+            },
+            TimerId::Heartbeat => self.heartbeat(now, out),
+            TimerId::Deadline => {
+                if self.answered || self.deadline_passed {
+                    return;
+                }
+                self.deadline_passed = true;
+                out.push(Action::SetTimer {
+                    timer: TimerId::GiveUp,
+                    at: now + ABORT_RETRY_GRACE,
+                });
+                if !matches!(self.phase, Phase::Aborting(_)) {
+                    self.abort(AbortReason::Deadline, out);
+                }
+            }
+            TimerId::GiveUp => self.give_up(out),
+        }
+    }
+}
