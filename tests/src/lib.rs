@@ -10,6 +10,7 @@
 pub mod bank;
 pub mod binary;
 pub mod cluster;
+pub mod drivers;
 pub mod fuzz;
 pub mod postgres;
 pub mod process;

@@ -5,5 +5,6 @@
 )]
 #![allow(missing_docs, reason = "a test's name says what it shows")]
 
+mod harness;
 mod slt;
 mod tidy;
