@@ -18,6 +18,9 @@ use tokio_postgres::{Client, Error, NoTls};
 /// What every account begins with.
 const BALANCE_INITIAL: i64 = 1_000;
 
+/// Transfers of one seed have numbers of their own.
+const TRANSFERS_PER_SEED_MAX: i64 = 1_000_000;
+
 /// How long one step of a transfer may take before the client gives up the connection.
 const STEP_LIMIT: Duration = Duration::from_secs(20);
 
@@ -120,6 +123,8 @@ pub async fn open(url: &str, accounts: i64, split: bool) {
 impl Bank {
     /// Lets clients loose; client `n` prefers the `n`-th URL and goes on to the next when it fails.
     pub fn run(urls: &[String], accounts: i64, clients: usize, seed: u64) -> Bank {
+        // Rounds on the same ledger must not share numbers.
+        let first = i64::try_from(seed).unwrap_or(0) * TRANSFERS_PER_SEED_MAX;
         let mut bank = Bank {
             accounts,
             stop: Arc::default(),
@@ -127,7 +132,7 @@ impl Bank {
             commits: Arc::default(),
             clients: Vec::new(),
         };
-        let next = Arc::new(AtomicI64::new(1));
+        let next = Arc::new(AtomicI64::new(first + 1));
         for number in 0..clients {
             let worker = Worker {
                 urls: rotated(urls, number),
@@ -324,6 +329,19 @@ async fn sum_of_balances(url: &str) -> Result<i64, Error> {
 
 /// Compares what is stored with what the clients were told; panics where it contradicts.
 pub async fn audit(url: &str, accounts: i64, history: &History) {
+    let stored = audit_balances(url, accounts, history).await;
+    let invented: Vec<_> = stored
+        .iter()
+        .filter(|id| !history.acknowledged.contains_key(id) && !history.unknown.contains(id))
+        .collect();
+    assert!(
+        invented.is_empty(),
+        "transfers nobody asked for: {invented:?}"
+    );
+}
+
+/// The same, when other clients wrote to the ledger too; what the ledger holds.
+pub async fn audit_balances(url: &str, accounts: i64, history: &History) -> BTreeSet<i64> {
     let client = connect(url).await.expect("the server answers");
     client
         .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -351,14 +369,6 @@ pub async fn audit(url: &str, accounts: i64, history: &History) {
     assert!(lost.is_empty(), "acknowledged transfers are lost: {lost:?}");
     let ghosts: Vec<_> = history.refused.intersection(&stored).collect();
     assert!(ghosts.is_empty(), "refused transfers happened: {ghosts:?}");
-    let invented: Vec<_> = stored
-        .iter()
-        .filter(|id| !history.acknowledged.contains_key(id) && !history.unknown.contains(id))
-        .collect();
-    assert!(
-        invented.is_empty(),
-        "transfers nobody asked for: {invented:?}"
-    );
 
     let mut expected: BTreeMap<i64, i64> = (0..accounts).map(|id| (id, BALANCE_INITIAL)).collect();
     for row in &ledger {
@@ -375,6 +385,7 @@ pub async fn audit(url: &str, accounts: i64, history: &History) {
         "the auditor saw {:?}",
         history.wrong_sums
     );
+    stored
 }
 
 #[cfg(test)]

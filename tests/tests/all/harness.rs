@@ -36,7 +36,7 @@ async fn the_bank_balances_on_postgresql_and_the_audit_notices_theft() {
     let url = server.url();
     bank::open(&url, 20, false).await;
     let began = Instant::now();
-    let clients = Bank::run(&[url.clone()], 20, 4, 1);
+    let clients = Bank::run(std::slice::from_ref(&url), 20, 4, 1);
     clients.wait_for_commits(200, Duration::from_secs(60)).await;
     let history = clients.stop().await;
     assert!(history.audits > 0 && history.acknowledged.len() >= 200);
