@@ -91,8 +91,20 @@ impl LocalPostgres {
     /// Ends all sessions and starts again on the same port.
     pub fn restart(&self) -> Result<(), String> {
         let data = self.data.display().to_string();
-        self.tool("pg_ctl", &["-D", &data, "-w", "-m", "immediate", "restart"])
-            .map(drop)
+        // Without a log of its own the server would keep our pipe open, and us waiting for its end.
+        let log = format!("{data}/log");
+        let restart = ["-D", &data, "-w", "-m", "immediate", "-l", &log, "restart"];
+        self.tool("pg_ctl", &restart).map(drop)
+    }
+
+    /// Lets a role in with a password only (scram-sha-256).
+    pub fn require_password(&self, role: &str) -> Result<(), String> {
+        let file = self.data.join("pg_hba.conf");
+        let before = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        let rule = format!("host all {role} 127.0.0.1/32 scram-sha-256\n");
+        std::fs::write(&file, rule + &before).map_err(|error| error.to_string())?;
+        let data = self.data.display().to_string();
+        self.tool("pg_ctl", &["-D", &data, "reload"]).map(drop)
     }
 
     fn tool(&self, name: &str, arguments: &[&str]) -> Result<Output, String> {

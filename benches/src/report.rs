@@ -113,6 +113,9 @@ pub struct Report {
     pub non_standard: Vec<String>,
     /// Seconds it took to load the data, if it was loaded.
     pub load_seconds: Option<f64>,
+    /// TPC-C's figure: NewOrders committed in a minute (those rolled back do not count).
+    #[serde(rename = "tpmC")]
+    pub tpmc: Option<f64>,
     /// What was measured, if anything was.
     pub run: Option<RunReport>,
     /// Consistency conditions, if they were checked.
@@ -129,6 +132,7 @@ impl Report {
             setup: BTreeMap::new(),
             non_standard: Vec::new(),
             load_seconds: None,
+            tpmc: None,
             run: None,
             checks: Vec::new(),
         })
@@ -245,6 +249,9 @@ impl fmt::Display for Report {
         if let Some(seconds) = self.load_seconds {
             writeln!(f, "loaded in           {seconds:.1} s")?;
         }
+        if let Some(tpmc) = self.tpmc {
+            writeln!(f, "tpmC                {tpmc:.1}")?;
+        }
         if let Some(run) = &self.run {
             write!(f, "{run}")?;
         }
@@ -262,30 +269,9 @@ impl fmt::Display for Report {
     }
 }
 
-impl fmt::Display for RunReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let think = if self.think_time {
-            ", with think times"
-        } else {
-            ""
-        };
-        let (seconds, terminals) = (self.seconds, self.terminals);
-        writeln!(
-            f,
-            "measured            {seconds:.0} s, {terminals} terminals{think}"
-        )?;
-        writeln!(f, "isolation           {}", self.isolation)?;
-        let primary = self.kinds.first().map_or("", |kind| kind.name);
-        let committed = self.primary_per_minute;
-        writeln!(f, "{primary}/min committed {committed:.1}")?;
-        let finished = self.primary_finished_per_minute;
-        writeln!(f, "{primary}/min with rollbacks {finished:.1}")?;
-        writeln!(f, "transactions/s      {:.1}", self.total_per_second)?;
-        writeln!(
-            f,
-            "statements each     {:.1}",
-            self.statements_per_transaction
-        )?;
+impl RunReport {
+    /// One line for each kind of transaction.
+    fn write_kinds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
             "\n{:<12} {:>9} {:>6} {:>8} {:>7} {:>6} {:>9} {:>9} {:>9} {:>9}",
@@ -319,6 +305,35 @@ impl fmt::Display for RunReport {
                 kind.failed
             )?;
         }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let think = if self.think_time {
+            ", with think times"
+        } else {
+            ""
+        };
+        let (seconds, terminals) = (self.seconds, self.terminals);
+        writeln!(
+            f,
+            "measured            {seconds:.0} s, {terminals} terminals{think}"
+        )?;
+        writeln!(f, "isolation           {}", self.isolation)?;
+        let primary = self.kinds.first().map_or("", |kind| kind.name);
+        let committed = self.primary_per_minute;
+        writeln!(f, "{primary}/min committed {committed:.1}")?;
+        let finished = self.primary_finished_per_minute;
+        writeln!(f, "{primary}/min with rollbacks {finished:.1}")?;
+        writeln!(f, "transactions/s      {:.1}", self.total_per_second)?;
+        writeln!(
+            f,
+            "statements each     {:.1}",
+            self.statements_per_transaction
+        )?;
+        self.write_kinds(f)?;
         let Gap { start_s, seconds } = self.longest_gap;
         writeln!(
             f,

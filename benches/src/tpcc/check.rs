@@ -87,6 +87,22 @@ const DELIVERED: &str = "(SELECT o_w_id, o_d_id, o_c_id, sum(ol_amount) AS owed 
     WHERE ol_delivery_d IS NOT NULL GROUP BY o_w_id, o_d_id, o_c_id) o \
     ON o.o_w_id = c_w_id AND o.o_d_id = c_d_id AND o.o_c_id = c_id";
 
+/// What must hold, in the order of the clauses.
+const NAMES: [&str; 12] = [
+    "W_YTD = sum(D_YTD)",
+    "D_NEXT_O_ID - 1 = max(O_ID) = max(NO_O_ID)",
+    "max(NO_O_ID) - min(NO_O_ID) + 1 = rows of NEW_ORDER",
+    "sum(O_OL_CNT) = rows of ORDER_LINE",
+    "O_CARRIER_ID is null exactly for rows of NEW_ORDER",
+    "O_OL_CNT = rows of ORDER_LINE of that order",
+    "OL_DELIVERY_D is null exactly if O_CARRIER_ID is",
+    "W_YTD = sum(H_AMOUNT)",
+    "D_YTD = sum(H_AMOUNT)",
+    "C_BALANCE = delivered OL_AMOUNT - H_AMOUNT",
+    "orders less new orders = those with a carrier, not below the first",
+    "C_BALANCE + C_YTD_PAYMENT = delivered OL_AMOUNT",
+];
+
 /// All conditions for data of this size at this moment.
 pub fn conditions(scale: &Scale, moment: Moment) -> Vec<Condition> {
     let c10 = format!(
@@ -113,53 +129,21 @@ pub fn conditions(scale: &Scale, moment: Moment) -> Vec<Condition> {
     );
     let c11_name = match moment {
         Moment::Fresh => "orders less new orders = those delivered by the loader",
-        Moment::Used => "orders less new orders = those with a carrier, not below the first",
+        Moment::Used => NAMES[10],
     };
     let list: [(&str, &str, String); 12] = [
-        ("3.3.2.1", "W_YTD = sum(D_YTD)", C1.to_owned()),
-        (
-            "3.3.2.2",
-            "D_NEXT_O_ID - 1 = max(O_ID) = max(NO_O_ID)",
-            C2.to_owned(),
-        ),
-        (
-            "3.3.2.3",
-            "max(NO_O_ID) - min(NO_O_ID) + 1 = rows of NEW_ORDER",
-            C3.to_owned(),
-        ),
-        (
-            "3.3.2.4",
-            "sum(O_OL_CNT) = rows of ORDER_LINE",
-            C4.to_owned(),
-        ),
-        (
-            "3.3.2.5",
-            "O_CARRIER_ID is null exactly for rows of NEW_ORDER",
-            C5.to_owned(),
-        ),
-        (
-            "3.3.2.6",
-            "O_OL_CNT = rows of ORDER_LINE of that order",
-            C6.to_owned(),
-        ),
-        (
-            "3.3.2.7",
-            "OL_DELIVERY_D is null exactly if O_CARRIER_ID is",
-            C7.to_owned(),
-        ),
-        ("3.3.2.8", "W_YTD = sum(H_AMOUNT)", C8.to_owned()),
-        ("3.3.2.9", "D_YTD = sum(H_AMOUNT)", C9.to_owned()),
-        (
-            "3.3.2.10",
-            "C_BALANCE = delivered OL_AMOUNT - H_AMOUNT",
-            c10,
-        ),
+        ("3.3.2.1", NAMES[0], C1.to_owned()),
+        ("3.3.2.2", NAMES[1], C2.to_owned()),
+        ("3.3.2.3", NAMES[2], C3.to_owned()),
+        ("3.3.2.4", NAMES[3], C4.to_owned()),
+        ("3.3.2.5", NAMES[4], C5.to_owned()),
+        ("3.3.2.6", NAMES[5], C6.to_owned()),
+        ("3.3.2.7", NAMES[6], C7.to_owned()),
+        ("3.3.2.8", NAMES[7], C8.to_owned()),
+        ("3.3.2.9", NAMES[8], C9.to_owned()),
+        ("3.3.2.10", NAMES[9], c10),
         ("3.3.2.11", c11_name, c11),
-        (
-            "3.3.2.12",
-            "C_BALANCE + C_YTD_PAYMENT = delivered OL_AMOUNT",
-            c12,
-        ),
+        ("3.3.2.12", NAMES[11], c12),
     ];
     list.map(|(clause, name, sql)| Condition { clause, name, sql })
         .into()

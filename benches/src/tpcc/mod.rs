@@ -157,6 +157,7 @@ pub async fn run(args: TpccArgs) -> Result<Report, BenchError> {
         let tpcc = workload::Tpcc { scale, nurand };
         let outcome = runner::run(tpcc, &args.common, args.think_time).await?;
         report.add_run(&outcome, &workload::KINDS, &args.common, args.think_time);
+        report.tpmc = report.run.as_ref().map(|run| run.primary_per_minute);
     }
     if !args.no_check {
         let moment = if loads && !measures {
