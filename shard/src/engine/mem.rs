@@ -325,7 +325,14 @@ mod tests {
 
     #[test]
     fn mem_engine_conforms() {
-        conformance::check(&mut || Box::new(MemEngine::new()));
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let mut count = 0;
+        conformance::check(&mut || Box::new(MemEngine::new()), &mut || {
+            count += 1;
+            let dir = root.path().join(count.to_string());
+            fs::create_dir(&dir).expect("makes a folder");
+            dir
+        });
     }
 
     #[test]

@@ -238,3 +238,33 @@ impl LogStore for MemLog {
         entries.map(|entry| u64::from(entry.compute_size())).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance::{self, entries};
+    use super::*;
+
+    #[test]
+    fn mem_log_conforms() {
+        conformance::check(&mut || Box::new(MemLog::new()));
+    }
+
+    #[test]
+    fn crash_drops_back_to_the_last_sync() {
+        let (log, range) = (MemLog::new(), RangeId(1));
+        let mut batch = LogBatch::new();
+        batch.append(range, entries(1, 3, 1));
+        log.append(&mut batch).expect("in memory");
+        batch.append(range, entries(3, 3, 2));
+        log.append_unsynced(&mut batch).expect("in memory");
+        assert_eq!(log.last_index(range), Ok(5));
+        log.crash();
+        assert_eq!(log.last_index(range), Ok(3));
+        assert_eq!(log.term(range, 3), Ok(1));
+        batch.append(range, entries(4, 1, 3));
+        log.append_unsynced(&mut batch).expect("in memory");
+        log.append(&mut batch).expect("in memory");
+        log.crash();
+        assert_eq!(log.term(range, 4), Ok(3), "a sync covers what was written before it");
+    }
+}

@@ -147,6 +147,12 @@ impl RaftEngineLog {
         Ok(())
     }
 
+    fn has_anything(&self, group: u64) -> bool {
+        self.engine.first_index(group).is_some()
+            || self.engine.get(group, HARD_STATE_KEY).is_some()
+            || self.engine.get(group, TRUNCATED_KEY).is_some()
+    }
+
     fn write(&self, batch: &mut LogBatch, sync: bool) -> Result<(), LogError> {
         let mut out = raft_engine::LogBatch::with_capacity(batch.ops.len() + 4);
         let mut staged = Staged::default();
@@ -349,7 +355,8 @@ impl LogStore for RaftEngineLog {
 
     fn groups(&self) -> Vec<RangeId> {
         let mut groups = self.engine.raft_groups();
-        groups.retain(|group| *group != META_GROUP);
+        // A purge leaves an empty table behind for a group that was removed.
+        groups.retain(|group| *group != META_GROUP && self.has_anything(*group));
         groups.sort_unstable();
         groups.into_iter().map(RangeId).collect()
     }
