@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_planner::kv::ScanProgram;
 use quorate_proto::pb::{self, node_request, node_response, range_error, range_request};
-use quorate_proto::pb::{range_response, range_response::Body};
+use quorate_proto::pb::range_response::Body;
 use quorate_proto::{CallError, Connector, NodeId, NodeService, Timestamp, TxnId};
 use quorate_txn::apply::{Span, StateView};
 use quorate_txn::clock::{NodeClock, PhysicalClock};
@@ -17,6 +18,7 @@ use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart};
 use quorate_txn::state::TxnMeta;
 use quorate_txn::testing::MemView;
 
+use crate::dist::SqlSide;
 use crate::runtime;
 
 /// The system's clocks, for tests.
@@ -68,6 +70,7 @@ struct Range {
 /// One node that leads every range.
 pub struct FakeNode {
     clock: Arc<NodeClock>,
+    sql: Arc<dyn SqlSide>,
     ranges: Mutex<Vec<Range>>,
     fault: Mutex<Option<Fault>>,
     /// Bodies carried out, by name, in order.
@@ -77,7 +80,7 @@ pub struct FakeNode {
 
 impl FakeNode {
     /// One range for everything.
-    pub fn new(clock: Arc<NodeClock>) -> Arc<Self> {
+    pub fn new(clock: Arc<NodeClock>, sql: Arc<dyn SqlSide>) -> Arc<Self> {
         let descriptor = pb::RangeDescriptor {
             range_id: 1,
             epoch: Some(pb::Epoch { conf: 1, version: 1 }),
@@ -87,6 +90,7 @@ impl FakeNode {
         let range = Range { descriptor, view: MemView::default(), leader: new_leader() };
         Arc::new(Self {
             clock,
+            sql,
             ranges: Mutex::new(vec![range]),
             fault: Mutex::new(None),
             log: Mutex::new(Vec::new()),
@@ -144,7 +148,7 @@ impl FakeNode {
             return Err(pb::RangeError::new(range_error::Kind::StaleRoute(stale), "stale epoch"));
         }
         self.log.lock().push(name(body));
-        range.serve(body, &self.clock)
+        range.serve(body, &self.clock, self.sql.as_ref())
     }
 }
 
@@ -192,12 +196,13 @@ impl Range {
         &mut self,
         body: &range_request::Body,
         clock: &NodeClock,
+        sql: &dyn SqlSide,
     ) -> Result<Body, pb::RangeError> {
         use range_request::Body as B;
         use pb::command::Body as C;
         match body {
             B::Read(read) => self.read(read),
-            B::Scan(scan) => self.scan(scan),
+            B::Scan(scan) => self.scan(scan, sql),
             B::Prepare(prepare) => {
                 let mut now = || clock.now();
                 let floors = self.view.floors;
@@ -320,7 +325,11 @@ impl Range {
         Ok(Body::Read(pb::ReadResponse { values }))
     }
 
-    fn scan(&mut self, scan: &pb::ScanRequest) -> Result<Body, pb::RangeError> {
+    fn scan(
+        &mut self,
+        scan: &pb::ScanRequest,
+        sql: &dyn SqlSide,
+    ) -> Result<Body, pb::RangeError> {
         let span = Span { start: scan.start.clone(), end: scan.end.clone() };
         self.begin(ReadSet::Span(&span), scan.read_ts, scan.uncertain_upto, &scan.txn_id)?;
         self.certain(&span, scan.read_ts, scan.uncertain_upto)?;
@@ -353,8 +362,9 @@ impl Range {
         if !scan.program.is_empty() {
             let pairs: Vec<(Bytes, Bytes)> =
                 response.rows.drain(..).map(|row| (row.key, row.value)).collect();
-            let (output, go_on) = crate::sql_side::run_bytes(&scan.program, &pairs)
-                .map_err(|e| invalid(&e.to_string()))?;
+            let program = ScanProgram::from_bytes(scan.program.clone());
+            let (output, go_on) =
+                sql.run_program(&program, &pairs).map_err(|e| invalid(&e.to_string()))?;
             response.output = output;
             response.done |= !go_on;
         }
@@ -428,7 +438,9 @@ impl FakeNode {
                 let catalog_version = b.catalog_version;
                 node_response::Body::Barrier(pb::BarrierResponse { catalog_version })
             }
-            node_request::Body::Join(_) | node_request::Body::Status(_) => {
+            node_request::Body::Join(_)
+            | node_request::Body::Status(_)
+            | node_request::Body::Report(_) => {
                 node_response::Body::Error(invalid("not here"))
             }
         }

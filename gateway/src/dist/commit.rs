@@ -30,6 +30,11 @@ use super::txn::{Intent, READ_PATIENCE};
 use super::Dist;
 use crate::runtime;
 
+/// How long a committer that may not wait looks on before it is refused.
+const DECIDING_GRACE: Duration = Duration::from_millis(200);
+/// Between two of its looks.
+const DECIDING_PAUSE: Duration = Duration::from_millis(2);
+
 /// Counters of commits.
 #[derive(Debug, Default)]
 pub struct CommitMetrics {
@@ -119,7 +124,7 @@ impl<M: Machine> Driver<M> {
                 Action::Clear { call, lock, wait } => {
                     let dist = self.dist.clone();
                     self.pending.push(Box::pin(async move {
-                        vec![Input::Cleared(call, dist.verdict_of(&lock, wait).await)]
+                        vec![Input::Cleared(call, dist.clear_for_commit(&lock, wait).await)]
                     }));
                 }
                 Action::Answer(outcome) => reached = Some(Reached::Answer(outcome)),
@@ -151,7 +156,7 @@ impl<M: Machine> Driver<M> {
                     Err(Failure::Range(error)) => {
                         Input::Reply(call, pb::range_response::Body::Error(error))
                     }
-                    Err(Failure::Lost { sent, .. }) => Input::Failed { call, unsent: !sent },
+                    Err(Failure::Lost { .. }) => Input::Failed { call },
                 });
             }
             inputs
@@ -289,7 +294,8 @@ impl Dist {
 
     /// The verdict of a lock in the way, with the lock resolved; `None` while it is undecided.
     async fn verdict_of(self: &Arc<Self>, lock: &pb::Locked, wait: bool) -> Option<Verdict> {
-        let machine = Recovery::new(lock.clone(), wait)?;
+        let txn = TxnMeta::from_pb(lock.txn.as_ref()?)?;
+        let machine = Recovery::new(txn, lock.key.clone(), wait);
         let mut driver = Driver::new(self.clone(), machine);
         let verdict = match driver.run().await {
             Reached::Recovered(verdict) => verdict,
@@ -300,6 +306,21 @@ impl Dist {
         }
         runtime::spawn(driver.finish());
         verdict
+    }
+
+    /// The same for a committer. One that may not wait (rule P13) still gives the other a moment:
+    /// most locks it meets belong to a transaction whose client was told already and whose verdict
+    /// is on its way. The moment is bounded, so a cycle ends by refusal all the same.
+    async fn clear_for_commit(self: &Arc<Self>, lock: &pb::Locked, wait: bool) -> Option<Verdict> {
+        let started = self.clock().monotonic();
+        loop {
+            let verdict = self.verdict_of(lock, wait).await;
+            let waited = self.clock().monotonic() - started;
+            if wait || verdict.is_some() || waited > DECIDING_GRACE {
+                return verdict;
+            }
+            runtime::pause(DECIDING_PAUSE).await;
+        }
     }
 
     /// Waits until a lock that a read met is decided and gone.

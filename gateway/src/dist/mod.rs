@@ -154,3 +154,6 @@ impl Dist {
         Ok(groups.into_values().collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -360,7 +360,7 @@ impl KvTxn for Txn {
         }
         let own_rows = self.state.lock().buffer.touches(&req.span);
         let program = match &req.program {
-            Some(program) if !own_rows => program.bytes(),
+            Some(program) if !own_rows => program.bytes().clone(),
             _ => Bytes::new(),
         };
         let started = self.dist.clock().monotonic();
