@@ -57,6 +57,11 @@ pub const CACHE_BYTES_MAX: usize = 1 << 20;
 /// Inputs a worker takes in one pass.
 pub const INPUTS_PER_PASS_MAX: usize = 4096;
 
+/// Requests for votes of ranges that are not here yet, kept for the split that makes them.
+pub const EARLY_VOTES_MAX: usize = 64;
+/// For so long.
+pub const EARLY_VOTE_KEPT: Duration = Duration::from_secs(1);
+
 /// Snapshots that a node sends at a time; further ones are tried again by their followers'
 /// heartbeats.
 pub const SNAPSHOTS_SENDING_MAX: usize = 2;

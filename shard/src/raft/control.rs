@@ -180,6 +180,7 @@ impl Worker {
         if let Err(why) = propose_change(group, &change) {
             return answer(answer_to, Err(why));
         }
+        group.touch();
         group.change = Some((group.last_index(), answer_to));
         self.dirty.insert(range);
     }
@@ -245,6 +246,7 @@ impl Worker {
             group.campaign(&self.node, &mut self.rng);
         }
         self.dirty.insert(range);
+        self.replay_votes(range);
     }
 
     /// Starts a replica whose state is in the engine and whose bounds are reserved.

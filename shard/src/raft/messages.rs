@@ -93,6 +93,11 @@ impl Worker {
             self.answer_tombstone(incoming);
             return false;
         }
+        let kind = incoming.message.get_msg_type();
+        if matches!(kind, MessageType::MsgRequestPreVote | MessageType::MsgRequestVote) {
+            self.keep_vote(incoming, now);
+            return false;
+        }
         let from_leader = matches!(
             incoming.message.get_msg_type(),
             MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
@@ -103,6 +108,28 @@ impl Worker {
             return false;
         }
         self.make_empty(incoming)
+    }
+
+    /// The leader's half of a split may ask for votes before the split is applied here.
+    fn keep_vote(&mut self, incoming: &Incoming, now: Duration) {
+        if self.early_votes.len() == EARLY_VOTES_MAX {
+            self.early_votes.pop_front();
+        }
+        self.early_votes.push_back((now, incoming.envelope.clone()));
+    }
+
+    /// The right half of a split is there: candidates that were quicker are answered.
+    pub(super) fn replay_votes(&mut self, range: RangeId) {
+        let now = self.now();
+        let (for_it, others) = std::mem::take(&mut self.early_votes)
+            .into_iter()
+            .filter(|(at, _)| now.saturating_sub(*at) < EARLY_VOTE_KEPT)
+            .partition(|(_, envelope)| envelope.range_id == range.0);
+        self.early_votes = others;
+        let for_it: std::collections::VecDeque<_> = for_it;
+        for (_, envelope) in for_it {
+            self.on_message(envelope, None, now);
+        }
     }
 
     fn make_empty(&mut self, incoming: &Incoming) -> bool {
@@ -408,8 +435,8 @@ impl Worker {
     /// have answered for this group until now, so it must not vote for a whole timeout.
     pub(super) fn wake(&mut self, range: RangeId, _now: Duration) {
         let Some(group) = self.groups.get_mut(&range) else { return };
-        group.touch();
         let Some(quiet) = group.quiet.take() else { return };
+        group.touch();
         for node in &quiet.nodes {
             let pair = self.pairs.entry(*node).or_default();
             let bucket = &mut pair.buckets[bucket_of(range)];

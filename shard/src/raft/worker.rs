@@ -4,7 +4,7 @@
 //! leave and what became committed is applied. Who calls `pass`, and on which thread, is the
 //! runtime's business; tests call it by hand.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,7 @@ pub(crate) struct Worker {
     pub dirty: BTreeSet<RangeId>,
     pub failed: Option<String>,
     pub next_look: Duration,
+    pub early_votes: VecDeque<(Duration, pb::RaftMessage)>,
     next_tick: Duration,
     ticks: u64,
     stopping: bool,
@@ -100,6 +101,7 @@ impl Worker {
             dirty: BTreeSet::new(),
             failed: None,
             next_look: Duration::ZERO,
+            early_votes: VecDeque::new(),
             next_tick: Duration::ZERO,
             ticks: 0,
             stopping: false,

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -254,6 +253,9 @@ impl Cluster {
             driver: None,
             fatal: Arc::default(),
         };
+        if let Some(other) = self.nodes.values().next() {
+            node.clock.advance(other.clock.monotonic());
+        }
         self.nodes.insert(id, node);
         self.start(id);
     }
@@ -458,9 +460,5 @@ impl Cluster {
     pub fn quiet(&mut self, node: u64, range: RangeId) -> bool {
         let handle = self.nodes[&node].handle();
         self.drive(async move { handle.status(range).await }).is_some_and(|status| status.quiet)
-    }
-
-    pub fn passes(&self, node: u64) -> u64 {
-        self.nodes[&node].handle().metrics().passes.load(Ordering::Relaxed)
     }
 }
