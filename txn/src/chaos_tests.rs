@@ -46,6 +46,16 @@ enum Machine {
     Dead,
 }
 
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Commit(m) => write!(f, "{m}"),
+            Self::Recover(m, _) => write!(f, "{m}"),
+            Self::Dead => f.write_str("dead"),
+        }
+    }
+}
+
 struct Entry {
     body: pb::command::Body,
     ticket: Option<Ticket>,
@@ -445,7 +455,9 @@ impl World {
                 self.input(self.machines.len() - 1, Input::Start);
             }
         }
-        panic!("locks are left for ever");
+        let states: Vec<_> = self.ranges.iter().map(|r| r.view.to_string()).collect();
+        let last: Vec<_> = self.machines.iter().rev().take(3).map(Machine::to_string).collect();
+        panic!("locks are left for ever: {last:?}\n{}", states.join("\n"));
     }
 
     /// Every start of a version that a transaction wrote, and every end it may have caused.
@@ -534,6 +546,14 @@ proptest! {
 
     #[test]
     fn one_verdict_and_no_answer_is_taken_back(seed in any::<u64>()) {
+        run(seed);
+    }
+}
+
+#[test]
+fn dbgseed() {
+    for seed in 1_000_000..1_008_000 {
+        eprintln!("seed {seed}");
         run(seed);
     }
 }

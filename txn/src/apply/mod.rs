@@ -348,4 +348,4 @@ pub fn apply(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -27,7 +27,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_proto::{Timestamp, pb, pb::range_error::Kind};
 
-use crate::config::{ABORT_RETRY_GRACE, COMMIT_RETRY_DEADLINE, HEARTBEAT_INTERVAL};
+use crate::config::{
+    ABORT_RETRY_GRACE, COMMIT_RETRY_DEADLINE, FINISH_DEADLINE, HEARTBEAT_INTERVAL,
+};
 use crate::state::{TxnMeta, Verdict};
 use crate::step::{Action, CallId, Calls, Group, Input, Repeat, TimerId, repeat_after};
 
@@ -246,7 +248,7 @@ impl Coordinator {
             (Work::Prepare(keys), Body::Prepare(m)) => match m.outcome {
                 Some(pb::prepare_response::Outcome::MinCommitTs(ts)) => {
                     self.calls.remove(call);
-                    self.prepared(&keys, Timestamp(ts), out);
+                    self.prepared(now, &keys, Timestamp(ts), out);
                 }
                 Some(pb::prepare_response::Outcome::Verdict(verdict)) => {
                     self.settled(now, Verdict::from_pb(&verdict), out);
@@ -273,6 +275,7 @@ impl Coordinator {
 
     fn prepared(
         &mut self,
+        now: Duration,
         keys: &[Bytes],
         min: Timestamp,
         out: &mut Vec<Action>,
@@ -289,6 +292,11 @@ impl Coordinator {
         if self.plan.checks.is_empty() {
             self.phase = Phase::Committing(ts);
             self.answer(Outcome::Committed(ts), out);
+            // Should it never hear of the verdict, it must not look alive for ever.
+            out.push(Action::SetTimer {
+                timer: TimerId::GiveUp,
+                at: now + FINISH_DEADLINE,
+            });
             self.add_and_send(Work::Verdict(Verdict::Committed(ts)), out);
         } else {
             self.phase = Phase::Checking(ts);

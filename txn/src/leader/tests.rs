@@ -1,1 +1,214 @@
-//! Tests of the leader.
+//! Runs the golden scripts of the leader: `testscripts/leader`.
+//!
+//! Requests are admitted and stay in flight until `apply #n`. Numbers are seconds on the clock;
+//! `clock n` sets the hybrid clock, `at n` the monotonic one. Each command prints the answer, then
+//! the leader's line.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use goldenscript::{Command, Context, Runner};
+use quorate_proto::{Timestamp, pb};
+use test_each_file::test_each_path;
+
+use super::*;
+use crate::apply::Span;
+use crate::apply::tests::{Args, meta, secs, show};
+use crate::testing::MemView;
+
+test_each_path! { in "txn/src/testscripts/leader" as scripts => run }
+
+fn run(path: &std::path::Path) {
+    let mut runner = LeaderRunner {
+        view: MemView::default(),
+        leader: LeaderState::new(1, Duration::ZERO),
+        flights: BTreeMap::new(),
+        txns: BTreeMap::new(),
+        clock: Timestamp::ZERO,
+        now: Duration::ZERO,
+    };
+    goldenscript::run(&mut runner, path).expect("the script runs");
+}
+
+struct LeaderRunner {
+    view: MemView,
+    leader: LeaderState,
+    flights: BTreeMap<Ticket, pb::command::Body>,
+    txns: BTreeMap<String, TxnMeta>,
+    clock: Timestamp,
+    now: Duration,
+}
+
+impl LeaderRunner {
+    fn txn(&self, args: &Args) -> Result<TxnMeta, Box<dyn Error>> {
+        let name = args.pos.first().ok_or("a transaction")?;
+        Ok(self.txns.get(name).ok_or("an unknown transaction")?.clone())
+    }
+
+    fn admit(&mut self, name: &str, args: &Args) -> Result<String, Box<dyn Error>> {
+        let txn = Some(self.txn(args)?.to_pb());
+        let ts = self.clock;
+        let clock = &mut || ts;
+        let (view, floors) = (&self.view, &self.view.floors);
+        let admission = if name == "prepare" {
+            let request = pb::PrepareRequest {
+                txn,
+                writes: args.writes()?,
+                record: args.record(),
+                keys: args.keys("keys"),
+            };
+            self.leader.admit_prepare(&request, floors, view, clock, self.now)?
+        } else {
+            let request = pb::CommitRequest {
+                txn,
+                writes: args.writes()?,
+                checks: args.checks()?,
+            };
+            self.leader.admit_commit(&request, floors, view, clock)?
+        };
+        Ok(match admission {
+            Admission::Propose { ticket, body } => {
+                let absent = match &body {
+                    pb::command::Body::Prepare(m) => &m.writes,
+                    pb::command::Body::Commit(m) => &m.writes,
+                    _ => return Err("neither a prepare nor a commit".into()),
+                };
+                let absent = absent.iter().filter(|w| w.known_absent).count();
+                self.flights.insert(ticket, body);
+                format!("propose {ticket} known-absent={absent}")
+            }
+            Admission::Answer(answer) => show(&answer),
+            Admission::Wait(waiting) => waiting.to_string(),
+            Admission::ClockBehind { above } => format!("clock must pass {above}"),
+        })
+    }
+
+    fn replicate(&mut self, ticket: Option<Ticket>, body: &pb::command::Body)
+    -> Result<String, Box<dyn Error>> {
+        let applied = self.view.run(body)?;
+        self.leader.applied(ticket, &applied.mutations);
+        Ok(show(&applied.answer))
+    }
+
+    fn read(&mut self, args: &Args) -> Result<String, Box<dyn Error>> {
+        let keys = args.keys("keys");
+        let (at, upto) = (args.ts("at")?, args.ts("upto")?);
+        let own = args.pos.first().and_then(|name| self.txns.get(name)).map(|txn| txn.id);
+        let span = args.named.get("span").and_then(|span| span.split_once("..")).map(|(s, e)| {
+            Span {
+                start: Bytes::copy_from_slice(s.as_bytes()),
+                end: Bytes::copy_from_slice(e.as_bytes()),
+            }
+        });
+        let what = span.as_ref().map_or(ReadSet::Keys(&keys), ReadSet::Span);
+        Ok(match self.leader.begin_read(what, at, upto, own) {
+            ReadStart::Clear => String::from("clear"),
+            ReadStart::Wait(waiting) => waiting.to_string(),
+            ReadStart::Refuse(error) => format!("error: {}", error.message),
+        })
+    }
+
+    fn command(&mut self, name: &str, args: &Args) -> Result<String, Box<dyn Error>> {
+        use pb::command::Body;
+        let first = args.pos.first().cloned().unwrap_or_default();
+        Ok(match name {
+            "txn" => {
+                let (name, meta) = meta(args)?;
+                self.txns.insert(name, meta);
+                return Ok(String::new());
+            }
+            "clock" => {
+                self.clock = secs(&first)?;
+                return Ok(String::new());
+            }
+            "at" => {
+                self.now = Duration::from_secs(first.parse()?);
+                return Ok(String::new());
+            }
+            "prepare" | "commit" => self.admit(name, args)?,
+            "apply" => {
+                let ticket = Ticket(first.trim_start_matches('#').parse()?);
+                let body = self.flights.remove(&ticket).ok_or("nothing in flight")?;
+                self.replicate(Some(ticket), &body)?
+            }
+            "lose" => {
+                let ticket = Ticket(first.trim_start_matches('#').parse()?);
+                format!("released {}", self.leader.release(ticket))
+            }
+            "verdict" => {
+                let (txn, verdict) = (Some(self.txn(args)?.to_pb()), args.verdict()?);
+                self.replicate(None, &Body::Verdict(pb::VerdictCommand { txn, verdict }))?
+            }
+            "resolve" => {
+                let command = pb::ResolveCommand {
+                    txn_id: self.txn(args)?.id.to_bytes(),
+                    keys: args.keys("keys"),
+                    verdict: args.verdict()?,
+                };
+                self.replicate(None, &Body::Resolve(command))?
+            }
+            "floors" => {
+                let (safe_point, txn_floor) = (args.ts("safe")?.0, args.ts("txn")?.0);
+                let command = pb::RaiseFloorsCommand { safe_point, txn_floor };
+                self.replicate(None, &Body::RaiseFloors(command))?
+            }
+            "read" => self.read(args)?,
+            "check" => {
+                let request = pb::CheckRequest {
+                    txn_id: self.txn(args)?.id.to_bytes(),
+                    upto: args.ts("upto")?.0,
+                    checks: args.checks()?,
+                };
+                match self.leader.check(&request, &self.view.floors, &self.view)? {
+                    ReadStart::Clear => String::from("clear"),
+                    ReadStart::Wait(waiting) => waiting.to_string(),
+                    ReadStart::Refuse(error) => format!("error: {}", error.message),
+                }
+            }
+            "lookup" => {
+                let txn = self.txn(args)?;
+                let record = self.view.records.get(&(txn.anchor.clone(), txn.id));
+                let answer = self.leader.lookup(&txn, record, self.now);
+                show(&answer.map_or_else(
+                    pb::range_response::Body::Error,
+                    pb::range_response::Body::Lookup,
+                ))
+            }
+            "heartbeat" => {
+                let id = self.txn(args)?.id;
+                let answer = self.leader.heartbeat(id, self.now);
+                answer.map_or_else(|e| e.message, |()| String::from("heard"))
+            }
+            "elect" => {
+                self.leader = LeaderState::new(args.named["term"].parse()?, self.now);
+                self.flights.clear();
+                self.leader.rebuild(self.view.locks.clone());
+                String::from("elected")
+            }
+            "ready" => {
+                self.leader.ready(secs(&first)?);
+                String::from("ready")
+            }
+            "give-up" => format!("hands over {}", self.leader.give_up()),
+            "split" => {
+                self.leader.split_off(first.as_bytes());
+                String::from("split")
+            }
+            other => return Err(format!("unknown command {other}").into()),
+        })
+    }
+}
+
+impl Runner for LeaderRunner {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
+        let answer = self.command(&command.name, &Args::of(command))?;
+        if answer.is_empty() {
+            return Ok(answer);
+        }
+        Ok(format!("{answer}\n{}", self.leader))
+    }
+}
