@@ -256,3 +256,7 @@ impl<W> Calls<W> {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "step_tests.rs"]
+mod tests;
