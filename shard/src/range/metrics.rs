@@ -1,0 +1,67 @@
+//! Counters of the range layer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Counters of a node since its start.
+        #[derive(Debug, Default)]
+        pub struct RangeMetrics {
+            $($(#[$doc])* pub $name: AtomicU64,)*
+        }
+
+        impl RangeMetrics {
+            /// Name and value of each.
+            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.load(Ordering::Relaxed)),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Calls answered.
+    calls,
+    /// Reads of keys.
+    reads,
+    /// Pages of scans.
+    scans,
+    /// Rows looked at by scans.
+    scan_rows,
+    /// Prepares asked for.
+    prepares,
+    /// One-range commits asked for.
+    commits,
+    /// Verdicts asked for.
+    verdicts,
+    /// Closings asked for: recovery at work.
+    closes,
+    /// Resolves asked for.
+    resolves,
+    /// Look-ups asked for.
+    lookups,
+    /// Writes refused because of a newer event.
+    conflicts,
+    /// Requests that met a lock.
+    locked,
+    /// Reads that met an event in their window.
+    uncertain,
+    /// Writes whose outcome was not known in time.
+    unknown,
+    /// Requests that waited for a write in flight or a lock.
+    waits,
+    /// Writes refused for lack of disk space.
+    disk_full,
+    /// Splits that were applied here as leader.
+    splits,
+}
+
+impl RangeMetrics {
+    pub(crate) fn inc(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
