@@ -12,7 +12,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
-.PHONY: demo test verify fix setup setup-postgres fmt-check clippy doc tidy build tests
+.PHONY: demo test verify fix setup setup-lint setup-postgres fmt-check clippy doc tidy build tests
 MAKEFLAGS += --no-print-directory
 
 # In continuous integration the build outlives the checkout.
@@ -44,17 +44,20 @@ test: verify tests
 
 verify: setup fmt-check clippy doc tidy
 
-fix: setup setup-postgres
+fix: setup setup-lint setup-postgres
 	$(STEP) "format" $(CARGO) fmt --all
 	$(STEP) "golden files" env UPDATE_GOLDENFILES=1 $(CARGO) test --locked --workspace
 
 setup:
 	@scripts/setup build
 
+setup-lint:
+	@scripts/setup lint
+
 setup-postgres:
 	@scripts/setup postgres
 
-fmt-check: setup
+fmt-check: setup setup-lint
 	$(STEP) "rustfmt" $(CARGO) fmt --all --check
 
 clippy: fmt-check
