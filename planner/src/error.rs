@@ -87,6 +87,7 @@ states! {
     DUPLICATE_DATABASE = "42P04", "a database of that name exists";
     DUPLICATE_PREPARED_STATEMENT = "42P05", "a prepared statement of that name exists";
     DUPLICATE_SCHEMA = "42P06", "a schema of that name exists";
+    DEPENDENT_OBJECTS_STILL_EXIST = "2BP01", "something needs the object";
     DUPLICATE_TABLE = "42P07", "a relation of that name exists";
     DUPLICATE_ALIAS = "42712", "a table name twice in FROM";
     DUPLICATE_OBJECT = "42710", "an object of that name exists";

@@ -2,12 +2,21 @@
 //!
 //! * [`types`]: types as PostgreSQL has them, in text, in binary and in Arrow.
 //! * [`catalog`]: tables and indexes, and the changes DDL makes.
+//! * [`keyenc`], [`row`]: rows as keys and values.
 //! * [`kv`]: what SQL asks of a transaction.
 //! * [`error`]: what a client is told.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own their time"))]
 
 pub mod catalog;
 pub mod error;
+pub mod keyenc;
 pub mod kv;
 pub mod program;
+pub mod row;
 pub mod types;
+pub mod cache;
+pub mod dml;
+pub mod exec;
+pub mod infoschema;
+pub mod plan;
+pub mod testing;

@@ -19,7 +19,11 @@
 //! an expression's type can be told from its Arrow type alone. Which member of the family a column
 //! is rides on its field, under [`TYPE_KEY`].
 
+pub mod binary;
+pub mod cell;
+pub mod datetime;
 pub mod numeric;
+pub mod text;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,6 +32,8 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 
 use crate::error::{SqlError, SqlResult, SqlState};
+
+pub use cell::{Format, encode_cell, parse_value};
 
 /// Metadata key of an Arrow field under which the PostgreSQL type of a column is kept.
 pub const TYPE_KEY: &str = "quorate.type";
