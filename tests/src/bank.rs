@@ -51,11 +51,7 @@ impl History {
         times.retain(|time| (from..upto).contains(time));
         times.extend([from, upto]);
         times.sort();
-        times
-            .windows(2)
-            .map(|pair| pair[1] - pair[0])
-            .max()
-            .unwrap_or_default()
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 }
 
@@ -77,10 +73,7 @@ pub async fn connect(url: &str) -> Result<Client, Error> {
 
 /// The SQLSTATE of an error; empty if the connection failed.
 pub fn sqlstate(error: &Error) -> String {
-    error
-        .code()
-        .map(|code| code.code().to_owned())
-        .unwrap_or_default()
+    error.code().map(|code| code.code().to_owned()).unwrap_or_default()
 }
 
 /// Makes the tables and the accounts; with `split`, each quarter of the accounts and the ledger
@@ -91,28 +84,15 @@ pub async fn open(url: &str, accounts: i64, split: bool) {
         CREATE TABLE ledger (id int8 PRIMARY KEY, src int8 NOT NULL, dst int8 NOT NULL,
             amount int8 NOT NULL)";
     for statement in tables.split(';') {
-        client
-            .batch_execute(statement)
-            .await
-            .expect("the tables can be made");
+        client.batch_execute(statement).await.expect("the tables can be made");
     }
-    let rows: Vec<String> = (0..accounts)
-        .map(|id| format!("({id}, {BALANCE_INITIAL})"))
-        .collect();
+    let rows: Vec<String> = (0..accounts).map(|id| format!("({id}, {BALANCE_INITIAL})")).collect();
     let insert = format!("INSERT INTO account VALUES {}", rows.join(", "));
-    client
-        .batch_execute(&insert)
-        .await
-        .expect("the accounts can be inserted");
+    client.batch_execute(&insert).await.expect("the accounts can be inserted");
     if split {
-        let at: Vec<String> = (1..4)
-            .map(|part| format!("({})", accounts * part / 4))
-            .collect();
+        let at: Vec<String> = (1..4).map(|part| format!("({})", accounts * part / 4)).collect();
         let sql = format!("ALTER TABLE account SPLIT AT VALUES {}", at.join(", "));
-        client
-            .batch_execute(&sql)
-            .await
-            .expect("the accounts can be split");
+        client.batch_execute(&sql).await.expect("the accounts can be split");
         client
             .batch_execute("ALTER TABLE ledger SPLIT AT VALUES (0)")
             .await
@@ -321,9 +301,7 @@ async fn audit_all_the_time(
 
 async fn sum_of_balances(url: &str) -> Result<i64, Error> {
     let client = connect(url).await?;
-    let row = client
-        .query_one("SELECT sum(balance)::int8 FROM account", &[])
-        .await?;
+    let row = client.query_one("SELECT sum(balance)::int8 FROM account", &[]).await?;
     row.try_get(0)
 }
 
@@ -334,10 +312,7 @@ pub async fn audit(url: &str, accounts: i64, history: &History) {
         .iter()
         .filter(|id| !history.acknowledged.contains_key(id) && !history.unknown.contains(id))
         .collect();
-    assert!(
-        invented.is_empty(),
-        "transfers nobody asked for: {invented:?}"
-    );
+    assert!(invented.is_empty(), "transfers nobody asked for: {invented:?}");
 }
 
 /// The same, when other clients wrote to the ledger too; what the ledger holds.
@@ -355,17 +330,10 @@ pub async fn audit_balances(url: &str, accounts: i64, history: &History) -> BTre
         .query("SELECT id, balance FROM account ORDER BY id", &[])
         .await
         .expect("the accounts can be read");
-    client
-        .batch_execute("COMMIT")
-        .await
-        .expect("a read-only transaction commits");
+    client.batch_execute("COMMIT").await.expect("a read-only transaction commits");
 
     let stored: BTreeSet<i64> = ledger.iter().map(|row| row.get(0)).collect();
-    let lost: Vec<_> = history
-        .acknowledged
-        .keys()
-        .filter(|id| !stored.contains(id))
-        .collect();
+    let lost: Vec<_> = history.acknowledged.keys().filter(|id| !stored.contains(id)).collect();
     assert!(lost.is_empty(), "acknowledged transfers are lost: {lost:?}");
     let ghosts: Vec<_> = history.refused.intersection(&stored).collect();
     assert!(ghosts.is_empty(), "refused transfers happened: {ghosts:?}");
@@ -375,16 +343,9 @@ pub async fn audit_balances(url: &str, accounts: i64, history: &History) -> BTre
         *expected.entry(row.get(1)).or_default() -= row.get::<_, i64>(3);
         *expected.entry(row.get(2)).or_default() += row.get::<_, i64>(3);
     }
-    let found: BTreeMap<i64, i64> = balances
-        .iter()
-        .map(|row| (row.get(0), row.get(1)))
-        .collect();
+    let found: BTreeMap<i64, i64> = balances.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(found, expected, "the balances are not what the ledger says");
-    assert!(
-        history.wrong_sums.is_empty(),
-        "the auditor saw {:?}",
-        history.wrong_sums
-    );
+    assert!(history.wrong_sums.is_empty(), "the auditor saw {:?}", history.wrong_sums);
     stored
 }
 
@@ -397,20 +358,9 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut history = History::default();
-        history
-            .acknowledged
-            .extend([(1, at(100)), (2, at(150)), (3, at(900))]);
-        assert_eq!(
-            history.longest_pause(start, at(1000)),
-            Duration::from_millis(750)
-        );
-        assert_eq!(
-            history.longest_pause(start, at(3000)),
-            Duration::from_millis(2100)
-        );
-        assert_eq!(
-            history.longest_pause(at(200), at(300)),
-            Duration::from_millis(100)
-        );
+        history.acknowledged.extend([(1, at(100)), (2, at(150)), (3, at(900))]);
+        assert_eq!(history.longest_pause(start, at(1000)), Duration::from_millis(750));
+        assert_eq!(history.longest_pause(start, at(3000)), Duration::from_millis(2100));
+        assert_eq!(history.longest_pause(at(200), at(300)), Duration::from_millis(100));
     }
 }

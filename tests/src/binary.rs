@@ -74,12 +74,7 @@ pub fn to_text(oid: u32, bytes: &[u8]) -> Result<String, String> {
         }
         FLOAT4 => {
             let value = f32::from_be_bytes(fixed(bytes)?);
-            float(
-                f64::from(value),
-                format!("{value:e}"),
-                format!("{value}"),
-                6,
-            )
+            float(f64::from(value), format!("{value:e}"), format!("{value}"), 6)
         }
         FLOAT8 => {
             let value = f64::from_be_bytes(fixed(bytes)?);
@@ -99,9 +94,7 @@ pub fn to_text(oid: u32, bytes: &[u8]) -> Result<String, String> {
 }
 
 fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], String> {
-    bytes
-        .try_into()
-        .map_err(|_| format!("{} bytes where {N} belong", bytes.len()))
+    bytes.try_into().map_err(|_| format!("{} bytes where {N} belong", bytes.len()))
 }
 
 /// Shortest digits that read back the same, with an exponent where C's `%g` has one.
@@ -133,11 +126,7 @@ fn date(days: i64, suffix: &str) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     if year > 0 {
         format!("{year:04}-{month:02}-{day:02}{suffix}")
@@ -154,12 +143,7 @@ fn timestamp(micros: i64, zone: &str) -> String {
     }
     let of_day = micros.rem_euclid(MICROS_PER_DAY);
     let (seconds, fraction) = (of_day / 1_000_000, of_day % 1_000_000);
-    let mut time = format!(
-        " {:02}:{:02}:{:02}",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    );
+    let mut time = format!(" {:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
     if fraction != 0 {
         let digits = format!("{fraction:06}");
         write!(time, ".{}", digits.trim_end_matches('0')).expect("writing to a string works");
@@ -177,10 +161,7 @@ fn numeric(bytes: &[u8]) -> Result<String, String> {
         return Err("a numeric without its header".into());
     };
     if usize::from(*count) != digits.len() {
-        return Err(format!(
-            "a numeric of {count} digits that has {}",
-            digits.len()
-        ));
+        return Err(format!("a numeric of {count} digits that has {}", digits.len()));
     }
     match sign {
         0xC000 => return Ok("NaN".into()),
@@ -192,11 +173,7 @@ fn numeric(bytes: &[u8]) -> Result<String, String> {
     let weight = i32::from(*weight as i16);
     let scale = usize::from(*scale);
     let digit = |position: i32| -> u16 {
-        usize::try_from(position)
-            .ok()
-            .and_then(|index| digits.get(index))
-            .copied()
-            .unwrap_or(0)
+        usize::try_from(position).ok().and_then(|index| digits.get(index)).copied().unwrap_or(0)
     };
     let mut text = String::new();
     for position in 0..=weight {

@@ -32,11 +32,7 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| match std::env::var_os("QUORATE_BIN") {
         Some(path) => {
             let path = PathBuf::from(path);
-            assert!(
-                path.exists(),
-                "QUORATE_BIN={} does not exist",
-                path.display()
-            );
+            assert!(path.exists(), "QUORATE_BIN={} does not exist", path.display());
             path
         }
         None => build(),
@@ -47,18 +43,11 @@ pub fn binary() -> &'static Path {
 fn build() -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
     // target/debug/deps/all-123 → target/debug
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .expect("tests lie below the target folder");
-    let target = profile
-        .parent()
-        .expect("the profile's folder lies in the target folder");
+    let profile = test.parent().and_then(Path::parent).expect("tests lie below the target folder");
+    let target = profile.parent().expect("the profile's folder lies in the target folder");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command
-        .args(["build", "--workspace", "--bins"])
-        .current_dir(crate::tidy::root());
+    command.args(["build", "--workspace", "--bins"]).current_dir(crate::tidy::root());
     command.env("CARGO_TARGET_DIR", target);
     if profile.ends_with("release") {
         command.arg("--release");
@@ -90,12 +79,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            nodes: 3,
-            args: Vec::new(),
-            env: Vec::new(),
-            base: None,
-        }
+        Options { nodes: 3, args: Vec::new(), env: Vec::new(), base: None }
     }
 }
 
@@ -125,14 +109,9 @@ impl Cluster {
     /// Starts the nodes one after the other and waits until every range has all its replicas.
     pub async fn start(options: Options) -> Cluster {
         let base = options.base.clone().unwrap_or_else(std::env::temp_dir);
-        let folder = tempfile::Builder::new()
-            .prefix("quorate-e2e-")
-            .tempdir_in(base);
+        let folder = tempfile::Builder::new().prefix("quorate-e2e-").tempdir_in(base);
         let folder = folder.expect("a temporary folder can be made");
-        let mut cluster = Cluster {
-            nodes: Vec::new(),
-            folder,
-        };
+        let mut cluster = Cluster { nodes: Vec::new(), folder };
         for _ in 0..options.nodes {
             cluster.add_node(&options);
         }
@@ -185,9 +164,7 @@ impl Cluster {
     /// Process id of a running node.
     pub fn pid(&self, index: usize) -> u32 {
         let child = self.nodes[index].child.as_ref();
-        child
-            .unwrap_or_else(|| panic!("node {} is not running", index + 1))
-            .id()
+        child.unwrap_or_else(|| panic!("node {} is not running", index + 1)).id()
     }
 
     /// Kills a node with SIGKILL and waits until it is gone.
@@ -217,39 +194,26 @@ impl Cluster {
 
     /// Stops a node's process in its tracks (SIGSTOP).
     pub fn freeze(&self, index: usize) {
-        assert!(
-            signal(self.pid(index), "STOP"),
-            "node {} is gone",
-            index + 1
-        );
+        assert!(signal(self.pid(index), "STOP"), "node {} is gone", index + 1);
     }
 
     /// Lets a frozen process go on (SIGCONT).
     pub fn thaw(&self, index: usize) {
-        assert!(
-            signal(self.pid(index), "CONT"),
-            "node {} is gone",
-            index + 1
-        );
+        assert!(signal(self.pid(index), "CONT"), "node {} is gone", index + 1);
     }
 
     /// Sends SIGTERM and waits for the exit.
     pub fn terminate(&mut self, index: usize) -> ExitStatus {
         let pid = self.pid(index);
         assert!(signal(pid, "TERM"), "node {} is gone", index + 1);
-        let mut child = self.nodes[index]
-            .child
-            .take()
-            .expect("it has a pid, so it runs");
+        let mut child = self.nodes[index].child.take().expect("it has a pid, so it runs");
         wait_for_exit(&mut child, STOP_LIMIT)
             .unwrap_or_else(|| panic!("node {} did not exit within {STOP_LIMIT:?}", index + 1))
     }
 
     /// Indexes of the nodes that run.
     pub fn running(&self) -> Vec<usize> {
-        (0..self.nodes.len())
-            .filter(|index| self.nodes[*index].child.is_some())
-            .collect()
+        (0..self.nodes.len()).filter(|index| self.nodes[*index].child.is_some()).collect()
     }
 
     /// What a node says of itself and, as far as it has replicas of them, of its ranges.
@@ -284,9 +248,7 @@ impl Cluster {
             }
             let wanted = wanted.min(running.len());
             !ranges.is_empty()
-                && ranges
-                    .values()
-                    .all(|replicas| is_whole(replicas, wanted, apart_max))
+                && ranges.values().all(|replicas| is_whole(replicas, wanted, apart_max))
         })
         .await;
     }
@@ -312,23 +274,11 @@ impl Cluster {
 }
 
 fn is_whole(replicas: &[pb::RangeStatus], wanted: usize, apart_max: u64) -> bool {
-    let furthest = replicas
-        .iter()
-        .map(|range| range.applied)
-        .max()
-        .unwrap_or(0);
-    let members = replicas
-        .iter()
-        .filter_map(|range| range.descriptor.as_ref());
+    let furthest = replicas.iter().map(|range| range.applied).max().unwrap_or(0);
+    let members = replicas.iter().filter_map(|range| range.descriptor.as_ref());
     replicas.len() >= wanted
-        && replicas
-            .iter()
-            .all(|range| range.applied + apart_max >= furthest)
-        && replicas
-            .iter()
-            .filter(|range| range.leader && range.lease)
-            .count()
-            == 1
+        && replicas.iter().all(|range| range.applied + apart_max >= furthest)
+        && replicas.iter().filter(|range| range.leader && range.lease).count() == 1
         && members.map(|descriptor| descriptor.replicas.len()).max() >= Some(wanted)
 }
 
@@ -336,37 +286,23 @@ fn is_whole(replicas: &[pb::RangeStatus], wanted: usize, apart_max: u64) -> bool
 pub async fn status(rpc_addr: &str) -> Result<pb::StatusResponse, String> {
     let request = pb::node_request::Body::Status(pb::StatusRequest { ranges: true });
     let call = pb::Call {
-        node: Some(pb::NodeRequest {
-            body: Some(request),
-        }),
+        node: Some(pb::NodeRequest { body: Some(request) }),
         timeout_ms: 5_000,
         ..pb::Call::default()
     };
-    let reply = RemoteNode::new(rpc_addr)
-        .call(call)
-        .await
-        .map_err(|error| error.to_string())?;
+    let reply = RemoteNode::new(rpc_addr).call(call).await.map_err(|error| error.to_string())?;
     match reply.node.and_then(|node| node.body) {
         Some(pb::node_response::Body::Status(status)) => Ok(status),
         Some(pb::node_response::Body::Error(error)) => Err(error.message),
-        _ => Err(reply
-            .error
-            .map_or("no status in the reply".into(), |error| error.message)),
+        _ => Err(reply.error.map_or("no status in the reply".into(), |error| error.message)),
     }
 }
 
 /// Resident memory of a process, in bytes; 0 if it is gone.
 pub fn resident_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .next()
-        .and_then(|kib| kib.parse::<u64>().ok())
-        .unwrap_or(0)
-        * 1024
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
 /// Waits for an exit; `None` after the limit.
@@ -397,22 +333,13 @@ impl Node {
 
     /// Starts the process; where in the log its words begin.
     fn spawn(&mut self, role: &[String]) -> io::Result<usize> {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log())?;
+        let log = OpenOptions::new().create(true).append(true).open(self.log())?;
         let offset = log.metadata()?.len() as usize;
         let mut command = Command::new(binary());
         command.arg("start").arg("--data-dir").arg(self.data_dir());
         command.args(["--sql-addr", &self.sql, "--rpc-addr", &self.rpc]);
-        command
-            .args(role)
-            .args(&self.args)
-            .envs(self.env.iter().cloned());
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.args(role).args(&self.args).envs(self.env.iter().cloned());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn()?);
         Ok(offset)
     }
@@ -427,15 +354,10 @@ impl Node {
                 self.rpc = host_and_port(&rpc);
                 return Ok(());
             }
-            let child = self
-                .child
-                .as_mut()
-                .ok_or_else(|| io::Error::other("not started"))?;
+            let child = self.child.as_mut().ok_or_else(|| io::Error::other("not started"))?;
             if let Some(status) = child.try_wait()? {
                 self.child = None;
-                return Err(io::Error::other(format!(
-                    "it exited ({status}), saying:\n{said}"
-                )));
+                return Err(io::Error::other(format!("it exited ({status}), saying:\n{said}")));
             }
             if began.elapsed() > START_LIMIT {
                 let message = format!("it does not serve after {START_LIMIT:?}, saying:\n{said}");
@@ -456,10 +378,7 @@ impl Node {
 /// What follows the label on a whole line of its own.
 fn announced(text: &str, label: &str) -> Option<String> {
     let end = text.rfind('\n')?;
-    text[..end]
-        .lines()
-        .find_map(|line| line.strip_prefix(label))
-        .map(|rest| rest.trim().to_owned())
+    text[..end].lines().find_map(|line| line.strip_prefix(label)).map(|rest| rest.trim().to_owned())
 }
 
 /// `127.0.0.1:1` out of `127.0.0.1:1` or `postgres://user@127.0.0.1:1/database`.
@@ -507,15 +426,8 @@ impl Demo {
         let log = File::create(&log_path)?;
         let mut command = Command::new(binary());
         command.args(["demo", "--no-shell"]).args(args);
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let mut demo = Demo {
-            child: command.spawn()?,
-            url: String::new(),
-            folder,
-        };
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut demo = Demo { child: command.spawn()?, url: String::new(), folder };
         let began = Instant::now();
         loop {
             let said = demo.log();
@@ -524,14 +436,10 @@ impl Demo {
                 return Ok(demo);
             }
             if let Some(status) = demo.child.try_wait()? {
-                return Err(io::Error::other(format!(
-                    "demo exited ({status}), saying:\n{said}"
-                )));
+                return Err(io::Error::other(format!("demo exited ({status}), saying:\n{said}")));
             }
             if began.elapsed() > START_LIMIT {
-                return Err(io::Error::other(format!(
-                    "demo does not serve, saying:\n{said}"
-                )));
+                return Err(io::Error::other(format!("demo does not serve, saying:\n{said}")));
             }
             pause();
         }
@@ -598,21 +506,9 @@ mod tests {
         let whole = [replica(5, false), replica(5, true), replica(5, false)];
         assert!(is_whole(&whole, 3, 0));
         assert!(!is_whole(&whole[..2], 3, 0));
-        assert!(!is_whole(
-            &[replica(5, false), replica(5, true), replica(4, false)],
-            3,
-            0
-        ));
-        assert!(!is_whole(
-            &[replica(5, false), replica(5, false), replica(5, false)],
-            3,
-            0
-        ));
-        assert!(!is_whole(
-            &[replica(5, true), replica(5, true), replica(5, false)],
-            3,
-            0
-        ));
+        assert!(!is_whole(&[replica(5, false), replica(5, true), replica(4, false)], 3, 0));
+        assert!(!is_whole(&[replica(5, false), replica(5, false), replica(5, false)], 3, 0));
+        assert!(!is_whole(&[replica(5, true), replica(5, true), replica(5, false)], 3, 0));
     }
 
     #[test]

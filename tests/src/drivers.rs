@@ -54,10 +54,7 @@ async fn session(url: &str) -> Client {
 }
 
 async fn run(client: &Client, sql: &str) {
-    client
-        .batch_execute(sql)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 async fn fresh_table(client: &Client, name: &str, columns: &str) {
@@ -99,11 +96,8 @@ pub async fn every_type_travels_in_binary(url: &str) {
         )
         .await
         .expect("an insert with a parameter for every type can be prepared");
-    let declared: Vec<String> = insert
-        .params()
-        .iter()
-        .map(|parameter| parameter.name().to_owned())
-        .collect();
+    let declared: Vec<String> =
+        insert.params().iter().map(|parameter| parameter.name().to_owned()).collect();
     let expected = "int4 bool int2 int8 float4 float8 numeric text varchar bpchar bytea date \
                     timestamp timestamptz uuid";
     assert_eq!(declared.join(" "), expected);
@@ -126,34 +120,19 @@ pub async fn every_type_travels_in_binary(url: &str) {
         &Raw(micros),
         &Raw((1..=16).collect()),
     ];
-    assert_eq!(
-        client
-            .execute(&insert, &row)
-            .await
-            .expect("the row can be inserted"),
-        1
-    );
+    assert_eq!(client.execute(&insert, &row).await.expect("the row can be inserted"), 1);
     let null: Option<i32> = None;
     client
-        .execute(
-            "INSERT INTO every (id, l, t) VALUES ($1, $2::int4, $3)",
-            &[&8, &null, &"x"],
-        )
+        .execute("INSERT INTO every (id, l, t) VALUES ($1, $2::int4, $3)", &[&8, &null, &"x"])
         .await
         .expect("NULL is a parameter too");
-    let rows = client
-        .query("SELECT * FROM every ORDER BY id", &[])
-        .await
-        .expect("a select works");
+    let rows = client.query("SELECT * FROM every ORDER BY id", &[]).await.expect("a select works");
     let texts: Vec<String> = (0..15).map(|index| text(&rows[0], index)).collect();
     let expected = "7|t|-2|-9223372036854775808|1.5|-0.1|-12345.6000|text ä|varchar|ab  |\\x00ff|\
                     2024-01-01|2024-01-01 00:00:00.123456|2024-01-01 00:00:00.123456+00|\
                     01020304-0506-0708-090a-0b0c0d0e0f10";
     assert_eq!(texts.join("|"), expected);
-    assert_eq!(
-        (text(&rows[1], 3), text(&rows[1], 7)),
-        ("NULL".into(), "x".into())
-    );
+    assert_eq!((text(&rows[1], 3), text(&rows[1], 7)), ("NULL".into(), "x".into()));
     for (index, column) in rows[0].columns().iter().enumerate() {
         let sql = format!("SELECT id FROM every WHERE {} = $1", column.name());
         let value: Raw = rows[0].get(index);
@@ -166,82 +145,37 @@ pub async fn every_type_travels_in_binary(url: &str) {
 /// A prepared statement is run many times; its parameters' types come from where they stand.
 pub async fn prepared_statements_are_reused(url: &str) {
     let client = session(url).await;
-    fresh_table(
-        &client,
-        "prep",
-        "id int4 PRIMARY KEY, n int8 NOT NULL, t text",
-    )
-    .await;
-    let insert = client
-        .prepare("INSERT INTO prep VALUES ($1, $2, $3)")
-        .await
-        .expect("it can be prepared");
+    fresh_table(&client, "prep", "id int4 PRIMARY KEY, n int8 NOT NULL, t text").await;
+    let insert =
+        client.prepare("INSERT INTO prep VALUES ($1, $2, $3)").await.expect("it can be prepared");
     for id in 0..50_i32 {
         let (n, t) = (i64::from(id) * 10, format!("t{id}"));
-        client
-            .execute(&insert, &[&id, &n, &t])
-            .await
-            .expect("the row can be inserted");
+        client.execute(&insert, &[&id, &n, &t]).await.expect("the row can be inserted");
     }
     let select = client
         .prepare("SELECT t, n + $2 FROM prep WHERE id = $1 AND n >= 0")
         .await
         .expect("it can be prepared");
     assert_eq!(select.params(), [Type::INT4, Type::INT8]);
-    let columns: Vec<&Type> = select
-        .columns()
-        .iter()
-        .map(|column| column.type_())
-        .collect();
+    let columns: Vec<&Type> = select.columns().iter().map(|column| column.type_()).collect();
     assert_eq!(columns, [&Type::TEXT, &Type::INT8]);
     for id in [0_i32, 49, 7, 7] {
-        let row = client
-            .query_one(&select, &[&id, &1_i64])
-            .await
-            .expect("the row is there");
+        let row = client.query_one(&select, &[&id, &1_i64]).await.expect("the row is there");
         assert_eq!(row.get::<_, String>(0), format!("t{id}"));
         assert_eq!(row.get::<_, i64>(1), i64::from(id) * 10 + 1);
     }
-    assert!(
-        client
-            .query(&select, &[&99, &1_i64])
-            .await
-            .expect("it runs")
-            .is_empty()
-    );
+    assert!(client.query(&select, &[&99, &1_i64]).await.expect("it runs").is_empty());
     let range = client
         .prepare("SELECT count(*) FROM prep WHERE id BETWEEN $1 AND $2 AND t LIKE $3")
         .await
         .expect("it can be prepared");
     assert_eq!(range.params(), [Type::INT4, Type::INT4, Type::TEXT]);
-    let row = client
-        .query_one(&range, &[&10, &19, &"t1%"])
-        .await
-        .expect("it runs");
+    let row = client.query_one(&range, &[&10, &19, &"t1%"]).await.expect("it runs");
     assert_eq!(row.get::<_, i64>(0), 10);
-    let update = client
-        .prepare("UPDATE prep SET n = n + $1 WHERE id = $2")
-        .await
-        .expect("it can");
-    assert_eq!(
-        client
-            .execute(&update, &[&5_i64, &3])
-            .await
-            .expect("it runs"),
-        1
-    );
-    let limit = client
-        .prepare("SELECT id FROM prep ORDER BY id LIMIT $1")
-        .await
-        .expect("it can");
-    assert_eq!(
-        client
-            .query(&limit, &[&4_i64])
-            .await
-            .expect("it runs")
-            .len(),
-        4
-    );
+    let update = client.prepare("UPDATE prep SET n = n + $1 WHERE id = $2").await.expect("it can");
+    assert_eq!(client.execute(&update, &[&5_i64, &3]).await.expect("it runs"), 1);
+    let limit = client.prepare("SELECT id FROM prep ORDER BY id LIMIT $1").await.expect("it can");
+    assert_eq!(client.query(&limit, &[&4_i64]).await.expect("it runs").len(), 4);
     // A changed table does not leave the statement with the old shape.
     run(&client, "DROP TABLE prep").await;
     assert_eq!(code(client.query(&select, &[&1, &1_i64]).await), "42P01");
@@ -252,11 +186,7 @@ pub async fn portals_hand_out_rows_in_portions(url: &str) {
     let mut client = session(url).await;
     fresh_table(&client, "port", "id int4 PRIMARY KEY").await;
     let values: Vec<String> = (0..10).map(|id| format!("({id})")).collect();
-    run(
-        &client,
-        &format!("INSERT INTO port VALUES {}", values.join(",")),
-    )
-    .await;
+    run(&client, &format!("INSERT INTO port VALUES {}", values.join(","))).await;
     let transaction = client.transaction().await.expect("a transaction begins");
     let portal = transaction
         .bind("SELECT id FROM port WHERE id >= $1 ORDER BY id", &[&1])
@@ -264,20 +194,10 @@ pub async fn portals_hand_out_rows_in_portions(url: &str) {
         .expect("a portal can be bound");
     let mut portions = Vec::new();
     for _ in 0..4 {
-        let rows = transaction
-            .query_portal(&portal, 4)
-            .await
-            .expect("a portion comes");
-        portions.push(
-            rows.iter()
-                .map(|row| row.get::<_, i32>(0))
-                .collect::<Vec<_>>(),
-        );
+        let rows = transaction.query_portal(&portal, 4).await.expect("a portion comes");
+        portions.push(rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>());
     }
-    assert_eq!(
-        portions,
-        [vec![1, 2, 3, 4], vec![5, 6, 7, 8], vec![9], vec![]]
-    );
+    assert_eq!(portions, [vec![1, 2, 3, 4], vec![5, 6, 7, 8], vec![9], vec![]]);
     transaction.commit().await.expect("it commits");
 }
 
@@ -285,10 +205,7 @@ pub async fn portals_hand_out_rows_in_portions(url: &str) {
 pub async fn pipelined_statements_are_answered_in_order(url: &str) {
     let client = session(url).await;
     fresh_table(&client, "pipe", "id int4 PRIMARY KEY").await;
-    let select = client
-        .prepare("SELECT $1::int4 + 1")
-        .await
-        .expect("it can be prepared");
+    let select = client.prepare("SELECT $1::int4 + 1").await.expect("it can be prepared");
     let numbers: Vec<i32> = (0..100).collect();
     let answers = join_all(numbers.iter().map(|number| {
         let (client, select) = (&client, &select);
@@ -312,10 +229,8 @@ pub async fn pipelined_statements_are_answered_in_order(url: &str) {
 pub async fn errors_carry_their_fields(url: &str) {
     let url = Url::parse(url).expect("a URL");
     let mut client = WireClient::connect(&url).await.expect("the server answers");
-    for sql in [
-        "DROP TABLE IF EXISTS err",
-        "CREATE TABLE err (id int PRIMARY KEY, v int NOT NULL)",
-    ] {
+    for sql in ["DROP TABLE IF EXISTS err", "CREATE TABLE err (id int PRIMARY KEY, v int NOT NULL)"]
+    {
         let reply = client.run(sql, Mode::Simple).await.expect("it answers");
         assert_eq!(reply.error, None, "{sql}");
     }
@@ -335,22 +250,14 @@ pub async fn errors_carry_their_fields(url: &str) {
             assert_eq!(error.sqlstate(), state, "{sql}");
             assert_eq!(error.field(b'S'), Some("ERROR"), "{sql}");
             assert_eq!(error.field(b'V'), Some("ERROR"), "{sql}");
-            assert_eq!(
-                error.field(b'P'),
-                position,
-                "the position in {sql} ({mode:?})"
-            );
+            assert_eq!(error.field(b'P'), position, "the position in {sql} ({mode:?})");
             assert!(!error.message().is_empty(), "{sql}");
             assert_eq!(reply.status, b'I', "{sql}");
         }
     }
     let insert = "INSERT INTO err VALUES (1, 1)";
     client.run(insert, Mode::Simple).await.expect("it answers");
-    let error = client
-        .run(insert, Mode::Simple)
-        .await
-        .expect("it answers")
-        .error;
+    let error = client.run(insert, Mode::Simple).await.expect("it answers").error;
     let error = error.expect("a duplicate key is refused");
     assert_eq!(error.sqlstate(), "23505");
     assert_eq!(error.field(b't'), Some("err"));
@@ -397,18 +304,13 @@ pub async fn statements_in_one_text_are_one_transaction(url: &str) {
         .batch_execute("INSERT INTO multi VALUES (1); INSERT INTO multi VALUES (2); SELECT 1/0")
         .await;
     assert_eq!(code(failed), "22012");
-    let count = client
-        .query_one("SELECT count(*) FROM multi", &[])
-        .await
-        .expect("it runs");
+    let count = client.query_one("SELECT count(*) FROM multi", &[]).await.expect("it runs");
     assert_eq!(count.get::<_, i64>(0), 0);
     let messages = client
         .simple_query("INSERT INTO multi VALUES (1), (2); SELECT id FROM multi ORDER BY id; ;")
         .await
         .expect("all of them work");
-    let rows = messages
-        .iter()
-        .filter(|message| matches!(message, SimpleQueryMessage::Row(_)));
+    let rows = messages.iter().filter(|message| matches!(message, SimpleQueryMessage::Row(_)));
     assert_eq!(rows.count(), 2);
     let counts: Vec<u64> = messages
         .iter()
@@ -452,11 +354,7 @@ pub async fn protocol_mistakes_are_refused(url: &str) {
     };
     let cases: [(&str, BytesMut, &str); 5] = [
         ("an unknown statement", bind("nosuch", b""), "26000"),
-        (
-            "a parameter too many",
-            [parse("SELECT 1"), bind("", b"1")].concat()[..].into(),
-            "08P01",
-        ),
+        ("a parameter too many", [parse("SELECT 1"), bind("", b"1")].concat()[..].into(), "08P01"),
         (
             "a parameter too few",
             [parse("SELECT $1::int4 + $2::int4"), bind("", &[0, 0, 0, 1])].concat()[..].into(),
@@ -478,10 +376,7 @@ pub async fn protocol_mistakes_are_refused(url: &str) {
     ];
     for (what, bytes, state) in cases {
         client.send(&bytes).await.expect("it listens");
-        client
-            .send(&message(b'S', |_| {}))
-            .await
-            .expect("it listens");
+        client.send(&message(b'S', |_| {})).await.expect("it listens");
         let mut found = String::from("no error");
         loop {
             let (kind, body) = client.receive().await.expect("it answers");
@@ -497,10 +392,7 @@ pub async fn protocol_mistakes_are_refused(url: &str) {
         }
         assert_eq!(found, state, "{what}");
     }
-    let reply = client
-        .run("SELECT 1", Mode::ExtendedText)
-        .await
-        .expect("the session goes on");
+    let reply = client.run("SELECT 1", Mode::ExtendedText).await.expect("the session goes on");
     assert_eq!(reply.rows.len(), 1);
 }
 
@@ -509,11 +401,7 @@ pub async fn a_cancel_request_ends_the_statement(url: &str) {
     let client = session(url).await;
     fresh_table(&client, "slow", "id int4 PRIMARY KEY").await;
     let values: Vec<String> = (0..1_000).map(|id| format!("({id})")).collect();
-    run(
-        &client,
-        &format!("INSERT INTO slow VALUES {}", values.join(",")),
-    )
-    .await;
+    run(&client, &format!("INSERT INTO slow VALUES {}", values.join(","))).await;
     let token = client.cancel_token();
     let slow =
         "SELECT count(*) FROM slow a, slow b, slow c, slow d WHERE a.id + b.id > c.id * d.id";
@@ -530,9 +418,7 @@ pub async fn a_cancel_request_ends_the_statement(url: &str) {
             () = cancel => unreachable!("it goes on forever"),
         }
     };
-    let ended = tokio::time::timeout(CANCEL_LIMIT, ended)
-        .await
-        .expect("the cancel works in time");
+    let ended = tokio::time::timeout(CANCEL_LIMIT, ended).await.expect("the cancel works in time");
     assert_eq!(code(ended), "57014");
     // A late cancel may still hit the next statement; the session survives that too.
     let mut answers = Vec::new();
@@ -548,17 +434,8 @@ pub async fn many_idle_sessions_all_work(url: &str, count: usize) {
     for _ in 0..count {
         clients.push(session(url).await);
     }
-    let answers = join_all(
-        clients
-            .iter()
-            .map(|client| client.query_one("SELECT 1", &[])),
-    )
-    .await;
-    assert!(
-        answers.iter().all(Result::is_ok),
-        "{:?}",
-        answers.iter().find(|it| it.is_err())
-    );
+    let answers = join_all(clients.iter().map(|client| client.query_one("SELECT 1", &[]))).await;
+    assert!(answers.iter().all(Result::is_ok), "{:?}", answers.iter().find(|it| it.is_err()));
 }
 
 /// Everything above but the idle sessions.

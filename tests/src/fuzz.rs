@@ -105,9 +105,7 @@ async fn torment(url: &Url, rng: &mut StdRng, corpus: &[String]) -> usize {
 /// Reads until the server is ready, silent or gone.
 async fn drain(client: &mut WireClient) {
     let until_ready = async { while !matches!(client.receive().await, Ok((b'Z', _)) | Err(_)) {} };
-    tokio::time::timeout(ANSWER_PATIENCE, until_ready)
-        .await
-        .ok();
+    tokio::time::timeout(ANSWER_PATIENCE, until_ready).await.ok();
 }
 
 async fn check_health(url: &Url) -> io::Result<()> {
@@ -120,9 +118,7 @@ async fn check_health(url: &Url) -> io::Result<()> {
         .map_err(|_| io::Error::other("a well-behaved client gets no answer"))??;
     match reply.rows.as_slice() {
         [row] if row.as_slice() == [Some("42".into())] => Ok(()),
-        other => Err(io::Error::other(format!(
-            "a well-behaved client was told {other:?}"
-        ))),
+        other => Err(io::Error::other(format!("a well-behaved client was told {other:?}"))),
     }
 }
 
@@ -136,9 +132,7 @@ fn start_up_rubbish(rng: &mut StdRng) -> Vec<u8> {
         1 => head.extend((body.len() as i32 + 4).to_be_bytes()),
         // SSLRequest, GSSENCRequest or CancelRequest, with something behind it.
         2 => {
-            let code: i32 = *[80_877_103, 80_877_104, 80_877_102]
-                .choose(rng)
-                .unwrap_or(&0);
+            let code: i32 = *[80_877_103, 80_877_104, 80_877_102].choose(rng).unwrap_or(&0);
             head.extend(8_i32.to_be_bytes());
             head.extend(code.to_be_bytes());
         }
@@ -174,11 +168,7 @@ fn right_message(rng: &mut StdRng, corpus: &[String]) -> BytesMut {
             let types = rng.random_range(0..3_u16);
             body.put_u16(types);
             for _ in 0..types {
-                body.put_u32(
-                    *[0, 16, 20, 23, 25, 1700, 4_294_967_295]
-                        .choose(rng)
-                        .unwrap_or(&0),
-                );
+                body.put_u32(*[0, 16, 20, 23, 25, 1700, 4_294_967_295].choose(rng).unwrap_or(&0));
             }
         }),
         3 => message(b'B', |body| {
@@ -190,11 +180,7 @@ fn right_message(rng: &mut StdRng, corpus: &[String]) -> BytesMut {
             body.put_u16(values);
             for _ in 0..values {
                 let value = random_bytes(rng);
-                body.put_i32(if rng.random_ratio(1, 5) {
-                    -1
-                } else {
-                    value.len() as i32
-                });
+                body.put_i32(if rng.random_ratio(1, 5) { -1 } else { value.len() as i32 });
                 body.put_slice(&value);
             }
             body.put_u16(rng.random_range(0..2));
@@ -250,10 +236,7 @@ fn text(rng: &mut StdRng, corpus: &[String]) -> String {
 fn mutated_sql(rng: &mut StdRng, sql: &str) -> String {
     let mut words: Vec<&str> = sql.split(' ').collect();
     for _ in 0..rng.random_range(0..4) {
-        let (a, b) = (
-            rng.random_range(0..words.len()),
-            rng.random_range(0..words.len()),
-        );
+        let (a, b) = (rng.random_range(0..words.len()), rng.random_range(0..words.len()));
         match rng.random_range(0..3) {
             0 if words.len() > 1 => {
                 words.remove(a);
@@ -294,9 +277,7 @@ mod tests {
         let corpus = vec!["select a from b where c = 1".to_owned()];
         let draw = |seed| {
             let mut rng = StdRng::seed_from_u64(seed);
-            (0..50)
-                .map(|_| rubbish(&mut rng, &corpus))
-                .collect::<Vec<_>>()
+            (0..50).map(|_| rubbish(&mut rng, &corpus)).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));

@@ -38,11 +38,7 @@ impl Postgres {
             eprintln!("skipped: {message}, so nothing is compared against it");
             return Ok(None);
         };
-        let account = if is_root()? {
-            Some(account("postgres")?)
-        } else {
-            None
-        };
+        let account = if is_root()? { Some(account("postgres")?) } else { None };
         let folder = tempfile::Builder::new().prefix("quorate-pg-").tempdir()?;
         if let Some((uid, gid)) = account {
             std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid))?;
@@ -53,17 +49,11 @@ impl Postgres {
             let port = free_port()?;
             let mut server = serve(&programs, &data, port, account)?;
             if wait_until_ready(&mut server, &data)? {
-                return Ok(Some(Postgres {
-                    server,
-                    port,
-                    _folder: folder,
-                }));
+                return Ok(Some(Postgres { server, port, _folder: folder }));
             }
         }
         let log = std::fs::read_to_string(data.join("log")).unwrap_or_default();
-        Err(io::Error::other(format!(
-            "PostgreSQL does not start:\n{log}"
-        )))
+        Err(io::Error::other(format!("PostgreSQL does not start:\n{log}")))
     }
 
     /// Connection URL of the database every server starts with.
@@ -129,13 +119,7 @@ fn init(programs: &Path, data: &Path, account: Option<(u32, u32)>) -> io::Result
     let output = command(&programs.join("initdb"), account)
         .arg("--pgdata")
         .arg(data)
-        .args([
-            "--username=quorate",
-            "--auth=trust",
-            "--locale=C",
-            "--encoding=UTF8",
-            "--no-sync",
-        ])
+        .args(["--username=quorate", "--auth=trust", "--locale=C", "--encoding=UTF8", "--no-sync"])
         .output()?;
     if output.status.success() {
         return Ok(());
@@ -157,14 +141,7 @@ fn serve(
         .arg("-k")
         .arg(data)
         .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-F"])
-        .args([
-            "-c",
-            "timezone=UTC",
-            "-c",
-            "max_connections=100",
-            "-c",
-            "shared_buffers=32MB",
-        ])
+        .args(["-c", "timezone=UTC", "-c", "max_connections=100", "-c", "shared_buffers=32MB"])
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
@@ -179,11 +156,7 @@ fn wait_until_ready(server: &mut Child, data: &Path) -> io::Result<bool> {
         }
         // The server keeps its state in the last line of this file.
         let state = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
-        if state
-            .lines()
-            .last()
-            .is_some_and(|line| line.trim() == "ready")
-        {
+        if state.lines().last().is_some_and(|line| line.trim() == "ready") {
             return Ok(true);
         }
         crate::process::pause();
@@ -194,7 +167,5 @@ fn wait_until_ready(server: &mut Child, data: &Path) -> io::Result<bool> {
 }
 
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

@@ -24,10 +24,7 @@ pub fn pause() {
 pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(
-            began.elapsed() < limit,
-            "waited {limit:?} in vain until {what}"
-        );
+        assert!(began.elapsed() < limit, "waited {limit:?} in vain until {what}");
         pause();
     }
 }
@@ -53,14 +50,10 @@ mod tests {
     #[test]
     fn a_condition_that_comes_true_ends_the_wait() {
         let mut looks = 0;
-        wait_until(
-            "it was looked at three times",
-            Duration::from_secs(30),
-            || {
-                looks += 1;
-                looks == 3
-            },
-        );
+        wait_until("it was looked at three times", Duration::from_secs(30), || {
+            looks += 1;
+            looks == 3
+        });
         assert_eq!(looks, 3);
     }
 
@@ -73,10 +66,7 @@ mod tests {
 
     #[test]
     fn a_signal_reaches_its_process_and_says_when_there_is_none() {
-        let mut child = Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .expect("sleep can be run");
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep can be run");
         assert!(signal(child.id(), "KILL"));
         child.wait().expect("it has ended");
         assert!(!signal(child.id(), "KILL"));

@@ -56,12 +56,7 @@ const LETTERS: [(u32, char); 17] = [
 
 impl PgColumn {
     fn of(oid: u32) -> PgColumn {
-        PgColumn(
-            LETTERS
-                .iter()
-                .find(|(known, _)| *known == oid)
-                .map_or('?', |(_, letter)| *letter),
-        )
+        PgColumn(LETTERS.iter().find(|(known, _)| *known == oid).map_or('?', |(_, letter)| *letter))
     }
 }
 
@@ -153,10 +148,7 @@ impl AsyncDB for SltDb {
             });
             rows.push(values.collect::<Result<Vec<_>, SltError>>()?);
         }
-        let types = columns
-            .iter()
-            .map(|column| PgColumn::of(column.oid))
-            .collect();
+        let types = columns.iter().map(|column| PgColumn::of(column.oid)).collect();
         Ok(DBOutput::Rows { types, rows })
     }
 
@@ -188,10 +180,7 @@ fn shown(text: &str) -> String {
 }
 
 fn same_rows(_: Normalizer, actual: &[Vec<String>], expected: &[String]) -> bool {
-    actual
-        .iter()
-        .map(|row| row.join("|"))
-        .eq(expected.iter().cloned())
+    actual.iter().map(|row| row.join("|")).eq(expected.iter().cloned())
 }
 
 /// The folder of the files.
@@ -216,9 +205,7 @@ pub fn files() -> io::Result<Vec<PathBuf>> {
 }
 
 fn name_of(path: &Path) -> String {
-    path.file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// What running the files found.
@@ -262,13 +249,9 @@ pub async fn run_all(url: &str, engine_name: &str) -> io::Result<Outcome> {
             records += ran;
             failed += failures.len();
             let more = failures.len().saturating_sub(FAILURES_SHOWN_MAX);
-            outcome
-                .failures
-                .extend(failures.into_iter().take(FAILURES_SHOWN_MAX));
+            outcome.failures.extend(failures.into_iter().take(FAILURES_SHOWN_MAX));
             if more > 0 {
-                outcome
-                    .failures
-                    .push(format!("… and {more} more in {}", name_of(&path)));
+                outcome.failures.push(format!("… and {more} more in {}", name_of(&path)));
             }
         }
         outcome.records += records;
@@ -297,10 +280,7 @@ pub async fn run_file(
         if matches!(record, Record::Halt { .. }) {
             break;
         }
-        ran += usize::from(matches!(
-            record,
-            Record::Statement { .. } | Record::Query { .. }
-        ));
+        ran += usize::from(matches!(record, Record::Statement { .. } | Record::Query { .. }));
         if let Err(error) = runner.run_async(record.clone()).await {
             let place = format!("{}:{}", name_of(path), error.location().line());
             failures.push(format!("{place} ({mode:?})\n{}", told(&error.kind())));
@@ -318,12 +298,7 @@ fn told(kind: &TestErrorKind) -> String {
 
 async fn connect(url: &Url, engine: &str, mode: Mode) -> Result<SltDb, SltError> {
     let client = Some(WireClient::connect(url).await?);
-    Ok(SltDb {
-        url: url.clone(),
-        engine: engine.to_owned(),
-        mode,
-        client,
-    })
+    Ok(SltDb { url: url.clone(), engine: engine.to_owned(), mode, client })
 }
 
 fn parse(path: &Path) -> io::Result<Vec<Record<PgColumn>>> {
@@ -367,9 +342,7 @@ async fn drop_tables(records: &[Record<PgColumn>], url: &Url) -> io::Result<()> 
 
 /// The name in `CREATE TABLE name`, if the text is such a statement.
 fn created_table(sql: &str) -> Option<String> {
-    let mut words = sql
-        .split(|c: char| c.is_whitespace() || c == '(')
-        .filter(|w| !w.is_empty());
+    let mut words = sql.split(|c: char| c.is_whitespace() || c == '(').filter(|w| !w.is_empty());
     let mut next = || words.next().map(str::to_owned);
     if !next()?.eq_ignore_ascii_case("create") || !next()?.eq_ignore_ascii_case("table") {
         return None;
@@ -419,29 +392,17 @@ fn rewritten(
 ) -> Result<Record<PgColumn>, String> {
     let (sql, sort_mode) = match record {
         Record::Statement { sql, .. } => (sql, None),
-        Record::Query {
-            sql,
-            expected: QueryExpect::Results { sort_mode, .. },
-            ..
-        } => (sql, *sort_mode),
+        Record::Query { sql, expected: QueryExpect::Results { sort_mode, .. }, .. } => {
+            (sql, *sort_mode)
+        }
         Record::Query { sql, .. } => (sql, None),
         _ => return Ok(record.clone()),
     };
-    let anything_goes = matches!(
-        record,
-        Record::Statement {
-            expected: StatementExpect::Ok,
-            ..
-        }
-    );
+    let anything_goes = matches!(record, Record::Statement { expected: StatementExpect::Ok, .. });
     Ok(match output {
         // `statement ok` stays: whoever wrote it does not care about the rows.
         RecordOutput::Query { error: None, .. } if anything_goes => record.clone(),
-        RecordOutput::Query {
-            error: None,
-            types,
-            rows,
-        } => {
+        RecordOutput::Query { error: None, types, rows } => {
             let results = rows.iter().map(|row| row.join("|")).collect();
             as_query(record, types, sort_mode, results)
         }
@@ -449,12 +410,8 @@ fn rewritten(
             as_statement(record, StatementExpect::Count(count))
         }
         RecordOutput::Statement { error: None, .. } => as_statement(record, StatementExpect::Ok),
-        RecordOutput::Query {
-            error: Some(cause), ..
-        }
-        | RecordOutput::Statement {
-            error: Some(cause), ..
-        } => {
+        RecordOutput::Query { error: Some(cause), .. }
+        | RecordOutput::Statement { error: Some(cause), .. } => {
             let Some(SltError::Server { sqlstate, .. }) = cause.downcast_ref::<SltError>() else {
                 return Err(format!("{cause}, running {sql}"));
             };
@@ -467,29 +424,10 @@ fn rewritten(
 
 fn as_statement(record: &Record<PgColumn>, expected: StatementExpect) -> Record<PgColumn> {
     match record.clone() {
-        Record::Statement {
-            loc,
-            conditions,
-            connection,
-            sql,
-            retry,
-            ..
+        Record::Statement { loc, conditions, connection, sql, retry, .. }
+        | Record::Query { loc, conditions, connection, sql, retry, .. } => {
+            Record::Statement { loc, conditions, connection, sql, expected, retry }
         }
-        | Record::Query {
-            loc,
-            conditions,
-            connection,
-            sql,
-            retry,
-            ..
-        } => Record::Statement {
-            loc,
-            conditions,
-            connection,
-            sql,
-            expected,
-            retry,
-        },
         other => other,
     }
 }
@@ -501,37 +439,12 @@ fn as_query(
     results: Vec<String>,
 ) -> Record<PgColumn> {
     let (label, result_mode) = (None, None);
-    let expected = QueryExpect::Results {
-        types,
-        sort_mode,
-        result_mode,
-        label,
-        results,
-    };
+    let expected = QueryExpect::Results { types, sort_mode, result_mode, label, results };
     match record.clone() {
-        Record::Statement {
-            loc,
-            conditions,
-            connection,
-            sql,
-            retry,
-            ..
+        Record::Statement { loc, conditions, connection, sql, retry, .. }
+        | Record::Query { loc, conditions, connection, sql, retry, .. } => {
+            Record::Query { loc, conditions, connection, sql, expected, retry }
         }
-        | Record::Query {
-            loc,
-            conditions,
-            connection,
-            sql,
-            retry,
-            ..
-        } => Record::Query {
-            loc,
-            conditions,
-            connection,
-            sql,
-            expected,
-            retry,
-        },
         other => other,
     }
 }
@@ -539,9 +452,7 @@ fn as_query(
 /// Whether the command tag of this statement ends with a count of rows.
 fn counts(sql: &str) -> bool {
     let first = sql.split_whitespace().next().unwrap_or_default();
-    ["insert", "update", "delete", "with"]
-        .iter()
-        .any(|verb| first.eq_ignore_ascii_case(verb))
+    ["insert", "update", "delete", "with"].iter().any(|verb| first.eq_ignore_ascii_case(verb))
 }
 
 #[cfg(test)]
@@ -561,26 +472,15 @@ mod tests {
     #[test]
     fn the_created_table_is_found() {
         assert_eq!(created_table("create table a(b int)"), Some("a".into()));
-        assert_eq!(
-            created_table("CREATE TABLE IF NOT EXISTS  x (b int)"),
-            Some("x".into())
-        );
+        assert_eq!(created_table("CREATE TABLE IF NOT EXISTS  x (b int)"), Some("x".into()));
         assert_eq!(created_table("create index i on t (a)"), None);
     }
 
     #[test]
     fn a_wrong_row_is_noticed() {
         let rows = [vec!["1".to_owned(), "a".to_owned()]];
-        assert!(same_rows(
-            sqllogictest::default_normalizer,
-            &rows,
-            &["1|a".to_owned()]
-        ));
-        assert!(!same_rows(
-            sqllogictest::default_normalizer,
-            &rows,
-            &["1|b".to_owned()]
-        ));
+        assert!(same_rows(sqllogictest::default_normalizer, &rows, &["1|a".to_owned()]));
+        assert!(!same_rows(sqllogictest::default_normalizer, &rows, &["1|b".to_owned()]));
         assert!(!same_rows(sqllogictest::default_normalizer, &rows, &[]));
     }
 }

@@ -91,10 +91,7 @@ pub struct ServerError {
 impl ServerError {
     /// The text of one field.
     pub fn field(&self, letter: u8) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|(code, _)| *code == letter)
-            .map(|(_, text)| text.as_str())
+        self.fields.iter().find(|(code, _)| *code == letter).map(|(_, text)| text.as_str())
     }
 
     /// The SQLSTATE; empty if the server sent none.
@@ -127,10 +124,7 @@ impl Reply {
     /// The number at the end of the command tag; 0 if there is none.
     pub fn count(&self) -> u64 {
         let tag = self.tag.as_deref().unwrap_or_default();
-        tag.rsplit(' ')
-            .next()
-            .and_then(|number| number.parse().ok())
-            .unwrap_or(0)
+        tag.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 }
 
@@ -199,12 +193,7 @@ impl WireClient {
     pub async fn open(url: &Url) -> io::Result<WireClient> {
         let stream = TcpStream::connect((url.host.as_str(), url.port)).await?;
         stream.set_nodelay(true)?;
-        Ok(WireClient {
-            stream,
-            input: BytesMut::new(),
-            parameters: Vec::new(),
-            cancel_key: None,
-        })
+        Ok(WireClient { stream, input: BytesMut::new(), parameters: Vec::new(), cancel_key: None })
     }
 
     /// Sends bytes as they are.
@@ -238,14 +227,12 @@ impl WireClient {
     pub async fn run(&mut self, sql: &str, mode: Mode) -> io::Result<Reply> {
         match mode {
             Mode::Simple => {
-                self.send(&message(b'Q', |body| put_cstr(body, sql)))
-                    .await?;
+                self.send(&message(b'Q', |body| put_cstr(body, sql))).await?;
                 self.until_ready(Reply::default()).await
             }
             Mode::ExtendedText => self.extended(sql, |_| 0).await,
             Mode::ExtendedBinary => {
-                self.extended(sql, |oid| i16::from(crate::binary::is_known(oid)))
-                    .await
+                self.extended(sql, |oid| i16::from(crate::binary::is_known(oid))).await
             }
         }
     }
@@ -282,12 +269,8 @@ impl WireClient {
         }
         let mut out = BytesMut::new();
         if reply.error.is_none() {
-            let formats: Vec<i16> = reply
-                .columns
-                .iter()
-                .flatten()
-                .map(|column| format(column.oid))
-                .collect();
+            let formats: Vec<i16> =
+                reply.columns.iter().flatten().map(|column| format(column.oid)).collect();
             for (column, format) in reply.columns.iter_mut().flatten().zip(&formats) {
                 column.format = *format;
             }
@@ -359,11 +342,7 @@ fn broken() -> io::Error {
 }
 
 fn need(body: &Bytes, count: usize) -> io::Result<()> {
-    if body.remaining() < count {
-        Err(broken())
-    } else {
-        Ok(())
-    }
+    if body.remaining() < count { Err(broken()) } else { Ok(()) }
 }
 
 fn get_cstr(body: &mut Bytes) -> io::Result<String> {
@@ -384,12 +363,7 @@ fn parse_columns(mut body: Bytes) -> io::Result<Vec<Column>> {
         let oid = body.get_u32();
         body.advance(2);
         let typmod = body.get_i32();
-        columns.push(Column {
-            name,
-            oid,
-            typmod,
-            format: body.get_i16(),
-        });
+        columns.push(Column { name, oid, typmod, format: body.get_i16() });
     }
     Ok(columns)
 }

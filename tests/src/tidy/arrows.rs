@@ -21,14 +21,7 @@ const ARROWS: [Arrow; 5] = [
     Arrow {
         crate_folder: "txn",
         may_use: &["proto"],
-        knows_nothing_of: &[
-            "rocksdb",
-            "raft",
-            "raft-engine",
-            "tonic",
-            "tokio",
-            "datafusion",
-        ],
+        knows_nothing_of: &["rocksdb", "raft", "raft-engine", "tonic", "tokio", "datafusion"],
     },
     Arrow {
         crate_folder: "planner",
@@ -97,10 +90,7 @@ mod tests {
             .map(|arrow| Source::new(&format!("{}/Cargo.toml", arrow.crate_folder), ""))
             .collect();
         sources.push(Source::new(&format!("{folder}/Cargo.toml"), manifest));
-        wrong_arrows(&sources)
-            .into_iter()
-            .map(|finding| finding.what)
-            .collect()
+        wrong_arrows(&sources).into_iter().map(|finding| finding.what).collect()
     }
 
     #[test]

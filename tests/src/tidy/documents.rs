@@ -13,10 +13,7 @@ use super::{Finding, Source};
 pub fn broken_links(sources: &[Source], exists: impl Fn(&str) -> bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources.iter().filter(|source| source.is("md")) {
-        let folder = source
-            .path
-            .rsplit_once('/')
-            .map_or("", |(folder, _)| folder);
+        let folder = source.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         for (index, line) in prose_lines(&source.text) {
             for target in link_targets(line) {
                 let target = target.split('#').next().unwrap_or_default();
@@ -61,10 +58,7 @@ impl KnownTests {
     /// Collects them.
     pub fn new(files: &[RustFile], sources: &[Source]) -> KnownTests {
         KnownTests {
-            names: files
-                .iter()
-                .flat_map(|file| file.tests.iter().cloned())
-                .collect(),
+            names: files.iter().flat_map(|file| file.tests.iter().cloned()).collect(),
             paths: sources.iter().map(|source| source.path.clone()).collect(),
         }
     }
@@ -84,9 +78,7 @@ pub fn exists_below(root: &Path) -> impl Fn(&str) -> bool {
 /// What stands between `test:` and the closing backtick, where anything does.
 pub fn quoted_tests(line: &str) -> impl Iterator<Item = &str> {
     let quoted = line.split('`').skip(1).step_by(2);
-    quoted
-        .filter_map(|quoted| quoted.strip_prefix("test:"))
-        .filter(|name| !name.is_empty())
+    quoted.filter_map(|quoted| quoted.strip_prefix("test:")).filter(|name| !name.is_empty())
 }
 
 /// Lines outside fenced code.
@@ -100,9 +92,7 @@ fn prose_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 fn link_targets(line: &str) -> impl Iterator<Item = &str> {
-    line.split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split([')', ' ']).next())
+    line.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next())
 }
 
 /// Resolves `.` and `..`; `None` if it leads out of the repository.
@@ -129,10 +119,7 @@ mod tests {
         let page = |text: &str| [Source::new("docs/a.md", text)];
         let exists = |path: &str| path == "docs/b.md" || path == "README.md";
         assert_eq!(broken_links(&page("see [c](c.md)"), exists).len(), 1);
-        assert_eq!(
-            broken_links(&page("out [c](../../README.md)"), exists).len(),
-            1
-        );
+        assert_eq!(broken_links(&page("out [c](../../README.md)"), exists).len(), 1);
         assert!(broken_links(&page("[b](b.md#x), [r](../README.md)"), exists).is_empty());
         assert!(broken_links(&page("[x](https://example.org), [y](#z)"), exists).is_empty());
         assert!(broken_links(&page("```\na[i](j)\n```"), exists).is_empty());
@@ -144,10 +131,7 @@ mod tests {
         let files = [RustFile::parse(&file).unwrap()];
         let known = KnownTests::new(&files, &[Source::new("txn/src/scripts/one", "")]);
         let quoted = |text: &str| unknown_tests(&[Source::new("docs/a.md", text)], &known).len();
-        assert_eq!(
-            quoted("`test:txn::a::works`, `test:txn/src/scripts/one`"),
-            0
-        );
+        assert_eq!(quoted("`test:txn::a::works`, `test:txn/src/scripts/one`"), 0);
         assert_eq!(quoted("`test:txn::a::gone`"), 1);
         assert_eq!(quoted("`test:works`"), 1);
         assert_eq!(quoted("`test:txn/src/scripts/two`"), 1);

@@ -11,12 +11,8 @@ pub const FUNCTION_LINES_MAX: usize = 70;
 
 /// Files longer than [`FILE_LINES_MAX`] that the list does not allow.
 pub fn long_files(files: &[RustFile], allowed: &Allowed) -> Vec<Finding> {
-    let lengths = files
-        .iter()
-        .map(|file| (file.path.clone(), 0, file.production_lines()));
-    let over: Vec<_> = lengths
-        .filter(|(_, _, lines)| *lines > FILE_LINES_MAX)
-        .collect();
+    let lengths = files.iter().map(|file| (file.path.clone(), 0, file.production_lines()));
+    let over: Vec<_> = lengths.filter(|(_, _, lines)| *lines > FILE_LINES_MAX).collect();
     allowed.judge("file-length", FILE_LINES_MAX, &over, str::to_owned)
 }
 
@@ -63,17 +59,11 @@ mod tests {
     fn a_long_function_is_found_unless_it_is_a_test_or_listed() {
         let allowed = Allowed::default();
         let text = function_of(FUNCTION_LINES_MAX + 1);
-        assert_eq!(
-            long_functions(&file("txn/src/a.rs", &text), &allowed).len(),
-            1
-        );
+        assert_eq!(long_functions(&file("txn/src/a.rs", &text), &allowed).len(), 1);
         assert!(long_functions(&file("txn/tests/a.rs", &text), &allowed).is_empty());
         assert!(
-            long_functions(
-                &file("txn/src/a.rs", &function_of(FUNCTION_LINES_MAX)),
-                &allowed
-            )
-            .is_empty()
+            long_functions(&file("txn/src/a.rs", &function_of(FUNCTION_LINES_MAX)), &allowed)
+                .is_empty()
         );
         let listed = Allowed::parse("function-length txn/src/a.rs!a::long 71").unwrap();
         assert!(long_functions(&file("txn/src/a.rs", &text), &listed).is_empty());

@@ -28,17 +28,12 @@ pub struct Source {
 impl Source {
     /// A source that exists only in a test.
     pub fn new(path: &str, text: &str) -> Source {
-        Source {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        }
+        Source { path: path.to_owned(), text: text.to_owned() }
     }
 
     /// Whether the path ends with this extension.
     pub fn is(&self, extension: &str) -> bool {
-        self.path
-            .rsplit_once('.')
-            .is_some_and(|(_, found)| found == extension)
+        self.path.rsplit_once('.').is_some_and(|(_, found)| found == extension)
     }
 }
 
@@ -56,11 +51,7 @@ pub struct Finding {
 impl Finding {
     /// A finding at a line of a source.
     pub fn at(path: &str, line: usize, what: impl Into<String>) -> Finding {
-        Finding {
-            path: path.to_owned(),
-            line,
-            what: what.into(),
-        }
+        Finding { path: path.to_owned(), line, what: what.into() }
     }
 }
 
@@ -73,8 +64,7 @@ impl fmt::Display for Finding {
 /// The root of the repository.
 pub fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    root.expect("the tests crate lies in a folder of the repository")
-        .to_owned()
+    root.expect("the tests crate lies in a folder of the repository").to_owned()
 }
 
 /// Every text file of the repository, sorted by path; build output and hidden folders excepted.
@@ -100,10 +90,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<Source>) -> io::Result<()> {
         let relative = path.strip_prefix(root).map_err(io::Error::other)?;
         // A file that is no text has no style.
         if let Ok(text) = std::fs::read_to_string(&path) {
-            found.push(Source {
-                path: relative.to_string_lossy().into_owned(),
-                text,
-            });
+            found.push(Source { path: relative.to_string_lossy().into_owned(), text });
         }
     }
     Ok(())
@@ -112,12 +99,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<Source>) -> io::Result<()> {
 /// Panics with every finding, if there are any.
 pub fn assert_none(findings: &[Finding]) {
     let said: Vec<String> = findings.iter().map(Finding::to_string).collect();
-    assert!(
-        findings.is_empty(),
-        "{} findings:\n{}",
-        said.len(),
-        said.join("\n")
-    );
+    assert!(findings.is_empty(), "{} findings:\n{}", said.len(), said.join("\n"));
 }
 
 /// `tests/tidy_allow.txt`: what is over a limit today.
@@ -141,11 +123,7 @@ impl Allowed {
             }
             let words: Vec<&str> = line.split_whitespace().collect();
             let [kind, subject, figure] = words.as_slice() else {
-                return Err(Finding::at(
-                    ALLOWED_PATH,
-                    index + 1,
-                    "not `kind subject figure`",
-                ));
+                return Err(Finding::at(ALLOWED_PATH, index + 1, "not `kind subject figure`"));
             };
             let figure = figure
                 .parse()
@@ -164,11 +142,7 @@ impl Allowed {
         path_of: impl Fn(&str) -> String,
     ) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let entries: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(found, ..)| found == kind)
-            .collect();
+        let entries: Vec<_> = self.entries.iter().filter(|(found, ..)| found == kind).collect();
         for (subject, line, figure) in over {
             let allowed = entries.iter().find(|(_, name, _)| name == subject);
             let allowed = allowed.map_or(limit, |(_, _, figure)| *figure);
@@ -178,10 +152,7 @@ impl Allowed {
             }
         }
         for (_, subject, allowed) in entries {
-            let figure = over
-                .iter()
-                .find(|(name, ..)| name == subject)
-                .map(|(_, _, now)| *now);
+            let figure = over.iter().find(|(name, ..)| name == subject).map(|(_, _, now)| *now);
             let what = match figure {
                 None => format!("{kind} {subject} is not needed any more: remove the entry"),
                 Some(now) if now < *allowed => format!("{kind} {subject} is {now} now: say so"),
@@ -198,10 +169,7 @@ mod tests {
     use super::*;
 
     fn judged(list: &str, over: &[(&str, usize)]) -> Vec<String> {
-        let over: Vec<_> = over
-            .iter()
-            .map(|(name, now)| ((*name).to_owned(), 1, *now))
-            .collect();
+        let over: Vec<_> = over.iter().map(|(name, now)| ((*name).to_owned(), 1, *now)).collect();
         let allowed = Allowed::parse(list).unwrap();
         let findings = allowed.judge("file-length", 10, &over, str::to_owned);
         findings.into_iter().map(|finding| finding.what).collect()
@@ -217,10 +185,7 @@ mod tests {
     #[test]
     fn the_list_only_shrinks() {
         assert_eq!(judged("file-length a.rs 11", &[]).len(), 1);
-        assert_eq!(
-            judged("file-length a.rs 15 # why", &[("a.rs", 12)]).len(),
-            1
-        );
+        assert_eq!(judged("file-length a.rs 15 # why", &[("a.rs", 12)]).len(), 1);
     }
 
     #[test]
@@ -233,15 +198,7 @@ mod tests {
     fn the_repository_is_found_and_build_output_is_not() {
         let sources = sources(&root()).unwrap();
         assert!(sources.iter().any(|source| source.path == "Makefile"));
-        assert!(
-            sources
-                .iter()
-                .any(|source| source.path == "tests/src/tidy/mod.rs")
-        );
-        assert!(
-            !sources
-                .iter()
-                .any(|source| source.path.starts_with("target/"))
-        );
+        assert!(sources.iter().any(|source| source.path == "tests/src/tidy/mod.rs"));
+        assert!(!sources.iter().any(|source| source.path.starts_with("target/")));
     }
 }

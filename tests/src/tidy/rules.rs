@@ -21,12 +21,7 @@ pub fn rules(sources: &[Source], known: &KnownTests, allowed: &Allowed) -> Vec<F
     let mut seen: Vec<String> = Vec::new();
     let mut untested = Vec::new();
     for (index, line) in page.text.lines().enumerate() {
-        let cells: Vec<&str> = line
-            .trim()
-            .trim_matches('|')
-            .split('|')
-            .map(str::trim)
-            .collect();
+        let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
         let [rule, _, kept_in, tests] = cells.as_slice() else {
             continue;
         };
@@ -34,19 +29,12 @@ pub fn rules(sources: &[Source], known: &KnownTests, allowed: &Allowed) -> Vec<F
             continue;
         }
         if seen.iter().any(|earlier| earlier == rule) {
-            findings.push(Finding::at(
-                RULES_PATH,
-                index + 1,
-                format!("{rule} has two rows"),
-            ));
+            findings.push(Finding::at(RULES_PATH, index + 1, format!("{rule} has two rows")));
         }
         seen.push((*rule).to_owned());
         for path in kept_in.split('`').skip(1).step_by(2) {
             let inside = format!("{path}/");
-            if !sources
-                .iter()
-                .any(|s| s.path == path || s.path.starts_with(&inside))
-            {
+            if !sources.iter().any(|s| s.path == path || s.path.starts_with(&inside)) {
                 let what = format!("{rule} is kept in `{path}`, which does not exist");
                 findings.push(Finding::at(RULES_PATH, index + 1, what));
             }
@@ -67,9 +55,7 @@ pub fn rules(sources: &[Source], known: &KnownTests, allowed: &Allowed) -> Vec<F
 }
 
 fn all_rules() -> impl Iterator<Item = String> {
-    RULES
-        .iter()
-        .flat_map(|(letter, count)| (1..=*count).map(move |n| format!("{letter}{n}")))
+    RULES.iter().flat_map(|(letter, count)| (1..=*count).map(move |n| format!("{letter}{n}")))
 }
 
 #[cfg(test)]
@@ -80,10 +66,7 @@ mod tests {
     fn findings(kept_in: &str, tests: &str, more: &str) -> Vec<Finding> {
         let rows = all_rules().map(|rule| format!("| {rule} | says | {kept_in} | {tests} |\n"));
         let page = rows.collect::<String>() + more;
-        let sources = [
-            Source::new(RULES_PATH, &page),
-            Source::new("txn/src/a.rs", ""),
-        ];
+        let sources = [Source::new(RULES_PATH, &page), Source::new("txn/src/a.rs", "")];
         let known = KnownTests::new(&[], &sources);
         rules(&sources, &known, &Allowed::default())
     }
@@ -96,10 +79,7 @@ mod tests {
 
     #[test]
     fn a_file_or_a_test_that_does_not_exist_is_found() {
-        assert_eq!(
-            findings("`txn/src/b.rs`", "`test:txn/src/a.rs`", "").len(),
-            40
-        );
+        assert_eq!(findings("`txn/src/b.rs`", "`test:txn/src/a.rs`", "").len(), 40);
         assert_eq!(findings("`txn/src/a.rs`", "`test:txn::gone`", "").len(), 40);
         assert_eq!(findings("`txn/src/a.rs`", "none yet", "").len(), 40);
     }
@@ -107,10 +87,7 @@ mod tests {
     #[test]
     fn a_double_row_and_a_missing_row_are_found() {
         let double = "| T1 | says | `txn/src/a.rs` | `test:txn/src/a.rs` |";
-        assert_eq!(
-            findings("`txn/src/a.rs`", "`test:txn/src/a.rs`", double).len(),
-            1
-        );
+        assert_eq!(findings("`txn/src/a.rs`", "`test:txn/src/a.rs`", double).len(), 1);
         let empty = [Source::new(RULES_PATH, "")];
         let known = KnownTests::default();
         assert_eq!(rules(&empty, &known, &Allowed::default()).len(), 40);

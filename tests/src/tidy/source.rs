@@ -72,9 +72,7 @@ impl RustFile {
 
     /// How many lines are not test code.
     pub fn production_lines(&self) -> usize {
-        (1..=self.text.lines().count())
-            .filter(|line| !self.is_test_line(*line))
-            .count()
+        (1..=self.text.lines().count()).filter(|line| !self.is_test_line(*line)).count()
     }
 
     /// The tokens, flattened: delimiters are punctuation; comments are gone.
@@ -91,10 +89,8 @@ impl RustFile {
 pub fn rust_files(sources: &[Source]) -> Result<Vec<RustFile>, Finding> {
     let rust = sources.iter().filter(|source| source.is("rs"));
     let mut files = rust.map(RustFile::parse).collect::<Result<Vec<_>, _>>()?;
-    let modules: BTreeSet<String> = files
-        .iter()
-        .flat_map(|file| file.test_modules.iter().cloned())
-        .collect();
+    let modules: BTreeSet<String> =
+        files.iter().flat_map(|file| file.test_modules.iter().cloned()).collect();
     for file in &mut files {
         let stem = file.path.trim_end_matches(".rs");
         let in_test_module = |module: &String| {
@@ -108,9 +104,7 @@ pub fn rust_files(sources: &[Source]) -> Result<Vec<RustFile>, Finding> {
 
 /// Files of integration tests and benchmarks: in a folder of that name below a crate.
 fn is_test_path(path: &str) -> bool {
-    path.split('/')
-        .skip(1)
-        .any(|part| part == "tests" || part == "benches")
+    path.split('/').skip(1).any(|part| part == "tests" || part == "benches")
 }
 
 /// The crate's folder and the modules that a path stands for.
@@ -123,12 +117,7 @@ fn module_path(path: &str) -> Vec<String> {
         _ => parts.get(2..).unwrap_or_default(),
     };
     let is_module = |part: &&&str| !matches!(**part, "lib" | "main" | "mod");
-    modules.extend(
-        below
-            .iter()
-            .filter(is_module)
-            .map(|part| (*part).to_owned()),
-    );
+    modules.extend(below.iter().filter(is_module).map(|part| (*part).to_owned()));
     modules
 }
 
@@ -191,12 +180,7 @@ impl Collector {
         let mut name = self.modules[1..].to_vec();
         name.push(sig.ident.to_string());
         let in_test = self.in_test() || attrs.iter().any(is_test_attribute);
-        self.file.functions.push(Function {
-            name: name.join("::"),
-            line,
-            lines,
-            in_test,
-        });
+        self.file.functions.push(Function { name: name.join("::"), line, lines, in_test });
         if attrs.iter().any(|attr| last_segment(attr) == "test") {
             self.test(sig.ident.to_string());
         }
@@ -226,30 +210,22 @@ impl<'ast> Visit<'ast> for Collector {
             syn::Type::Path(path) => path.path.segments.last().map(|last| last.ident.to_string()),
             _ => None,
         };
-        self.within(name, &item.attrs, item.span(), |this| {
-            visit::visit_item_impl(this, item)
-        });
+        self.within(name, &item.attrs, item.span(), |this| visit::visit_item_impl(this, item));
     }
 
     fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
         let name = Some(item.ident.to_string());
-        self.within(name, &item.attrs, item.span(), |this| {
-            visit::visit_item_trait(this, item)
-        });
+        self.within(name, &item.attrs, item.span(), |this| visit::visit_item_trait(this, item));
     }
 
     fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
         self.function(&item.attrs, &item.sig, &item.block);
-        self.within(None, &item.attrs, item.span(), |this| {
-            visit::visit_item_fn(this, item)
-        });
+        self.within(None, &item.attrs, item.span(), |this| visit::visit_item_fn(this, item));
     }
 
     fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
         self.function(&item.attrs, &item.sig, &item.block);
-        self.within(None, &item.attrs, item.span(), |this| {
-            visit::visit_impl_item_fn(this, item)
-        });
+        self.within(None, &item.attrs, item.span(), |this| visit::visit_impl_item_fn(this, item));
     }
 
     fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
@@ -261,12 +237,7 @@ impl<'ast> Visit<'ast> for Collector {
 
     fn visit_macro(&mut self, item: &'ast syn::Macro) {
         // `proptest! { #[test] fn name(…) { … } }`: the functions it makes are tests.
-        if item
-            .path
-            .segments
-            .last()
-            .is_some_and(|last| last.ident == "proptest")
-        {
+        if item.path.segments.last().is_some_and(|last| last.ident == "proptest") {
             let mut tokens = Vec::new();
             flatten(item.tokens.clone(), &mut tokens);
             for pair in tokens.windows(2) {
@@ -282,19 +253,11 @@ impl<'ast> Visit<'ast> for Collector {
 fn module_folder(path: &str) -> String {
     let stem = path.trim_end_matches(".rs");
     let (folder, name) = stem.rsplit_once('/').unwrap_or(("", stem));
-    if matches!(name, "lib" | "main" | "mod") {
-        folder.to_owned()
-    } else {
-        stem.to_owned()
-    }
+    if matches!(name, "lib" | "main" | "mod") { folder.to_owned() } else { stem.to_owned() }
 }
 
 fn last_segment(attr: &syn::Attribute) -> String {
-    attr.path()
-        .segments
-        .last()
-        .map(|last| last.ident.to_string())
-        .unwrap_or_default()
+    attr.path().segments.last().map(|last| last.ident.to_string()).unwrap_or_default()
 }
 
 /// `#[test]`, `#[tokio::test]`, `#[cfg(test)]`, `#[cfg(all(test, …))]`; not `#[cfg(not(test))]`.
@@ -327,11 +290,7 @@ mod tests {
     #[test]
     fn functions_tests_and_test_lines_are_told_apart() {
         let file = RustFile::parse(&Source::new("txn/src/clock/hlc.rs", TEXT)).unwrap();
-        let names: Vec<_> = file
-            .functions
-            .iter()
-            .map(|f| (&*f.name, f.lines, f.in_test))
-            .collect();
+        let names: Vec<_> = file.functions.iter().map(|f| (&*f.name, f.lines, f.in_test)).collect();
         assert_eq!(
             names,
             [
@@ -353,10 +312,7 @@ mod tests {
             Source::new("txn/src/clock/golden_rule.rs", "fn x() {}"),
         ];
         let files = rust_files(&sources).unwrap();
-        assert_eq!(
-            files.iter().map(|file| file.is_test).collect::<Vec<_>>(),
-            [false, true, false]
-        );
+        assert_eq!(files.iter().map(|file| file.is_test).collect::<Vec<_>>(), [false, true, false]);
     }
 
     #[test]

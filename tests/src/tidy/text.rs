@@ -25,13 +25,7 @@ pub fn wide_lines(sources: &[Source]) -> Vec<Finding> {
 pub fn missing_openings(sources: &[Source]) -> Vec<Finding> {
     let rust = sources.iter().filter(|source| source.is("rs"));
     rust.filter(|source| !source.text.starts_with("//! "))
-        .map(|source| {
-            Finding::at(
-                &source.path,
-                1,
-                "does not begin with `//!`: what is it for?",
-            )
-        })
+        .map(|source| Finding::at(&source.path, 1, "does not begin with `//!`: what is it for?"))
         .collect()
 }
 
@@ -46,11 +40,7 @@ pub fn leftovers(files: &[RustFile]) -> Vec<Finding> {
                 continue;
             };
             if next == "!" && matches!(word.as_str(), "dbg" | "todo" | "unimplemented") {
-                findings.push(Finding::at(
-                    &file.path,
-                    *line,
-                    format!("`{word}!` was left"),
-                ));
+                findings.push(Finding::at(&file.path, *line, format!("`{word}!` was left")));
             }
         }
         for (index, line) in file.text.lines().enumerate() {
@@ -82,12 +72,7 @@ pub fn bare_unwraps(files: &[RustFile]) -> Vec<Finding> {
 /// Paths that exist on one machine only.
 pub fn machine_paths(sources: &[Source]) -> Vec<Finding> {
     // Spelt in two parts, or this file would find itself.
-    let forbidden = [
-        ["/wo", "rk/"],
-        ["/ro", "ot/"],
-        ["/ho", "me/"],
-        ["/Us", "ers/"],
-    ];
+    let forbidden = [["/wo", "rk/"], ["/ro", "ot/"], ["/ho", "me/"], ["/Us", "ers/"]];
     let mut findings = Vec::new();
     for source in sources {
         for (index, line) in source.text.lines().enumerate() {
@@ -141,10 +126,7 @@ mod tests {
     #[test]
     fn unwrap_is_found_in_code_and_macros_but_not_in_tests() {
         assert_eq!(bare_unwraps(&file("fn a() { b().unwrap(); }")).len(), 1);
-        assert_eq!(
-            bare_unwraps(&file("fn a() { assert!(b.unwrap()); }")).len(),
-            1
-        );
+        assert_eq!(bare_unwraps(&file("fn a() { assert!(b.unwrap()); }")).len(), 1);
         assert!(bare_unwraps(&file("fn a() { b.unwrap_or(1); }")).is_empty());
         assert!(bare_unwraps(&file("/// x.unwrap()\nfn a() {}")).is_empty());
         assert!(bare_unwraps(&file("#[cfg(test)]\nmod t { fn a() { b.unwrap(); } }")).is_empty());

@@ -22,9 +22,7 @@ async fn postgresql_survives_the_fuzzer() {
         return;
     };
     let corpus = fuzz::corpus().expect("the corpus can be read");
-    let sent = fuzz::run(&server.url(), 1, 1_000, &corpus)
-        .await
-        .expect("it still answers");
+    let sent = fuzz::run(&server.url(), 1, 1_000, &corpus).await.expect("it still answers");
     assert!(sent.messages >= 1_000);
 }
 
@@ -44,13 +42,7 @@ async fn the_bank_balances_on_postgresql_and_the_audit_notices_theft() {
     bank::audit(&url, 20, &history).await;
 
     let thief = bank::connect(&url).await.expect("the server answers");
-    thief
-        .batch_execute("DELETE FROM ledger WHERE id = (SELECT min(id) FROM ledger)")
-        .await
-        .ok();
+    thief.batch_execute("DELETE FROM ledger WHERE id = (SELECT min(id) FROM ledger)").await.ok();
     let noticed = tokio::spawn(async move { bank::audit(&url, 20, &history).await }).await;
-    assert!(
-        noticed.is_err(),
-        "a missing entry of the ledger goes unnoticed"
-    );
+    assert!(noticed.is_err(), "a missing entry of the ledger goes unnoticed");
 }

@@ -1,8 +1,5 @@
 //! The one integration-test binary of this crate; a module per subject.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests run real processes in real time"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests run real processes in real time")]
 #![allow(missing_docs, reason = "a test's name says what it shows")]
 
 mod harness;

@@ -14,20 +14,12 @@ async fn expected_results_are_those_of_postgresql() {
     let url = server.url();
     if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
         for path in slt::files().expect("the files can be listed") {
-            slt::rewrite_file(&path, &url, "postgresql")
-                .await
-                .expect("the file can be rewritten");
+            slt::rewrite_file(&path, &url, "postgresql").await.expect("the file can be rewritten");
         }
     }
-    let outcome = slt::run_all(&url, "postgresql")
-        .await
-        .expect("the files can be run");
+    let outcome = slt::run_all(&url, "postgresql").await.expect("the files can be run");
     assert_eq!(outcome.failed, 0, "{}", outcome.report());
     if std::env::var_os("QUORATE_SLT").is_none() {
-        assert!(
-            outcome.records >= RECORDS_MIN * 3,
-            "only {} records ran",
-            outcome.records
-        );
+        assert!(outcome.records >= RECORDS_MIN * 3, "only {} records ran", outcome.records);
     }
 }

@@ -57,10 +57,7 @@ fn functions_are_at_most_70_lines() {
 
 #[test]
 fn links_in_the_documents_lead_somewhere() {
-    assert_none(&documents::broken_links(
-        &all(),
-        documents::exists_below(&root()),
-    ));
+    assert_none(&documents::broken_links(&all(), documents::exists_below(&root())));
 }
 
 #[test]
