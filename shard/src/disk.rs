@@ -92,10 +92,9 @@ impl fmt::Display for DiskState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ok => f.write_str("ok"),
-            Self::ReserveReached { free, reserve } => write!(
-                f,
-                "the data disk has {free} bytes left and {reserve} are kept in reserve"
-            ),
+            Self::ReserveReached { free, reserve } => {
+                write!(f, "the data disk has {free} bytes left and {reserve} are kept in reserve")
+            }
         }
     }
 }
@@ -130,11 +129,7 @@ impl DiskGuard {
             Reserve::Default | Reserve::Bytes(_) => false,
         };
         let state = DiskState::Ok;
-        let guard = Self {
-            source,
-            reserve,
-            inner: Mutex::new(Inner { state, ballast_held }),
-        };
+        let guard = Self { source, reserve, inner: Mutex::new(Inner { state, ballast_held }) };
         guard.poll()?;
         Ok(guard)
     }
@@ -163,11 +158,8 @@ impl DiskGuard {
             DiskState::Ok => free > reserve,
             DiskState::ReserveReached { .. } => free > resume_above,
         };
-        inner.state = if enough {
-            DiskState::Ok
-        } else {
-            DiskState::ReserveReached { free, reserve }
-        };
+        inner.state =
+            if enough { DiskState::Ok } else { DiskState::ReserveReached { free, reserve } };
         self.set_ballast(&mut inner, enough)?;
         Ok(inner.state)
     }

@@ -86,12 +86,7 @@ impl Batch {
     }
 
     fn push(&mut self, kind: Kind, cf: Cf, first: &[u8], second: &[u8]) {
-        self.headers.push(Header {
-            kind,
-            cf,
-            first_len: first.len(),
-            second_len: second.len(),
-        });
+        self.headers.push(Header { kind, cf, first_len: first.len(), second_len: second.len() });
         self.data.extend_from_slice(first);
         self.data.extend_from_slice(second);
     }
@@ -120,10 +115,7 @@ impl Batch {
 
     /// A mark to go back to with [`truncate`](Self::truncate).
     pub fn mark(&self) -> BatchMark {
-        BatchMark {
-            ops: self.headers.len(),
-            bytes: self.data.len(),
-        }
+        BatchMark { ops: self.headers.len(), bytes: self.data.len() }
     }
 
     /// Takes back every change added after the mark was taken.
@@ -131,10 +123,7 @@ impl Batch {
         self.headers.truncate(mark.ops);
         self.data.truncate(mark.bytes);
         assert_eq!(
-            self.headers
-                .iter()
-                .map(|h| h.first_len + h.second_len)
-                .sum::<usize>(),
+            self.headers.iter().map(|h| h.first_len + h.second_len).sum::<usize>(),
             self.data.len(),
             "the lengths of all operations add up to the buffer's length"
         );

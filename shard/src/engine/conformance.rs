@@ -53,10 +53,7 @@ fn rows(view: &dyn EngineSnapshot, cf: Cf, lower: &[u8], upper: &[u8]) -> Rows {
 
 fn keys(view: &dyn EngineSnapshot, cf: Cf, lower: &[u8], upper: &[u8]) -> Vec<String> {
     let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
-    rows(view, cf, lower, upper)
-        .iter()
-        .map(|(key, _)| text(key))
-        .collect()
+    rows(view, cf, lower, upper).iter().map(|(key, _)| text(key)).collect()
 }
 
 fn batch_takes_effect_in_order_and_at_once(engine: &dyn Engine) {
@@ -110,8 +107,7 @@ fn iterators_keep_to_their_bounds_in_both_directions(engine: &dyn Engine) {
             "seek" => iter.seek(key),
             _ => iter.seek_before(key),
         }
-        iter.item()
-            .map(|(key, _)| String::from_utf8_lossy(key).into_owned())
+        iter.item().map(|(key, _)| String::from_utf8_lossy(key).into_owned())
     };
     assert_eq!(at("seek", b"a").as_deref(), Some("b"));
     assert_eq!(at("seek", b"bb").as_deref(), Some("c"));
@@ -244,14 +240,10 @@ fn collection_drops_ended_intervals_only(engine: &dyn Engine) {
     engine.compact(&KeySpan::default()).expect("compacts");
     assert_eq!(rows(&*engine.snapshot(), Cf::History, b"", b"").len(), 4, "no safe point");
     let span = KeySpan::new("", "m");
-    engine
-        .safe_points()
-        .publish(RangeId(1), span, Timestamp(10));
+    engine.safe_points().publish(RangeId(1), span, Timestamp(10));
     engine.compact(&KeySpan::default()).expect("compacts");
-    let left: Vec<_> = rows(&*engine.snapshot(), Cf::History, b"", b"")
-        .into_iter()
-        .map(|(key, _)| key)
-        .collect();
+    let left: Vec<_> =
+        rows(&*engine.snapshot(), Cf::History, b"", b"").into_iter().map(|(key, _)| key).collect();
     assert_eq!(left, [history_key(b"a", Timestamp(11)), history_key(b"m", Timestamp(5))]);
     assert_eq!(rows(&*engine.snapshot(), Cf::Latest, b"", b"").len(), 1);
 }

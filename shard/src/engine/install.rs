@@ -1,8 +1,8 @@
 //! Installing a range's snapshot (rule S4), so that a crash at any moment leaves either the old
 //! range or, after [`resume_installs`] at the next start, the whole new one.
 //!
-//! durable mark in the Raft log → delete the range's rows → ingest → write the range's state →
-//! flush everything → clear the mark, set the Raft log to the snapshot's index, in one batch.
+//! durable mark in the Raft log → delete the range's rows → ingest → write the range's state
+//! → flush everything → clear the mark and set the Raft log to the snapshot's index, in one batch.
 
 use std::path::PathBuf;
 

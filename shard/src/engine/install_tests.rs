@@ -65,9 +65,7 @@ fn moved(engine: &dyn Engine) -> Option<bool> {
         rows.push(format!("{}={}", key.escape_ascii(), value.escape_ascii()));
         iter.next();
     }
-    let applied = view
-        .get(Cf::Local, &local::range_state_key(MOVED))
-        .expect("reads");
+    let applied = view.get(Cf::Local, &local::range_state_key(MOVED)).expect("reads");
     assert_eq!(view.get(Cf::Latest, b"r").expect("reads").as_deref(), Some(&b"neighbour"[..]));
     match (rows.join(" ").as_str(), applied) {
         ("s0=old s1=old s9=old", Some(at)) if at == state(5) => Some(false),
@@ -153,9 +151,7 @@ fn apply(engine: &dyn Engine, from: u64, upto: u64) {
 
 fn durable_applied(engine: &dyn Engine) -> u64 {
     let state = engine.durable(&local::range_state_key(WORK)).expect("reads");
-    state.map_or(0, |bytes| {
-        pb::RangeState::decode(bytes).expect("decodes").applied_index
-    })
+    state.map_or(0, |bytes| pb::RangeState::decode(bytes).expect("decodes").applied_index)
 }
 
 /// Is the child: works in small steps, telling each; waits for leave after each, or does not.
@@ -166,7 +162,7 @@ fn crash_child() {
         return;
     };
     let (dir, free) = (Path::new(&dir), std::env::var_os(CHILD_FREE).is_some());
-    let mut step = |name: &str, upto: u64| {
+    let step = |name: &str, upto: u64| {
         println!("STEP {name} {upto}");
         std::io::stdout().flush().expect("the parent listens");
         let mut leave = String::new();
@@ -258,12 +254,8 @@ fn check_after_crash(dir: &Path, told: &[(String, u64)]) {
         assert_eq!(truncated.index, if state { 50 } else { 0 });
     }
     // What was appended with a sync is in the log, from the durable applied index on.
-    let synced = told
-        .iter()
-        .filter(|(step, _)| step == "append")
-        .map(|(_, upto)| *upto)
-        .max()
-        .unwrap_or(0);
+    let synced =
+        told.iter().filter(|(step, _)| step == "append").map(|(_, upto)| *upto).max().unwrap_or(0);
     let applied = durable_applied(&engine);
     let (first, last) = (log.first_index(WORK), log.last_index(WORK));
     let (first, last) = (first.expect("reads"), last.expect("reads"));
@@ -287,9 +279,7 @@ fn check_applied(engine: &dyn Engine, applied: u64) {
     let view = engine.snapshot();
     for rest in 0..7 {
         let want = (1..=applied).rev().find(|index| index % 7 == rest);
-        let found = view
-            .get(Cf::Latest, format!("k{rest}").as_bytes())
-            .expect("reads");
+        let found = view.get(Cf::Latest, format!("k{rest}").as_bytes()).expect("reads");
         assert_eq!(found.as_deref(), want.map(u64::to_be_bytes).as_ref().map(|b| &b[..]));
     }
     let mut iter = view.iter(Cf::History, &[], &[0xff]);

@@ -47,19 +47,10 @@ impl MemEngine {
     }
 }
 
-fn bounds<'a>(lower: &'a [u8], upper: &'a [u8]) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
-    if upper.is_empty() {
-        return Some((Bound::Included(lower), Bound::Unbounded));
-    }
-    (lower < upper).then_some((Bound::Included(lower), Bound::Excluded(upper)))
-}
-
 fn delete_range(map: &mut Map, start: &[u8], end: &[u8]) {
-    let Some(bounds) = bounds(start, end) else {
-        return;
-    };
     let keys: Vec<Bytes> = map
-        .range::<[u8], _>(bounds)
+        .range::<[u8], _>((Bound::Included(start), Bound::Unbounded))
+        .take_while(|(key, _)| end.is_empty() || key[..] < *end)
         .map(|(key, _)| key.clone())
         .collect();
     for key in keys {
@@ -211,7 +202,8 @@ fn parse_rows(data: &[u8]) -> Option<Vec<(Bytes, Bytes)>> {
     }
     let mut part = || {
         let (len, tail) = rest.split_first_chunk::<8>()?;
-        let (part, tail) = tail.split_at_checked(usize::try_from(u64::from_be_bytes(*len)).ok()?)?;
+        let (part, tail) =
+            tail.split_at_checked(usize::try_from(u64::from_be_bytes(*len)).ok()?)?;
         rest = tail;
         Some(Bytes::copy_from_slice(part))
     };
@@ -227,12 +219,7 @@ struct MemSnapshot {
 }
 
 impl EngineSnapshot for MemSnapshot {
-    fn read(
-        &self,
-        cf: Cf,
-        key: &[u8],
-        read: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, EngineError> {
+    fn read(&self, cf: Cf, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
         let value = self.families[cf.number()].get(key);
         if let Some(value) = value {
             read(value);
@@ -264,10 +251,7 @@ impl<'a> MemIter<'a> {
     }
 
     fn last_below(&self, below: Bound<&[u8]>) -> Option<(&'a Bytes, &'a Bytes)> {
-        let (key, value) = self
-            .map
-            .range::<[u8], _>((Bound::Unbounded, below))
-            .next_back()?;
+        let (key, value) = self.map.range::<[u8], _>((Bound::Unbounded, below)).next_back()?;
         (key[..] >= self.lower[..]).then_some((key, value))
     }
 }
@@ -298,15 +282,11 @@ impl EngineIter for MemIter<'_> {
     }
 
     fn next(&mut self) {
-        self.at = self
-            .at
-            .and_then(|(key, _)| self.first_from(Bound::Excluded(key)));
+        self.at = self.at.and_then(|(key, _)| self.first_from(Bound::Excluded(key)));
     }
 
     fn prev(&mut self) {
-        self.at = self
-            .at
-            .and_then(|(key, _)| self.last_below(Bound::Excluded(key)));
+        self.at = self.at.and_then(|(key, _)| self.last_below(Bound::Excluded(key)));
     }
 
     fn item(&self) -> Option<(&[u8], &[u8])> {

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod conformance;
 pub mod install;
 pub mod local;
+pub mod maintain;
 pub mod mem;
 pub mod rocks;
 
@@ -39,13 +40,7 @@ pub enum Cf {
 
 impl Cf {
     /// All of them, in the order in which they are numbered.
-    pub const ALL: [Self; 5] = [
-        Self::Latest,
-        Self::History,
-        Self::Locks,
-        Self::Txns,
-        Self::Local,
-    ];
+    pub const ALL: [Self; 5] = [Self::Latest, Self::History, Self::Locks, Self::Txns, Self::Local];
     /// Those that hold a range's rows and move with it.
     pub const DATA: [Self; 4] = [Self::Latest, Self::History, Self::Locks, Self::Txns];
 
@@ -183,12 +178,7 @@ pub trait EngineSnapshot: Send + Sync {
     ///
     /// # Errors
     /// [`EngineError`].
-    fn read(
-        &self,
-        cf: Cf,
-        key: &[u8],
-        read: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, EngineError>;
+    fn read(&self, cf: Cf, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError>;
 
     /// The value of `key`, copied.
     ///

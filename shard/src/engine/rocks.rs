@@ -82,10 +82,7 @@ pub struct RocksConfig {
 
 impl Default for RocksConfig {
     fn default() -> Self {
-        Self {
-            cache: BlockCache::new(CACHE_BYTES),
-            write_buffer_bytes: WRITE_BUFFER_BYTES,
-        }
+        Self { cache: BlockCache::new(CACHE_BYTES), write_buffer_bytes: WRITE_BUFFER_BYTES }
     }
 }
 
@@ -132,13 +129,8 @@ impl RocksEngine {
             )])
             .collect();
         let db = DB::open_cf_descriptors(&db_options(), dir, families).map_err(storage)?;
-        let engine = Self {
-            db,
-            safe_points,
-            config,
-            writes: AtomicU64::new(0),
-            flushes: AtomicU64::new(0),
-        };
+        let engine =
+            Self { db, safe_points, config, writes: AtomicU64::new(0), flushes: AtomicU64::new(0) };
         engine.check_format(fresh)?;
         Ok(engine)
     }
@@ -183,9 +175,7 @@ impl RocksEngine {
     }
 
     fn family(&self, cf: Cf) -> &ColumnFamily {
-        self.db
-            .cf_handle(cf.name())
-            .expect("open names every column family")
+        self.db.cf_handle(cf.name()).expect("open names every column family")
     }
 
     /// A key above every key of the family, now and earlier in the batch.
@@ -199,11 +189,7 @@ impl RocksEngine {
             BatchOp::Put { cf: put_cf, key, .. } if put_cf == cf => Some(key),
             BatchOp::Put { .. } | BatchOp::Delete { .. } | BatchOp::DeleteRange { .. } => None,
         });
-        let mut above = in_batch
-            .max()
-            .map(<[u8]>::to_vec)
-            .max(stored)
-            .unwrap_or_default();
+        let mut above = in_batch.max().map(<[u8]>::to_vec).max(stored).unwrap_or_default();
         above.push(0);
         Ok(above)
     }
@@ -242,6 +228,19 @@ fn check_folder(dir: &Path) -> Result<bool, EngineError> {
         name == rocksdb::DEFAULT_COLUMN_FAMILY_NAME || Cf::ALL.iter().any(|cf| cf.name() == name)
     };
     let families = DB::list_cf(&Options::default(), dir).map_err(storage)?;
+    if families == [rocksdb::DEFAULT_COLUMN_FAMILY_NAME] {
+        // Somebody else's, or ours if a crash came before the families were made.
+        let db = DB::open_for_read_only(&Options::default(), dir, false).map_err(storage)?;
+        let mut rows = db.raw_iterator();
+        rows.seek_to_first();
+        if rows.valid() {
+            return Err(EngineError::WrongFolder(format!(
+                "{} holds a RocksDB database that is not Quorate's",
+                dir.display()
+            )));
+        }
+        rows.status().map_err(storage)?;
+    }
     match families.iter().find(|name| !known(name)) {
         None => Ok(false),
         Some(name) => Err(EngineError::WrongFolder(format!(
@@ -272,11 +271,7 @@ fn db_options() -> Options {
     options
 }
 
-fn family_options(
-    cf: Cf,
-    config: &RocksConfig,
-    safe_points: Option<&Arc<SafePoints>>,
-) -> Options {
+fn family_options(cf: Cf, config: &RocksConfig, safe_points: Option<&Arc<SafePoints>>) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&config.cache.0);
     table.set_block_size(BLOCK_BYTES);
@@ -324,11 +319,7 @@ struct HistoryFilter(Arc<SafePointTable>);
 
 impl CompactionFilter for HistoryFilter {
     fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> Decision {
-        if self.0.may_drop(key) {
-            Decision::Remove
-        } else {
-            Decision::Keep
-        }
+        if self.0.may_drop(key) { Decision::Remove } else { Decision::Keep }
     }
 
     fn name(&self) -> &CStr {
@@ -343,7 +334,7 @@ impl Engine for RocksEngine {
             match op {
                 BatchOp::Put { cf, key, value } => out.put_cf(self.family(cf), key, value),
                 BatchOp::Delete { cf, key } => out.delete_cf(self.family(cf), key),
-                BatchOp::DeleteRange { cf, start, end } if end.is_empty() => {
+                BatchOp::DeleteRange { cf, start, end: [] } => {
                     let end = self.above_all(cf, batch)?;
                     if start < &end[..] {
                         out.delete_range_cf(self.family(cf), start, &end[..]);
@@ -435,22 +426,17 @@ impl Engine for RocksEngine {
             // Files already at the bottom hold what the filter is to drop.
             options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
             let (start, end) = (Some(&start[..]), (!end.is_empty()).then_some(&end[..]));
-            self.db
-                .compact_range_cf_opt(self.family(cf), start, end, &options);
+            self.db.compact_range_cf_opt(self.family(cf), start, end, &options);
         }
         Ok(())
     }
 
     fn metrics(&self) -> EngineMetrics {
         let sum = |name: &properties::PropName| {
-            Cf::ALL
-                .iter()
-                .map(|cf| self.int_property(*cf, name))
-                .sum::<u64>()
+            Cf::ALL.iter().map(|cf| self.int_property(*cf, name)).sum::<u64>()
         };
         EngineMetrics {
-            file_bytes: Cf::ALL
-                .map(|cf| self.int_property(cf, properties::TOTAL_SST_FILES_SIZE)),
+            file_bytes: Cf::ALL.map(|cf| self.int_property(cf, properties::TOTAL_SST_FILES_SIZE)),
             unflushed_bytes: sum(properties::CUR_SIZE_ALL_MEM_TABLES),
             cache_bytes: self.config.cache.0.get_usage() as u64,
             reader_bytes: sum(properties::ESTIMATE_TABLE_READERS_MEM),
@@ -499,16 +485,8 @@ struct RocksSnapshot<'a> {
 }
 
 impl EngineSnapshot for RocksSnapshot<'_> {
-    fn read(
-        &self,
-        cf: Cf,
-        key: &[u8],
-        read: &mut dyn FnMut(&[u8]),
-    ) -> Result<bool, EngineError> {
-        let value = self
-            .snapshot
-            .get_pinned_cf(self.engine.family(cf), key)
-            .map_err(storage)?;
+    fn read(&self, cf: Cf, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
+        let value = self.snapshot.get_pinned_cf(self.engine.family(cf), key).map_err(storage)?;
         if let Some(value) = &value {
             read(value);
         }

@@ -7,10 +7,7 @@ use super::super::{MemEngine, conformance};
 use super::*;
 
 fn config() -> RocksConfig {
-    RocksConfig {
-        cache: BlockCache::new(1 << 20),
-        write_buffer_bytes: 1 << 20,
-    }
+    RocksConfig { cache: BlockCache::new(1 << 20), write_buffer_bytes: 1 << 20 }
 }
 
 fn open(dir: &Path) -> RocksEngine {
@@ -80,9 +77,8 @@ fn folders_of_others_are_refused_and_left_alone() {
     let other = DB::open(&options, &dir).expect("opens");
     other.put(b"a", b"b").expect("writes");
     drop(other);
-    // Every column family is empty, but the default one is not ours to have rows.
-    let mut options = Options::default();
-    options.create_if_missing(true);
+    let error = RocksEngine::open(&dir, config()).expect_err("not ours");
+    assert!(matches!(&error, EngineError::WrongFolder(why) if why.contains("not Quorate's")));
     options.create_missing_column_families(true);
     let other = DB::open_cf(&options, &dir, ["theirs"]).expect("opens");
     drop(other);
@@ -96,6 +92,55 @@ fn second_open_of_the_same_folder_is_refused() {
     let dir = folders.next();
     let _engine = open(&dir);
     assert!(matches!(RocksEngine::open(&dir, config()), Err(EngineError::Storage(_))));
+}
+
+/// S2: a memtable that fills up flushes all families with it, or the applied index on the disk
+/// would not be that of the rows.
+#[test]
+fn automatic_flush_keeps_the_applied_index_with_its_rows() {
+    let folders = Folders::new();
+    let small = RocksConfig { write_buffer_bytes: 64 << 10, ..config() };
+    let engine = RocksEngine::open(&folders.next(), small).expect("opens");
+    let persisted = |cf: Cf, key: &[u8]| {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        let found = engine.db.get_cf_opt(engine.family(cf), key, &options);
+        found.expect("reads").is_some()
+    };
+    let mut written = 0u32;
+    let mut write_some = || {
+        for _ in 0..50 {
+            written += 1;
+            let mut batch = Batch::new();
+            batch.put(Cf::Latest, &written.to_be_bytes(), &[7; 1000]);
+            batch.put(Cf::Local, b"applied", &written.to_be_bytes());
+            engine.write(&batch).expect("writes");
+        }
+        written
+    };
+    let mut durable = None;
+    for _ in 0..1000 {
+        write_some();
+        durable = engine.durable(b"applied").expect("reads");
+        if durable.is_some() {
+            break;
+        }
+    }
+    durable.expect("a full memtable of `latest` made the applied index durable");
+    // Flushes may be under way: wait until none is, with no writes meanwhile.
+    let immutable = || engine.int_property(Cf::Latest, properties::NUM_IMMUTABLE_MEM_TABLE);
+    let pending = || engine.int_property(Cf::Latest, properties::MEM_TABLE_FLUSH_PENDING);
+    let mut looks = 0;
+    while immutable() + pending() > 0 {
+        looks += 1;
+        assert!(looks < 10_000_000, "the flush ends");
+        std::thread::yield_now();
+    }
+    let applied = engine.durable(b"applied").expect("reads").expect("still there");
+    let applied = u32::from_be_bytes(applied[..].try_into().expect("four bytes"));
+    let rows = (1..=written).filter(|row| persisted(Cf::Latest, &row.to_be_bytes()));
+    assert_eq!(rows.count(), applied as usize);
+    assert!(persisted(Cf::Latest, &applied.to_be_bytes()));
 }
 
 #[derive(Debug, Clone)]

@@ -35,6 +35,18 @@ impl SafePoints {
         }
     }
 
+    /// Sets all of them at once; ranges that are not named are forgotten.
+    pub fn replace(&self, ranges: impl IntoIterator<Item = (RangeId, KeySpan, Timestamp)>) {
+        let new = ranges
+            .into_iter()
+            .map(|(range, span, safe_point)| (range, (span, safe_point)))
+            .collect();
+        let mut state = self.state.lock();
+        if state.ranges != new {
+            *state = State { ranges: new, table: None };
+        }
+    }
+
     /// Forgets a range that left this node.
     pub fn remove(&self, range: RangeId) {
         let mut state = self.state.lock();
@@ -73,10 +85,8 @@ impl SafePointTable {
                 (start, Cf::History.bound(&span.end), *ts)
             })
             .collect();
-        let mut starts: Vec<Bytes> = ranges
-            .iter()
-            .flat_map(|(start, end, _)| [start.clone(), end.clone()])
-            .collect();
+        let mut starts: Vec<Bytes> =
+            ranges.iter().flat_map(|(start, end, _)| [start.clone(), end.clone()]).collect();
         starts.push(Bytes::new());
         starts.sort();
         starts.dedup();
@@ -100,9 +110,7 @@ impl SafePointTable {
     /// Whether the interval under this key of [`Cf::History`] may be dropped: it ends at or below
     /// the flushed safe point.
     pub fn may_drop(&self, history_key: &[u8]) -> bool {
-        let segment = self
-            .segments
-            .partition_point(|(start, _)| &start[..] <= history_key);
+        let segment = self.segments.partition_point(|(start, _)| &start[..] <= history_key);
         let Some((_, safe_point)) = segment.checked_sub(1).map(|i| &self.segments[i]) else {
             return false;
         };

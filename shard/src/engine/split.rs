@@ -69,9 +69,9 @@ fn sample(
 
 fn user_key(cf: Cf, key: &[u8]) -> Result<Bytes, EngineError> {
     match cf {
-        Cf::History => Ok(decode_history_key(key)
-            .map_err(|e| EngineError::Damaged(e.to_string()))?
-            .0),
+        Cf::History => {
+            Ok(decode_history_key(key).map_err(|e| EngineError::Damaged(e.to_string()))?.0)
+        }
         Cf::Latest | Cf::Locks | Cf::Txns | Cf::Local => Ok(Bytes::copy_from_slice(key)),
     }
 }
@@ -101,10 +101,7 @@ mod tests {
         }
         engine.write(&batch).expect("in memory");
         let key = split(&engine, &all).expect("many keys");
-        let at: u32 = std::str::from_utf8(&key[1..])
-            .expect("ascii")
-            .parse()
-            .expect("digits");
+        let at: u32 = std::str::from_utf8(&key[1..]).expect("ascii").parse().expect("digits");
         assert!((900..1100).contains(&at), "{at}");
         let inside = split(&engine, &KeySpan::new("k01990", "k01992"));
         assert_eq!(inside.as_deref(), Some(b"k01991".as_slice()));

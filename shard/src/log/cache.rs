@@ -14,10 +14,7 @@ const GROUP_BYTES_MAX: usize = 512 << 10;
 /// All groups together; when it is exceeded all others are emptied.
 const TOTAL_BYTES_MAX: usize = 16 << 20;
 
-const _: () = assert!(
-    GROUP_BYTES_MAX <= TOTAL_BYTES_MAX,
-    "emptying all other groups makes room"
-);
+const _: () = assert!(GROUP_BYTES_MAX <= TOTAL_BYTES_MAX, "emptying all other groups makes room");
 
 /// # Invariants
 /// * What is cached of a group has no holes and ends with its last entry.

@@ -52,8 +52,7 @@ impl Group {
                 "entry i has index truncated.index + 1 + i"
             );
             let keep = entry.index - self.truncated.index - 1;
-            self.entries
-                .truncate(usize::try_from(keep).expect("it is at most the length"));
+            self.entries.truncate(usize::try_from(keep).expect("it is at most the length"));
             self.entries.push_back(entry.clone());
         }
     }
@@ -115,10 +114,7 @@ impl MemLog {
     pub fn crash(&self) {
         let mut state = self.state.lock();
         state.unsynced.clear();
-        let mut back = Content {
-            meta: state.synced.meta.clone(),
-            ..Content::default()
-        };
+        let mut back = Content { meta: state.synced.meta.clone(), ..Content::default() };
         for (range, group) in &state.synced.groups {
             back.groups.insert(
                 *range,

@@ -53,11 +53,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self {
-            file_bytes: FILE_BYTES,
-            purge_bytes: PURGE_BYTES,
-            prefill_bytes: PREFILL_BYTES,
-        }
+        Self { file_bytes: FILE_BYTES, purge_bytes: PURGE_BYTES, prefill_bytes: PREFILL_BYTES }
     }
 }
 
@@ -191,12 +187,10 @@ impl RaftEngineLog {
                     None => (self.truncated(*range)?.index, self.last_index(*range)?),
                 };
                 staged.bounds.insert(*range, check_append(*range, entries, bounds));
-                out.add_entries::<EntryCodec>(range.0, entries)
-                    .map_err(failed)?;
+                out.add_entries::<EntryCodec>(range.0, entries).map_err(failed)?;
             }
             LogOp::HardState { range, state } => {
-                out.put_message(range.0, HARD_STATE_KEY.to_vec(), state)
-                    .map_err(failed)?;
+                out.put_message(range.0, HARD_STATE_KEY.to_vec(), state).map_err(failed)?;
                 staged.hard_states.insert(*range, Some(state.clone()));
             }
             LogOp::Compact { range, upto } => {
@@ -221,8 +215,7 @@ impl RaftEngineLog {
                 out.add_command(range.0, Command::Clean);
                 put_truncated(out, *range, *to)?;
                 if let Some(state) = hard_state {
-                    out.put_message(range.0, HARD_STATE_KEY.to_vec(), &state)
-                        .map_err(failed)?;
+                    out.put_message(range.0, HARD_STATE_KEY.to_vec(), &state).map_err(failed)?;
                 }
                 staged.bounds.insert(*range, (to.index, to.index));
             }
@@ -232,8 +225,7 @@ impl RaftEngineLog {
                 staged.hard_states.insert(*range, None);
             }
             LogOp::PutMeta { key, value } => {
-                out.put(META_GROUP, key.to_vec(), value.to_vec())
-                    .map_err(failed)?;
+                out.put(META_GROUP, key.to_vec(), value.to_vec()).map_err(failed)?;
             }
             LogOp::DeleteMeta { key } => out.delete(META_GROUP, key.to_vec()),
         }
@@ -255,8 +247,7 @@ fn put_truncated(
     upto: Truncated,
 ) -> Result<(), LogError> {
     let value = [upto.index.to_be_bytes(), upto.term.to_be_bytes()].concat();
-    out.put(range.0, TRUNCATED_KEY.to_vec(), value)
-        .map_err(failed)
+    out.put(range.0, TRUNCATED_KEY.to_vec(), value).map_err(failed)
 }
 
 /// The bounds after appending.
@@ -317,10 +308,7 @@ impl LogStore for RaftEngineLog {
         if let Some(term) = self.cache.lock().term(range, index) {
             return Ok(term);
         }
-        let entry = self
-            .engine
-            .get_entry::<EntryCodec>(range.0, index)
-            .map_err(damaged)?;
+        let entry = self.engine.get_entry::<EntryCodec>(range.0, index).map_err(damaged)?;
         entry.map(|entry| entry.term).ok_or(LogError::Unavailable)
     }
 
@@ -332,10 +320,7 @@ impl LogStore for RaftEngineLog {
             .split_first_chunk::<8>()
             .and_then(|(index, term)| Some((index, <&[u8; 8]>::try_from(term).ok()?)))
             .ok_or_else(|| LogError::Damaged(format!("where the log of {range} begins")))?;
-        Ok(Truncated {
-            index: u64::from_be_bytes(*index),
-            term: u64::from_be_bytes(*term),
-        })
+        Ok(Truncated { index: u64::from_be_bytes(*index), term: u64::from_be_bytes(*term) })
     }
 
     fn first_index(&self, range: RangeId) -> Result<u64, LogError> {
@@ -348,9 +333,7 @@ impl LogStore for RaftEngineLog {
     }
 
     fn hard_state(&self, range: RangeId) -> Result<Option<HardState>, LogError> {
-        self.engine
-            .get_message(range.0, HARD_STATE_KEY)
-            .map_err(damaged)
+        self.engine.get_message(range.0, HARD_STATE_KEY).map_err(damaged)
     }
 
     fn groups(&self) -> Vec<RangeId> {
@@ -367,19 +350,14 @@ impl LogStore for RaftEngineLog {
 
     fn meta_with_prefix(&self, prefix: &[u8]) -> Vec<(Bytes, Bytes)> {
         let mut found = Vec::new();
-        let collected = self.engine.scan_raw_messages(
-            META_GROUP,
-            Some(prefix),
-            None,
-            false,
-            |key, value| {
+        let collected =
+            self.engine.scan_raw_messages(META_GROUP, Some(prefix), None, false, |key, value| {
                 let inside = key.starts_with(prefix);
                 if inside {
                     found.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
                 }
                 inside
-            },
-        );
+            });
         collected.expect("a scan of the in-memory index has no way to fail");
         found
     }

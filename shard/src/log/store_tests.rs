@@ -8,11 +8,7 @@ use super::*;
 
 /// Small files, none prefilled.
 fn config() -> LogConfig {
-    LogConfig {
-        file_bytes: 64 << 10,
-        purge_bytes: 128 << 10,
-        prefill_bytes: 0,
-    }
+    LogConfig { file_bytes: 64 << 10, purge_bytes: 128 << 10, prefill_bytes: 0 }
 }
 
 fn open(dir: &Path) -> RaftEngineLog {
@@ -78,9 +74,7 @@ fn prefilled_files_take_what_the_constants_say() {
     let log = RaftEngineLog::open(root.path(), config).expect("opens");
     let bytes = || -> u64 {
         let files = std::fs::read_dir(root.path()).expect("there");
-        files
-            .map(|file| file.and_then(|f| f.metadata()).expect("there").len())
-            .sum()
+        files.map(|file| file.and_then(|f| f.metadata()).expect("there").len()).sum()
     };
     assert!(bytes() >= 128 << 10, "{} bytes", bytes());
     assert!(bytes() <= 2 * (128 << 10) + 4 * (64 << 10), "{} bytes", bytes());

@@ -99,9 +99,7 @@ pub(super) fn last_interval(
 }
 
 /// The user key and interval an iterator over `history` stands on.
-pub(super) fn interval_at(
-    iter: &dyn EngineIter,
-) -> Result<Option<(Bytes, Interval)>, ViewError> {
+pub(super) fn interval_at(iter: &dyn EngineIter) -> Result<Option<(Bytes, Interval)>, ViewError> {
     let Some((key, value)) = iter.item() else {
         iter.status().map_err(engine_failed)?;
         return Ok(None);

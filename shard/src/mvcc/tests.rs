@@ -56,7 +56,7 @@ impl Model {
 
 /// A local clock that differs from the event's time for every third one.
 fn local_of(ts: Timestamp) -> Timestamp {
-    Timestamp(if ts.0 % 3 == 0 { ts.0 + 1000 } else { ts.0 })
+    Timestamp(if ts.0.is_multiple_of(3) { ts.0 + 1000 } else { ts.0 })
 }
 
 fn lock_of(txn: TxnId, min: u64) -> Lock {
@@ -139,9 +139,7 @@ fn carry_out(op: &Op, now: u64, model: &mut Model, engine: &dyn Engine) {
             let all = KeySpan::default();
             let safe_point = Timestamp(model.safe_point);
             engine.flush().expect("flushes");
-            engine
-                .safe_points()
-                .publish(RangeId(1), all.clone(), safe_point);
+            engine.safe_points().publish(RangeId(1), all.clone(), safe_point);
             engine.compact(&all).expect("compacts");
         }
         Op::Flush => engine.flush().expect("flushes"),
@@ -226,10 +224,8 @@ fn check_look(look: &Look, now: u64, model: &Model, engine: &dyn Engine) {
         assert_eq!(get(&*snapshot, &key, &at).expect("reads"), model.read(&key, &at), "{key:?}");
     }
     let (start, end) = look.span;
-    let span = KeySpan::new(
-        start.map(key_of).unwrap_or_default(),
-        end.map(key_of).unwrap_or_default(),
-    );
+    let span =
+        KeySpan::new(start.map(key_of).unwrap_or_default(), end.map(key_of).unwrap_or_default());
     for reverse in [false, true] {
         let request = ScanRequest { span: span.clone(), reverse, at, limits: look.limits };
         assert_eq!(scanned(&*snapshot, request.clone()), expected(model, &request));
@@ -242,24 +238,17 @@ fn check_view(snapshot: &dyn EngineSnapshot, span: &KeySpan, at: &ReadAt, model:
     let view = EngineView::new(snapshot, span.clone());
     let (after, upto) = (at.read_ts, at.uncertain_upto);
     let want = |span: &Span| {
-        model
-            .keys
-            .iter()
-            .filter(|(key, _)| span.contains(key))
-            .find_map(|(key, events)| {
-                let found = events.iter().find(|(ts, _)| after.0 < *ts && *ts <= upto.0)?;
-                Some(Event { key: key.clone(), ts: Timestamp(found.0) })
-            })
+        model.keys.iter().filter(|(key, _)| span.contains(key)).find_map(|(key, events)| {
+            let found = events.iter().find(|(ts, _)| after.0 < *ts && *ts <= upto.0)?;
+            Some(Event { key: key.clone(), ts: Timestamp(found.0) })
+        })
     };
     let whole = Span { start: span.start.clone(), end: span.end.clone() };
     for span in (0..9).map(|i| Span::key(&key_of(i))).chain([whole]) {
         let found = view.first_event_after(&span, after, upto).expect("reads");
         assert_eq!(found.map(|e| e.key), want(&span).map(|e| e.key), "{span:?}");
         let lock = view.first_foreign_lock(&span, OWN).expect("reads");
-        let foreign = model
-            .locks
-            .iter()
-            .find(|(key, (txn, _))| span.contains(key) && *txn != OWN);
+        let foreign = model.locks.iter().find(|(key, (txn, _))| span.contains(key) && *txn != OWN);
         assert_eq!(lock.map(|(key, _)| key), foreign.map(|(key, _)| key.clone()));
     }
     for key in (0..9).map(key_of) {

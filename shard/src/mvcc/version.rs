@@ -42,11 +42,7 @@ impl<'a> VersionRef<'a> {
             }
         }
         let local_ts = if local_ts == 0 { commit_ts } else { local_ts };
-        Some(Self {
-            commit_ts: Timestamp(commit_ts),
-            local_ts: Timestamp(local_ts),
-            value,
-        })
+        Some(Self { commit_ts: Timestamp(commit_ts), local_ts: Timestamp(local_ts), value })
     }
 }
 

@@ -110,16 +110,12 @@ impl<'a> EngineView<'a> {
 
 /// The first event of an interval in `(after, upto]`.
 fn interval_event(interval: &Interval, after: Timestamp, upto: Timestamp) -> Option<Timestamp> {
-    [interval.start, interval.end]
-        .into_iter()
-        .find(|ts| after < *ts && *ts <= upto)
+    [interval.start, interval.end].into_iter().find(|ts| after < *ts && *ts <= upto)
 }
 
 impl StateView for EngineView<'_> {
     fn latest(&self, key: &[u8]) -> Result<Option<Version>, ViewError> {
-        self.decoded(Cf::Latest, key, |bytes| {
-            Version::decode(bytes).map_err(damaged("latest"))
-        })
+        self.decoded(Cf::Latest, key, |bytes| Version::decode(bytes).map_err(damaged("latest")))
     }
 
     fn newest_end(&self, key: &[u8]) -> Result<Option<Timestamp>, ViewError> {
@@ -153,11 +149,9 @@ impl StateView for EngineView<'_> {
         };
         let ended = self.first_ended(&span.start, &end, after, upto)?;
         Ok(match (started, ended) {
-            (Some(started), Some(ended)) => Some(if ended.key <= started.key {
-                ended
-            } else {
-                started
-            }),
+            (Some(started), Some(ended)) => {
+                Some(if ended.key <= started.key { ended } else { started })
+            }
             (started, ended) => started.or(ended),
         })
     }
