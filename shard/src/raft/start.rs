@@ -11,8 +11,8 @@ use super::control::first_ticks;
 use super::handle::NodeShared;
 use super::machine::RoleEvent;
 use super::quiet::bucket_of;
-use super::snapshot::{MARK_PREFIX, Mark};
 use super::worker::Worker;
+use crate::engine::install::resume_installs;
 use crate::engine::{Batch, Cf, KeySpan, local};
 use crate::log::LogBatch;
 use crate::transport::remove_files;
@@ -53,9 +53,8 @@ impl Tombstone {
 /// the states of all replicas.
 pub(crate) fn recover(node: &NodeShared) -> Result<Vec<pb::RangeState>, String> {
     std::fs::create_dir_all(&node.config.snapshot_dir).map_err(|e| e.to_string())?;
-    for (_, bytes) in node.deps.log.meta_with_prefix(MARK_PREFIX) {
-        let mark = Mark::decode(&bytes).ok_or("the mark of a snapshot does not decode")?;
-        mark.install(node, None)?;
+    for range in resume_installs(&*node.deps.engine, &*node.deps.log).map_err(|e| e.to_string())? {
+        tracing::info!(%range, "a snapshot that was half installed is whole now");
     }
     remove_leftovers(&node.config.snapshot_dir).map_err(|e| e.to_string())?;
     let mut states = Vec::new();

@@ -209,7 +209,8 @@ impl Storage for GroupLog {
         }
         if let Some(first) = self.cache.front().map(|entry| entry.index)
             && index >= first
-            && let Some(entry) = usize::try_from(index - first).ok().and_then(|at| self.cache.get(at))
+            && let Ok(at) = usize::try_from(index - first)
+            && let Some(entry) = self.cache.get(at)
         {
             return Ok(entry.term);
         }

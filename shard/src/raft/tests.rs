@@ -47,7 +47,7 @@ fn new_leader_serves_after_one_lease_and_writes_after_one_clock_offset() {
     cluster.run(Duration::from_millis(300));
     cluster.propose(leader, RANGE, "a=1").unwrap();
     let roles = cluster.nodes[&leader].seen(RANGE, |seen| seen.roles.clone());
-    let kinds: Vec<_> = roles.iter().map(|role| std::mem::discriminant(role)).collect();
+    let kinds: Vec<_> = roles.iter().map(std::mem::discriminant).collect();
     assert_eq!(kinds.len(), 3, "{roles:?}");
     assert!(matches!(
         roles[..],
@@ -227,10 +227,10 @@ fn lagging_replica_catches_up_by_snapshot() {
 /// S4: a crash between the mark and its clearing is redone at start.
 #[test]
 fn half_installed_snapshot_is_redone_at_start() {
-    use super::snapshot::{Mark, mark_key};
+    use crate::engine::install::{Install, InstallStep, install};
     use crate::engine::{Engine as _, KeySpan};
-    use crate::log::{LogBatch, LogStore as _};
-    use crate::transport::SnapshotFile;
+    use crate::log::{LogStore as _, Truncated};
+    use prost::Message as _;
     let mut cluster = Cluster::new(3, 51);
     for i in 0..5 {
         cluster.write(RANGE, &format!("k{i}"), "v");
@@ -242,24 +242,30 @@ fn half_installed_snapshot_is_redone_at_start() {
     std::fs::create_dir_all(&out).unwrap();
     let view = source.engine.snapshot();
     let files = source.engine.export(&*view, &KeySpan::default(), &out).unwrap();
-    let files = files.into_iter().map(|file| SnapshotFile {
-        column_family: String::from(file.cf.name()),
-        path: file.path,
-    });
-    let state = cluster.state(leader, RANGE).unwrap();
-    let index = state.applied_index;
-    let mark = Mark { old: KeySpan::default(), state, files: files.collect() };
+    let mut state = cluster.state(leader, RANGE).unwrap();
+    let at = Truncated { index: state.applied_index, term: state.applied_term };
+    state.safe_point = 5;
+    let job = Install {
+        range: RANGE,
+        span: KeySpan::default(),
+        files: files.into_iter().map(|file| (file.cf, file.path)).collect(),
+        state: state.encode_to_vec().into(),
+        at,
+    };
     drop(view);
     cluster.kill(away);
-    let log = cluster.nodes[&away].log.clone();
-    let mut batch = LogBatch::new();
-    batch.put_meta(mark_key(RANGE), mark.encode());
-    log.append(&mut batch).unwrap();
+    let (log, engine) = (&cluster.nodes[&away].log, &cluster.nodes[&away].engine);
+    let dies = std::panic::AssertUnwindSafe(|| {
+        let mut die = |step| assert_ne!(step, InstallStep::Ingested, "the crash");
+        install(&**engine, &**log, &job, log.hard_state(RANGE).unwrap(), &mut die)
+    });
+    std::panic::catch_unwind(dies).unwrap_err();
+    let log = log.clone();
+    cluster.kill(away);
     cluster.start(away);
     assert_eq!(cluster.nodes[&away].value("k4").unwrap(), "v");
-    assert_eq!(cluster.state(away, RANGE).unwrap().applied_index, index);
-    assert_eq!(log.truncated(RANGE).unwrap().index, index);
-    assert!(log.meta(&mark_key(RANGE)).is_none());
+    assert_eq!(cluster.state(away, RANGE).unwrap().safe_point, 5);
+    assert_eq!(log.truncated(RANGE).unwrap(), at);
     cluster.write(RANGE, "more", "1");
     cluster.wait_value(away, "more", "1");
 }
@@ -410,7 +416,7 @@ fn one_pass_syncs_once_for_all_groups() {
     }
     cluster.settle();
     assert_eq!(cluster.sum("log_syncs"), syncs + 1);
-    assert!(cluster.sum("passes") >= passes + 1);
+    assert!(cluster.sum("passes") > passes);
     assert!(cluster.sum("log_syncs") <= cluster.sum("passes"));
 }
 

@@ -236,7 +236,7 @@ impl Worker {
             }
         }
         self.tick_quiet(now);
-        if self.ticks % u64::from(HEARTBEAT_TICKS) == 0 {
+        if self.ticks.is_multiple_of(u64::from(HEARTBEAT_TICKS)) {
             // Quiet messages of this pass must be in the frames before.
             self.round();
             self.send_pair_heartbeats();

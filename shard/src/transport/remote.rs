@@ -1,11 +1,6 @@
 //! Raft traffic over tonic: one client stream per peer that reconnects, snapshots as streams of
 //! their own, and the receiving side of both.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "runtime module: it owns the connections' tasks"
-)]
-
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -97,7 +97,7 @@ impl RangeMachine for Register {
     }
 
     fn needs_written(&mut self, entry: LogEntry<'_>) -> bool {
-        entry.index % 2 == 0
+        entry.index.is_multiple_of(2)
     }
 
     fn committed_visible(&mut self, applied: u64, _state: &pb::RangeState) {
