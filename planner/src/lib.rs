@@ -20,3 +20,6 @@ pub mod exec;
 pub mod infoschema;
 pub mod plan;
 pub mod testing;
+
+#[cfg(test)]
+mod engine_tests;

@@ -40,7 +40,8 @@ pub enum Source {
 }
 
 impl Source {
-    fn of(expr: &Expr) -> Option<Source> {
+    /// The source of an expression without columns; `None` for any other.
+    pub fn of(expr: &Expr) -> Option<Source> {
         if !expr.column_refs().is_empty() || expr.is_volatile() {
             return None;
         }
@@ -417,7 +418,7 @@ pub fn whole_prefix(prefix: &[u8]) -> Span {
 }
 
 /// Each prefix with each value appended, ascending and without repeats; NULLs equal nothing.
-fn extend_prefixes(
+pub(super) fn extend_prefixes(
     prefixes: &[Vec<u8>],
     values: &[Source],
     column: &ColumnDef,

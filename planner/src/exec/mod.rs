@@ -7,6 +7,7 @@
 //! * [`lookup`]: the join that looks its inner rows up by key.
 //! * [`concat`]: several inputs one after another, without tasks.
 //! * [`values`]: rows handed to a plan at execution.
+//! * [`rows`]: VALUES with parameters.
 //! * [`limit`]: LIMIT and OFFSET by parameters.
 
 pub mod access;
@@ -14,6 +15,7 @@ pub mod concat;
 pub mod fetch;
 pub mod limit;
 pub mod lookup;
+pub mod rows;
 pub mod run;
 pub mod scan;
 pub mod values;

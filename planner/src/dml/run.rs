@@ -1,0 +1,277 @@
+//! The execution of a planned INSERT, UPDATE or DELETE.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use datafusion::arrow::compute::take_record_batch;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use futures::StreamExt;
+
+use super::write::{Writes, check_not_null, entries_of};
+use super::{DmlKind, DmlPlan};
+use crate::catalog::{CatalogSnapshot, IndexId, TableDef, describe_key};
+use crate::error::{SqlError, SqlResult, SqlState};
+use crate::exec::scan::GETS_PER_REQUEST;
+use crate::exec::{RunState, SessionValues};
+use crate::kv::KvTxn;
+use crate::plan::instance::PlanStream;
+use datafusion::common::ScalarValue;
+
+/// What a statement needs from its execution.
+pub struct DmlContext {
+    /// The transaction.
+    pub txn: Arc<dyn KvTxn>,
+    /// Parameters.
+    pub params: Vec<ScalarValue>,
+    /// The session.
+    pub session: SessionValues,
+    /// For the names of keys.
+    pub catalog: Arc<CatalogSnapshot>,
+}
+
+/// Runs a statement; answers the tag and the rows of RETURNING.
+pub async fn run(
+    plan: &DmlPlan,
+    context: DmlContext,
+) -> SqlResult<(String, Option<PlanStream>)> {
+    let state = RunState {
+        txn: Arc::clone(&context.txn),
+        params: context.params.clone(),
+        session: context.session.clone(),
+        input: vec![],
+    };
+    let mut stream = plan.source.execute(state)?;
+    let mut statement = Statement {
+        plan,
+        context: &context,
+        writes: Writes::default(),
+        rows: 0,
+        returned: Vec::new(),
+        seen: HashSet::new(),
+        given: HashSet::new(),
+    };
+    // A statement sees the table as it was: nothing is written before the last row is read.
+    while let Some(batch) = stream.next().await.transpose()? {
+        if batch.num_rows() > 0 {
+            statement.take(batch).await?;
+        }
+    }
+    drop(stream);
+    let (rows, returned) = statement.finish().await?;
+    let tag = match plan.kind {
+        DmlKind::Insert { .. } => format!("INSERT 0 {rows}"),
+        DmlKind::Update => format!("UPDATE {rows}"),
+        DmlKind::Delete => format!("DELETE {rows}"),
+    };
+    let Some(template) = &plan.returning else { return Ok((tag, None)) };
+    let state = RunState {
+        txn: context.txn,
+        params: context.params,
+        session: context.session,
+        input: returned,
+    };
+    Ok((tag, Some(template.execute(state)?)))
+}
+
+/// One execution of a statement.
+struct Statement<'a> {
+    plan: &'a DmlPlan,
+    context: &'a DmlContext,
+    writes: Writes,
+    rows: usize,
+    /// Rows for RETURNING.
+    returned: Vec<RecordBatch>,
+    /// Keys of rows touched so far: a join may bring a row twice, only the first counts.
+    seen: HashSet<Bytes>,
+    /// Unique keys that rows of this statement were given.
+    given: HashSet<Bytes>,
+}
+
+impl Statement<'_> {
+    fn table(&self) -> &TableDef {
+        &self.plan.table
+    }
+
+    async fn take(&mut self, batch: RecordBatch) -> SqlResult<()> {
+        match self.plan.kind {
+            DmlKind::Insert { skip_conflicts } => self.insert(batch, skip_conflicts).await,
+            DmlKind::Update => self.update(&batch),
+            DmlKind::Delete => self.delete(&batch),
+        }
+    }
+
+    async fn insert(&mut self, batch: RecordBatch, skip_conflicts: bool) -> SqlResult<()> {
+        let batch = with_row_ids(&self.plan.table, batch)?;
+        check_not_null(self.table(), &batch)?;
+        let batch = if skip_conflicts { self.without_conflicts(batch).await? } else { batch };
+        for at in 0..batch.num_rows() {
+            self.give(&batch, at)?;
+            self.writes.insert(&self.plan.table, &batch, at, self.rows)?;
+            self.rows += 1;
+        }
+        self.returned(&batch)
+    }
+
+    /// Refuses a second row of this statement with the same unique key.
+    fn give(&mut self, batch: &RecordBatch, at: usize) -> SqlResult<()> {
+        for (key, _, _, own) in entries_of(&self.plan.table, batch, at)? {
+            if own && !self.given.insert(key.clone()) {
+                return Err(self.duplicate(&key));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows whose unique keys are all free.
+    async fn without_conflicts(&mut self, batch: RecordBatch) -> SqlResult<RecordBatch> {
+        let mut keys = Vec::new();
+        for at in 0..batch.num_rows() {
+            let entries = entries_of(&self.plan.table, &batch, at)?;
+            keys.extend(entries.into_iter().filter(|e| e.3).map(|e| (at, e.0)));
+        }
+        let mut taken = HashSet::new();
+        for some in keys.chunks(GETS_PER_REQUEST) {
+            let wanted = some.iter().map(|(_, key)| key.clone()).collect();
+            let values = self.context.txn.get(wanted).await?;
+            let there = some.iter().zip(values).filter(|(_, value)| value.is_some());
+            taken.extend(there.map(|((at, _), _)| *at));
+        }
+        let mut inside: HashSet<Bytes> = HashSet::new();
+        let mut kept = Vec::new();
+        for at in 0..batch.num_rows() {
+            let own: Vec<&Bytes> =
+                keys.iter().filter(|(row, _)| *row == at).map(|(_, key)| key).collect();
+            let clash = own.iter().any(|k| inside.contains(*k) || self.given.contains(*k));
+            if !taken.contains(&at) && !clash {
+                inside.extend(own.into_iter().cloned());
+                kept.push(at as u64);
+            }
+        }
+        Ok(take_record_batch(&batch, &UInt64Array::from(kept))?)
+    }
+
+    fn update(&mut self, batch: &RecordBatch) -> SqlResult<()> {
+        let table = &self.plan.table;
+        let width = table.columns.len();
+        let batch = self.first_of_each(batch)?;
+        let old: Vec<ArrayRef> = batch.columns()[..width].to_vec();
+        let mut new = old.clone();
+        for (n, place) in self.plan.assigned.iter().enumerate() {
+            new[*place] = Arc::clone(batch.column(width + n));
+        }
+        let schema = table_schema(table);
+        let old = RecordBatch::try_new(Arc::clone(&schema), old)?;
+        let new = RecordBatch::try_new(schema, new)?;
+        check_not_null(table, &new)?;
+        for at in 0..new.num_rows() {
+            self.give(&new, at)?;
+            self.writes.update(table, (&old, &new), at, self.rows)?;
+            self.rows += 1;
+        }
+        self.returned(&new)
+    }
+
+    fn delete(&mut self, batch: &RecordBatch) -> SqlResult<()> {
+        let batch = self.first_of_each(batch)?;
+        let columns = batch.columns().to_vec();
+        let batch = RecordBatch::try_new(table_schema(&self.plan.table), columns)?;
+        for at in 0..batch.num_rows() {
+            self.writes.delete(&self.plan.table, &batch, at)?;
+            self.rows += 1;
+        }
+        self.returned(&batch)
+    }
+
+    /// Only the first row of each key.
+    fn first_of_each(&mut self, batch: &RecordBatch) -> SqlResult<RecordBatch> {
+        let table = &self.plan.table;
+        let mut kept = Vec::with_capacity(batch.num_rows());
+        for row in 0..batch.num_rows() {
+            let source = crate::exec::fetch::BatchRow { table, batch, row };
+            let key = crate::row::primary_key(table, &|id| source.value(id))?;
+            if self.seen.insert(key) {
+                kept.push(row as u64);
+            }
+        }
+        if kept.len() == batch.num_rows() {
+            return Ok(batch.clone());
+        }
+        Ok(take_record_batch(batch, &UInt64Array::from(kept))?)
+    }
+
+    /// Keeps what RETURNING may show.
+    fn returned(&mut self, batch: &RecordBatch) -> SqlResult<()> {
+        if self.plan.returning.is_some() && batch.num_rows() > 0 {
+            let columns = self.plan.table.columns.iter().enumerate();
+            let shown: Vec<usize> =
+                columns.filter(|(_, c)| !c.hidden).map(|(i, _)| i).collect();
+            let batch = batch.project(&shown)?;
+            let fields = self.plan.table.visible_columns();
+            let fields: Vec<_> = fields.map(|c| c.ty.field(&c.name, c.nullable)).collect();
+            let schema = Arc::new(Schema::new(fields));
+            self.returned.push(RecordBatch::try_new(schema, batch.columns().to_vec())?);
+        }
+        Ok(())
+    }
+
+    /// Checks unique keys and buffers the writes.
+    async fn finish(self) -> SqlResult<(usize, Vec<RecordBatch>)> {
+        let txn = &self.context.txn;
+        // In a transaction of one statement the commit follows at once and checks the same.
+        let checks_now = txn.is_explicit() || self.plan.returning.is_some();
+        if checks_now {
+            let wanted = self.writes.wanted();
+            for some in wanted.chunks(GETS_PER_REQUEST) {
+                let keys: Vec<Bytes> = some.iter().map(|w| w.key.clone()).collect();
+                let values = txn.get(keys).await?;
+                if let Some(at) = values.iter().position(Option::is_some) {
+                    return Err(self.duplicate(&some[at].key));
+                }
+            }
+        }
+        for op in self.writes.into_ops() {
+            txn.write(op)?;
+        }
+        Ok((self.rows, self.returned))
+    }
+
+    fn duplicate(&self, key: &[u8]) -> SqlError {
+        match describe_key(&self.context.catalog, key) {
+            Some(description) => description.unique_violation(),
+            None => SqlError::new(
+                SqlState::UNIQUE_VIOLATION,
+                "duplicate key value violates unique constraint",
+            ),
+        }
+    }
+}
+
+/// The schema of a table's rows, hidden columns and NULLs included: constraints are ours to check.
+fn table_schema(table: &TableDef) -> SchemaRef {
+    let fields: Vec<_> = table.columns.iter().map(|c| c.ty.field(&c.name, true)).collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// The rows with the hidden row id filled in where a table has one.
+fn with_row_ids(table: &TableDef, batch: RecordBatch) -> SqlResult<RecordBatch> {
+    let mut columns = batch.columns().to_vec();
+    for (place, column) in table.columns.iter().enumerate() {
+        if column.hidden {
+            columns[place] = row_ids(batch.num_rows())?;
+        }
+    }
+    debug_assert!(table.indexes[0].id == IndexId::PRIMARY, "the first index is the primary key");
+    Ok(RecordBatch::try_new(table_schema(table), columns)?)
+}
+
+/// Row ids no other row has.
+fn row_ids(rows: usize) -> SqlResult<ArrayRef> {
+    let mut builder =
+        datafusion::arrow::array::FixedSizeBinaryBuilder::with_capacity(rows, 16);
+    for _ in 0..rows {
+        builder.append_value(uuid::Uuid::new_v4().as_bytes())?;
+    }
+    Ok(Arc::new(builder.finish()))
+}

@@ -1,0 +1,325 @@
+//! `pg_catalog`, the columns of it that clients and shells read.
+
+use datafusion::common::ScalarValue;
+
+use super::{About, Relation, boolean, int, oid, small, text};
+use crate::catalog::{IndexDef, IndexId, TableDef};
+use crate::plan::functions::SERVER_VERSION;
+use crate::plan::table_oid;
+use crate::types::PgType::{self, Bool, Int2, Int4, Name, Oid, Text};
+
+const PG_CATALOG_OID: u32 = 11;
+const PUBLIC_OID: u32 = 2200;
+const INFORMATION_SCHEMA_OID: u32 = 13_000;
+const OWNER_OID: u32 = 10;
+const DATABASE_OID: u32 = 5;
+const UTF8_ENCODING: i32 = 6;
+/// Where the oids of indexes begin: above those of tables.
+const FIRST_INDEX_OID: u32 = 1 << 31;
+/// Indexes of one table have this many oids.
+const INDEX_OIDS: u32 = 64;
+
+pub(super) fn relation(name: &str, about: &About<'_>) -> Option<Relation> {
+    Some(match name {
+        "pg_tables" => pg_tables(about),
+        "pg_indexes" => pg_indexes(about),
+        "pg_database" => pg_database(about),
+        "pg_namespace" => pg_namespace(),
+        "pg_class" => pg_class(about),
+        "pg_attribute" => pg_attribute(about),
+        "pg_index" => pg_index(about),
+        "pg_type" => pg_type(),
+        "pg_settings" => pg_settings(),
+        "pg_roles" => pg_roles(),
+        _ => return None,
+    })
+}
+
+fn index_oid(table: &TableDef, index: &IndexDef) -> u32 {
+    let base = u32::try_from(table.id.0).unwrap_or(u32::MAX).saturating_mul(INDEX_OIDS);
+    FIRST_INDEX_OID.saturating_add(base).saturating_add(index.id.0)
+}
+
+fn pg_tables(about: &About<'_>) -> Relation {
+    let mut out = Relation::new(&[
+        ("schemaname", Name),
+        ("tablename", Name),
+        ("tableowner", Name),
+        ("tablespace", Name),
+        ("hasindexes", Bool),
+        ("hasrules", Bool),
+        ("hastriggers", Bool),
+        ("rowsecurity", Bool),
+    ]);
+    for table in about.catalog.tables() {
+        out.push(vec![
+            text("public"),
+            text(&table.name),
+            text("quorate"),
+            ScalarValue::Null,
+            boolean(true),
+            boolean(false),
+            boolean(false),
+            boolean(false),
+        ]);
+    }
+    out
+}
+
+/// An index as `CREATE INDEX` would make it.
+fn index_definition(table: &TableDef, index: &IndexDef) -> String {
+    let columns = index.columns.iter().map(|part| {
+        let name = table.column(part.column).map_or("?", |c| c.name.as_str());
+        format!("{name}{}", if part.descending { " DESC" } else { "" })
+    });
+    let unique = if index.unique || index.id == IndexId::PRIMARY { "UNIQUE " } else { "" };
+    format!(
+        "CREATE {unique}INDEX {} ON public.{} USING btree ({})",
+        index.name,
+        table.name,
+        columns.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// The indexes a client sees: not the hidden key of a table without a primary key.
+fn shown_indexes(table: &TableDef) -> impl Iterator<Item = &IndexDef> {
+    let hidden = table.has_hidden_key();
+    table.indexes.iter().filter(move |index| !(hidden && index.id == IndexId::PRIMARY))
+}
+
+fn pg_indexes(about: &About<'_>) -> Relation {
+    let mut out = Relation::new(&[
+        ("schemaname", Name),
+        ("tablename", Name),
+        ("indexname", Name),
+        ("tablespace", Name),
+        ("indexdef", Text),
+    ]);
+    for table in about.catalog.tables() {
+        for index in shown_indexes(table) {
+            out.push(vec![
+                text("public"),
+                text(&table.name),
+                text(&index.name),
+                ScalarValue::Null,
+                text(index_definition(table, index)),
+            ]);
+        }
+    }
+    out
+}
+
+fn pg_database(about: &About<'_>) -> Relation {
+    let mut out = Relation::new(&[
+        ("oid", Oid),
+        ("datname", Name),
+        ("datdba", Oid),
+        ("encoding", Int4),
+        ("datcollate", Text),
+        ("datctype", Text),
+        ("datistemplate", Bool),
+        ("datallowconn", Bool),
+        ("datconnlimit", Int4),
+    ]);
+    out.push(vec![
+        oid(DATABASE_OID),
+        text(about.database),
+        oid(OWNER_OID),
+        int(UTF8_ENCODING),
+        text("C"),
+        text("C.UTF-8"),
+        boolean(false),
+        boolean(true),
+        int(-1),
+    ]);
+    out
+}
+
+fn pg_namespace() -> Relation {
+    let mut out = Relation::new(&[("oid", Oid), ("nspname", Name), ("nspowner", Oid)]);
+    for (id, name) in [
+        (PG_CATALOG_OID, "pg_catalog"),
+        (PUBLIC_OID, "public"),
+        (INFORMATION_SCHEMA_OID, "information_schema"),
+    ] {
+        out.push(vec![oid(id), text(name), oid(OWNER_OID)]);
+    }
+    out
+}
+
+fn count(n: usize) -> ScalarValue {
+    small(i16::try_from(n).unwrap_or(i16::MAX))
+}
+
+fn pg_class(about: &About<'_>) -> Relation {
+    let mut out = Relation::new(&[
+        ("oid", Oid),
+        ("relname", Name),
+        ("relnamespace", Oid),
+        ("relowner", Oid),
+        ("relkind", Text),
+        ("relnatts", Int2),
+        ("relhasindex", Bool),
+        ("relispartition", Bool),
+        ("relpersistence", Text),
+    ]);
+    let mut add = |id: u32, name: &str, kind: &str, columns: usize, indexed: bool| {
+        out.push(vec![
+            oid(id),
+            text(name),
+            oid(PUBLIC_OID),
+            oid(OWNER_OID),
+            text(kind),
+            count(columns),
+            boolean(indexed),
+            boolean(false),
+            text("p"),
+        ]);
+    };
+    for table in about.catalog.tables() {
+        add(table_oid(table.id), &table.name, "r", table.visible_columns().count(), true);
+        for index in shown_indexes(table) {
+            add(index_oid(table, index), &index.name, "i", index.columns.len(), false);
+        }
+    }
+    out
+}
+
+fn pg_attribute(about: &About<'_>) -> Relation {
+    let mut out = Relation::new(&[
+        ("attrelid", Oid),
+        ("attname", Name),
+        ("atttypid", Oid),
+        ("attlen", Int2),
+        ("attnum", Int2),
+        ("atttypmod", Int4),
+        ("attnotnull", Bool),
+        ("atthasdef", Bool),
+        ("attisdropped", Bool),
+        ("attidentity", Text),
+        ("attgenerated", Text),
+    ]);
+    for table in about.catalog.tables() {
+        for (i, column) in table.visible_columns().enumerate() {
+            out.push(vec![
+                oid(table_oid(table.id)),
+                text(&column.name),
+                oid(column.ty.oid()),
+                small(column.ty.typlen()),
+                count(i + 1),
+                int(column.ty.typmod()),
+                boolean(!column.nullable),
+                boolean(column.default.is_some()),
+                boolean(false),
+                text(""),
+                text(""),
+            ]);
+        }
+    }
+    out
+}
+
+fn pg_index(about: &About<'_>) -> Relation {
+    let mut out = Relation::new(&[
+        ("indexrelid", Oid),
+        ("indrelid", Oid),
+        ("indnatts", Int2),
+        ("indisunique", Bool),
+        ("indisprimary", Bool),
+        ("indisvalid", Bool),
+        ("indkey", Text),
+    ]);
+    for table in about.catalog.tables() {
+        for index in shown_indexes(table) {
+            let places = index.columns.iter().map(|part| {
+                table.position(part.column).map_or(0, |place| place + 1).to_string()
+            });
+            let primary = index.id == IndexId::PRIMARY;
+            out.push(vec![
+                oid(index_oid(table, index)),
+                oid(table_oid(table.id)),
+                count(index.columns.len()),
+                boolean(index.unique || primary),
+                boolean(primary),
+                boolean(index.state == crate::catalog::IndexState::Public),
+                text(places.collect::<Vec<_>>().join(" ")),
+            ]);
+        }
+    }
+    out
+}
+
+const TYPES: [PgType; 18] = [
+    PgType::Bool,
+    PgType::Bytea,
+    PgType::Name,
+    PgType::Int8,
+    PgType::Int2,
+    PgType::Int4,
+    PgType::Text,
+    PgType::Oid,
+    PgType::Float4,
+    PgType::Float8,
+    PgType::Char(None),
+    PgType::Varchar(None),
+    PgType::Date,
+    PgType::Timestamp,
+    PgType::TimestampTz,
+    PgType::Interval,
+    PgType::Numeric(None),
+    PgType::Uuid,
+];
+
+fn pg_type() -> Relation {
+    let mut out = Relation::new(&[
+        ("oid", Oid),
+        ("typname", Name),
+        ("typnamespace", Oid),
+        ("typowner", Oid),
+        ("typlen", Int2),
+        ("typtype", Text),
+        ("typrelid", Oid),
+        ("typelem", Oid),
+        ("typarray", Oid),
+        ("typbasetype", Oid),
+        ("typdelim", Text),
+    ]);
+    for ty in TYPES {
+        out.push(vec![
+            oid(ty.oid()),
+            text(ty.typname()),
+            oid(PG_CATALOG_OID),
+            oid(OWNER_OID),
+            small(ty.typlen()),
+            text("b"),
+            oid(0),
+            oid(0),
+            oid(0),
+            oid(0),
+            text(","),
+        ]);
+    }
+    out
+}
+
+fn pg_settings() -> Relation {
+    let mut out =
+        Relation::new(&[("name", Text), ("setting", Text), ("unit", Text), ("category", Text)]);
+    for (name, value) in [
+        ("server_version", SERVER_VERSION),
+        ("server_encoding", "UTF8"),
+        ("client_encoding", "UTF8"),
+        ("TimeZone", "UTC"),
+        ("standard_conforming_strings", "on"),
+        ("max_identifier_length", "63"),
+    ] {
+        out.push(vec![text(name), text(value), ScalarValue::Null, text("Preset Options")]);
+    }
+    out
+}
+
+fn pg_roles() -> Relation {
+    let mut out = Relation::new(&[("oid", Oid), ("rolname", Name), ("rolsuper", Bool)]);
+    out.push(vec![oid(OWNER_OID), text("quorate"), boolean(true)]);
+    out
+}
