@@ -1,6 +1,7 @@
 //! Tests of the driver: whole clusters on manual clocks.
 
 mod harness;
+mod real;
 
 use std::time::Duration;
 

@@ -34,7 +34,7 @@ pub struct Seen {
     pub destroyed: bool,
 }
 
-type Book = Arc<Mutex<HashMap<RangeId, Seen>>>;
+pub type Book = Arc<Mutex<HashMap<RangeId, Seen>>>;
 
 /// Puts `key=value`; `split:<key>:<range>:<peer>,<peer>…`; `handover`.
 struct Register {
@@ -136,9 +136,9 @@ impl RangeMachine for Register {
     }
 }
 
-struct Factory {
-    book: Book,
-    fatal: Arc<Mutex<Vec<String>>>,
+pub struct Factory {
+    pub book: Book,
+    pub fatal: Arc<Mutex<Vec<String>>>,
 }
 
 impl MachineFactory for Factory {
