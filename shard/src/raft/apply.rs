@@ -234,6 +234,10 @@ fn split(
     let lease = group.shared.lease();
     let spared = handover.filter(|_| lease.valid_at(now));
     let campaign = group.lead.is_some();
+    if campaign {
+        // The followers must learn of the commit to make their halves and vote.
+        group.raw.ping();
+    }
     unwritten.born.push(Born { state: right, handover: spared, campaign });
     Ok(())
 }
