@@ -6,5 +6,7 @@ pub mod disk;
 pub mod engine;
 pub mod log;
 pub mod mvcc;
+pub mod node;
 pub mod raft;
+pub mod range;
 pub mod transport;

@@ -11,7 +11,7 @@
 //! * `refusals` holds every refusal that stands in the range, the unwritten ones included (P5).
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -33,12 +33,18 @@ use crate::raft::{
     Effect, GroupShared, Handover, LogEntry, MachineFactory, ProposeError, RangeMachine, RoleEvent,
 };
 
-/// Makes the machines of a node.
-pub struct Factory(pub Arc<Ranges>);
+/// Makes the machines of a node. Weak: the ranges hold the driver, and the driver this.
+pub struct Factory(pub Weak<Ranges>);
+
+impl Factory {
+    fn ranges(&self) -> Arc<Ranges> {
+        self.0.upgrade().expect("a node stops its workers before it drops its ranges")
+    }
+}
 
 impl MachineFactory for Factory {
     fn create(&self, shared: Arc<GroupShared>, state: &pb::RangeState) -> Box<dyn RangeMachine> {
-        let replica = Replica::new(self.0.clone(), shared, state);
+        let replica = Replica::new(self.ranges(), shared, state);
         let mut machine = Machine {
             replica: replica.clone(),
             refusals: HashSet::new(),
@@ -47,13 +53,15 @@ impl MachineFactory for Factory {
             broken: None,
         };
         machine.count_refusals(state);
-        self.0.add(&replica);
-        self.0.events.routes_changed();
+        self.ranges().add(&replica);
+        self.ranges().events.routes_changed();
         Box::new(machine)
     }
 
     fn fatal(&self, range: Option<RangeId>, why: &str) {
-        self.0.events.failed(range, why);
+        if let Some(ranges) = self.0.upgrade() {
+            ranges.events.failed(range, why);
+        }
     }
 }
 

@@ -403,3 +403,10 @@ impl Ranges {
         Ok(())
     }
 }
+
+impl Replica {
+    /// It leads with a valid lease now.
+    pub fn serves(&self) -> bool {
+        self.lead().is_ok()
+    }
+}

@@ -1,0 +1,185 @@
+//! What a node is opened with, and every tunable of its house-keeping.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_txn::clock::PhysicalClock;
+use quorate_txn::config::{CLOCK_BOUND_INTERVAL, MAX_CLOCK_OFFSET, SAFE_POINT_LAG, TXN_FLOOR_LAG};
+
+use super::connector::LocalNetwork;
+use crate::disk::Reserve;
+use crate::engine::{BlockCache, MemEngine};
+use crate::log::MemLog;
+use crate::range::ScanEngine;
+
+/// How often a node tells the meta range's leader what it leads, if nothing changed.
+pub const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// A change is told after this at the earliest, so that several travel together.
+pub const REPORT_AFTER: Duration = Duration::from_millis(20);
+/// How often nodes ask each other for their clocks.
+pub const PING_EVERY: Duration = Duration::from_secs(2);
+/// How long one such question may take.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// A node that has not answered for so long gets no replicas and no leaders.
+pub const LIVE_FOR: Duration = Duration::from_secs(5);
+/// How often replicas are looked at.
+pub const PLACE_EVERY: Duration = Duration::from_millis(500);
+/// How often one leader may move for balance.
+pub const SPREAD_EVERY: Duration = Duration::from_secs(3);
+/// How often floors of busy ranges rise.
+pub const FLOORS_EVERY: Duration = Duration::from_secs(10);
+/// How often sizes are looked at.
+pub const SIZES_EVERY: Duration = Duration::from_secs(10);
+/// How often the disk is looked at.
+pub const DISK_EVERY: Duration = Duration::from_secs(1);
+/// How long one step of house-keeping may take.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a node tries to join before it says that nobody answers.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between attempts to reach the meta range's leader.
+pub const META_RETRY: Duration = Duration::from_millis(100);
+/// How long a drain waits for calls under way and for leaders to move.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the server waits for streams after the node has stopped.
+pub const SERVER_GRACE: Duration = Duration::from_millis(500);
+/// Ranges above this are split.
+pub const RANGE_BYTES_MAX_DEFAULT: u64 = 256 << 20;
+/// Replicas of a range.
+pub const REPLICATION_FACTOR_DEFAULT: usize = 3;
+
+const _: () = assert!(
+    LIVE_FOR.as_millis() > 2 * PING_EVERY.as_millis(),
+    "one lost answer does not make a node look dead"
+);
+const _: () = assert!(
+    CLOCK_BOUND_INTERVAL.as_millis() >= 1000,
+    "a bound costs a sync of the log"
+);
+const _: () = assert!(
+    SAFE_POINT_LAG.as_millis() > TXN_FLOOR_LAG.as_millis(),
+    "the default window is above the least one"
+);
+
+/// A disk in memory: the twins of engine and log. It outlives the node that is opened on it.
+#[derive(Debug, Clone)]
+pub struct MemoryDisk {
+    /// The rows.
+    pub engine: Arc<MemEngine>,
+    /// The logs.
+    pub log: Arc<MemLog>,
+    /// Where snapshots are put together, and nothing else.
+    pub dir: PathBuf,
+}
+
+impl MemoryDisk {
+    /// An empty disk.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { engine: Arc::new(MemEngine::new()), log: Arc::new(MemLog::new()), dir: dir.into() }
+    }
+
+    /// Loses what was not flushed or synced (rule X2). The node on it must have been killed.
+    pub fn crash(&self) {
+        self.engine.crash();
+        self.log.crash();
+    }
+}
+
+/// Where a node keeps its data.
+#[derive(Debug, Clone)]
+pub enum Storage {
+    /// A folder of its own.
+    Folder(PathBuf),
+    /// In memory, for tests and simulations.
+    Memory(MemoryDisk),
+}
+
+/// What to do with an empty folder. A folder of a node goes on as that node, whatever is said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Nothing: it must be a node's.
+    Restart,
+    /// Begin a cluster.
+    Bootstrap,
+    /// Join the cluster of these nodes (`host:port` of their RPC servers).
+    Join(Vec<String>),
+}
+
+/// How nodes reach each other.
+#[derive(Clone)]
+pub enum Network {
+    /// Over TCP, by the addresses they advertise.
+    Tcp,
+    /// All in this process.
+    InProcess(Arc<LocalNetwork>),
+}
+
+/// What a node is opened with.
+#[derive(Clone)]
+pub struct NodeConfig {
+    /// Where its data is.
+    pub storage: Storage,
+    /// What to do if there is none.
+    pub start: Start,
+    /// How nodes reach each other.
+    pub network: Network,
+    /// Advertised `host:port` of the RPC server.
+    pub rpc_addr: String,
+    /// Advertised `host:port` of the SQL port; may be empty.
+    pub sql_addr: String,
+    /// Advertised `host:port` of the HTTP port; may be empty.
+    pub http_addr: String,
+    /// Its physical clock.
+    pub clock: Arc<dyn PhysicalClock>,
+    /// Runs scan programs.
+    pub programs: Arc<dyn ScanEngine>,
+    /// How far clocks may be apart; the same on all nodes.
+    pub max_clock_offset: Duration,
+    /// Replicas of a range.
+    pub replication_factor: usize,
+    /// How long ended versions can be read.
+    pub gc_window: Duration,
+    /// A range above this is split.
+    pub range_bytes_max: u64,
+    /// How much of the disk stays free (rule S5).
+    pub reserve: Reserve,
+    /// Threads of the replication driver.
+    pub workers: usize,
+    /// For election timeouts and the cluster id; `None`: from the system.
+    pub seed: Option<u64>,
+    /// Shared by the nodes of a process; `None`: one of its own.
+    pub cache: Option<BlockCache>,
+    /// Run the replication driver as tasks of the runtime, not on threads: for simulations.
+    pub workers_as_tasks: bool,
+}
+
+impl NodeConfig {
+    /// Defaults for the rest.
+    pub fn new(
+        storage: Storage,
+        start: Start,
+        rpc_addr: impl Into<String>,
+        clock: Arc<dyn PhysicalClock>,
+        programs: Arc<dyn ScanEngine>,
+    ) -> Self {
+        Self {
+            storage,
+            start,
+            network: Network::Tcp,
+            rpc_addr: rpc_addr.into(),
+            sql_addr: String::new(),
+            http_addr: String::new(),
+            clock,
+            programs,
+            max_clock_offset: MAX_CLOCK_OFFSET,
+            replication_factor: REPLICATION_FACTOR_DEFAULT,
+            gc_window: SAFE_POINT_LAG,
+            range_bytes_max: RANGE_BYTES_MAX_DEFAULT,
+            reserve: Reserve::Default,
+            workers: crate::raft::config::WORKERS_DEFAULT,
+            seed: None,
+            cache: None,
+            workers_as_tasks: false,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Reaching other nodes: the address book with its connections, and nodes of the same process.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::{Mutex, RwLock};
+use quorate_proto::{Connector, NodeId, NodeService, RemoteNode, pb};
+
+use crate::transport::Resolver;
+use crate::transport::local::Router;
+
+/// The nodes of one process.
+#[derive(Default)]
+pub struct LocalNetwork {
+    /// Their Raft traffic; links can be cut there.
+    pub router: Arc<Router>,
+    nodes: RwLock<BTreeMap<NodeId, Weak<dyn NodeService>>>,
+}
+
+impl LocalNetwork {
+    /// No nodes yet.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// A node of this process.
+    pub fn node(&self, node: NodeId) -> Option<Arc<dyn NodeService>> {
+        self.nodes.read().get(&node)?.upgrade()
+    }
+
+    /// All of them.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let nodes = self.nodes.read();
+        nodes.iter().filter(|(_, node)| node.strong_count() > 0).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn add(&self, id: NodeId, node: Weak<dyn NodeService>) {
+        self.nodes.write().insert(id, node);
+    }
+
+    /// The node is gone, for calls and for Raft traffic.
+    pub fn remove(&self, id: NodeId) {
+        self.nodes.write().remove(&id);
+        self.router.remove(id);
+    }
+}
+
+/// How a node, and the gateway beside it, reach nodes.
+pub struct NodeConnector {
+    own_id: NodeId,
+    own: OnceLock<Weak<dyn NodeService>>,
+    local: Option<Arc<LocalNetwork>>,
+    book: RwLock<BTreeMap<NodeId, pb::NodeInfo>>,
+    remotes: Mutex<HashMap<NodeId, (String, Arc<RemoteNode>)>>,
+}
+
+impl NodeConnector {
+    /// For this node.
+    pub(super) fn new(own_id: NodeId, local: Option<Arc<LocalNetwork>>) -> Arc<Self> {
+        Arc::new(Self {
+            own_id,
+            own: OnceLock::new(),
+            local,
+            book: RwLock::default(),
+            remotes: Mutex::default(),
+        })
+    }
+
+    pub(super) fn set_own(&self, node: Weak<dyn NodeService>) {
+        // Set once, when the node is made.
+        let _ = self.own.set(node);
+    }
+
+    /// What is known of all nodes, by id.
+    pub fn book(&self) -> Vec<pb::NodeInfo> {
+        self.book.read().values().cloned().collect()
+    }
+
+    /// Adopts addresses; whether anything was new.
+    pub(super) fn adopt(&self, nodes: &[pb::NodeInfo]) -> bool {
+        let mut book = self.book.write();
+        let mut news = false;
+        for node in nodes.iter().filter(|node| node.node_id != 0) {
+            let known = book.get(&NodeId(node.node_id));
+            if known != Some(node) {
+                book.insert(NodeId(node.node_id), node.clone());
+                news = true;
+            }
+        }
+        news
+    }
+}
+
+impl Connector for NodeConnector {
+    fn node(&self, node: NodeId) -> Option<Arc<dyn NodeService>> {
+        if node == self.own_id {
+            return self.own.get()?.upgrade();
+        }
+        if let Some(local) = &self.local {
+            return local.node(node);
+        }
+        let addr = self.rpc_addr(node)?;
+        let mut remotes = self.remotes.lock();
+        if let Some((known, remote)) = remotes.get(&node)
+            && *known == addr
+        {
+            return Some(remote.clone());
+        }
+        let remote = Arc::new(RemoteNode::new(addr.clone()));
+        remotes.insert(node, (addr, remote.clone()));
+        Some(remote)
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        let mut nodes = vec![self.own_id];
+        match &self.local {
+            Some(local) => nodes.extend(local.nodes()),
+            None => nodes.extend(self.book.read().keys()),
+        }
+        let own = self.own_id;
+        let mut first = true;
+        nodes.retain(|node| *node != own || std::mem::take(&mut first));
+        nodes
+    }
+
+    fn learn(&self, nodes: &[pb::NodeInfo]) {
+        self.adopt(nodes);
+    }
+}
+
+impl Resolver for NodeConnector {
+    fn rpc_addr(&self, node: NodeId) -> Option<String> {
+        let book = self.book.read();
+        let addr = &book.get(&node)?.rpc_addr;
+        (!addr.is_empty()).then(|| addr.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moved_node_is_reached_at_its_new_address() {
+        let connector = NodeConnector::new(NodeId(1), None);
+        let at = |addr: &str| pb::NodeInfo {
+            node_id: 2,
+            rpc_addr: addr.to_owned(),
+            ..pb::NodeInfo::default()
+        };
+        assert!(connector.node(NodeId(2)).is_none());
+        assert!(connector.adopt(&[at("a:1")]));
+        assert!(!connector.adopt(&[at("a:1")]));
+        let first = connector.node(NodeId(2)).expect("known");
+        assert!(Arc::ptr_eq(&first, &connector.node(NodeId(2)).expect("known")));
+        assert!(connector.adopt(&[at("b:1")]));
+        assert_eq!(connector.rpc_addr(NodeId(2)).as_deref(), Some("b:1"));
+        assert!(!Arc::ptr_eq(&first, &connector.node(NodeId(2)).expect("known")));
+        assert_eq!(connector.nodes(), [NodeId(1), NodeId(2)]);
+    }
+}

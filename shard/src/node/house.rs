@@ -1,0 +1,388 @@
+//! House-keeping of a node: three tasks that live as long as it does.
+//!
+//! * *keeper*: the clock's bound (T3) and the disk (S5). Nothing else may hold it up.
+//! * *reporter*: tells the meta range what is led here; asks the other nodes for their clocks.
+//! * *placer*: for the ranges led here: replicas on enough nodes, leaders spread evenly, floors,
+//!   splits by size. Each leader decides for its own ranges: nothing has to be elected for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quorate_proto::pb::node_request::Body as Ask;
+use quorate_proto::pb::node_response::Body as Answer;
+use quorate_proto::pb::range_error::Kind;
+use quorate_proto::{Connector as _, NodeId, RangeId, Timestamp, pb};
+use quorate_txn::config::{CLOCK_BOUND_AHEAD, CLOCK_BOUND_INTERVAL, TXN_FLOOR_LAG};
+use tokio::time::Instant;
+
+use super::config::*;
+use super::{Node, Seen, identity, runtime};
+use crate::engine::{KeySpan, find_split_key};
+use crate::range::{META_RANGE, Replica};
+
+/// What the floors of a range were last raised for.
+#[derive(Debug, Clone, Copy)]
+struct Activity {
+    /// The applied index after it.
+    applied: u64,
+    /// When the last other entry was seen.
+    at: Timestamp,
+}
+
+/// Something done every so often.
+struct Every {
+    period: Duration,
+    due: Option<Instant>,
+}
+
+impl Every {
+    fn new(period: Duration) -> Self {
+        Self { period, due: None }
+    }
+
+    /// Whether it is due; the first time after one period.
+    fn due(&mut self, now: Instant) -> bool {
+        let due = *self.due.get_or_insert(now + self.period);
+        if now >= due {
+            self.due = Some(now + self.period);
+        }
+        now >= due
+    }
+}
+
+impl Node {
+    pub(super) fn start_house_keeping(self: &Arc<Self>) -> Vec<tokio::task::JoinHandle<()>> {
+        let (keeper, reporter, placer) = (self.clone(), self.clone(), self.clone());
+        vec![
+            runtime::spawn(async move { keeper.keep().await }),
+            runtime::spawn(async move { reporter.report_on().await }),
+            runtime::spawn(async move { placer.place_on().await }),
+        ]
+    }
+
+    // ------------------------------------------------------------ keeper
+
+    async fn keep(&self) {
+        let mut bound = Every::new(CLOCK_BOUND_INTERVAL);
+        loop {
+            tokio::time::sleep(DISK_EVERY.min(CLOCK_BOUND_INTERVAL)).await;
+            if let Some(disk) = self.disk.clone() {
+                // What cannot be looked at keeps its state; a disk that fails stops the log.
+                let polled = runtime::blocking(move || disk.poll()).await;
+                if let Some(Err(error)) = polled {
+                    tracing::warn!(%error, "the disk's free space is not known");
+                }
+            }
+            if bound.due(Instant::now()) {
+                self.write_clock_bound().await;
+            }
+        }
+    }
+
+    /// Rule T3: durable first, used then.
+    async fn write_clock_bound(&self) {
+        let bound = self.ranges.clock.now().bound_after(CLOCK_BOUND_AHEAD);
+        let log = self.log.clone();
+        match runtime::blocking(move || identity::store_clock_bound(&*log, bound)).await {
+            Some(Ok(())) => self.ranges.set_clock_bound(bound),
+            Some(Err(error)) => self.fail(&error.to_string()),
+            None => self.fail("writing the clock's bound panicked"),
+        }
+    }
+
+    fn fail(&self, why: &str) {
+        crate::range::RangeEvents::failed(&*self.events, None, why);
+    }
+
+    // ------------------------------------------------------------ reporter
+
+    async fn report_on(&self) {
+        let mut told: BTreeMap<RangeId, pb::RangeRoute> = BTreeMap::new();
+        let mut ping = Every::new(PING_EVERY);
+        self.ping_all().await;
+        loop {
+            let news = self.events.routes.notified();
+            let woken = tokio::time::timeout(REPORT_EVERY, news).await.is_ok();
+            if woken {
+                tokio::time::sleep(REPORT_AFTER).await;
+            }
+            let led: BTreeMap<_, _> = self.led_routes().into_iter().collect();
+            told.retain(|range, _| led.contains_key(range));
+            let routes: Vec<_> = led
+                .iter()
+                .filter(|(range, route)| told.get(range) != Some(route))
+                .map(|(_, route)| route.clone())
+                .collect();
+            let heartbeat = !woken;
+            if (heartbeat || !routes.is_empty()) && self.report(routes).await {
+                told = led;
+            }
+            if ping.due(Instant::now()) {
+                self.ping_all().await;
+            }
+        }
+    }
+
+    fn led_routes(&self) -> Vec<(RangeId, pb::RangeRoute)> {
+        let route = |replica: Arc<Replica>| {
+            let descriptor = Some(replica.descriptor());
+            (replica.range, pb::RangeRoute { descriptor, leader_node_id: self.id().0 })
+        };
+        self.led().into_iter().map(route).collect()
+    }
+
+    /// Tells the meta range; whether it took it.
+    async fn report(&self, routes: Vec<pb::RangeRoute>) -> bool {
+        let request = Ask::Report(pb::ReportRequest { node: Some(self.info()), routes });
+        match self.at_meta(request, false, Instant::now() + STEP_TIMEOUT).await {
+            Ok(Answer::Report(answer)) => {
+                *self.loads.lock() = answer.loads;
+                self.learn(&answer.nodes).await;
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                tracing::debug!(node = %self.id(), why = error.message, "a report was not taken");
+                // Not at once again: the reason may be everybody's.
+                self.events.routes.notify_one();
+                tokio::time::sleep(META_RETRY).await;
+                false
+            }
+        }
+    }
+
+    async fn learn(&self, nodes: &[pb::NodeInfo]) {
+        if !self.connector.adopt(nodes) {
+            return;
+        }
+        let (log, book) = (self.log.clone(), self.connector.book());
+        if let Some(Err(error)) =
+            runtime::blocking(move || identity::store_addresses(&*log, book)).await
+        {
+            self.fail(&error.to_string());
+        }
+    }
+
+    /// Asks every other node for its clock: who answers lives, and whose clock is off is known.
+    async fn ping_all(&self) {
+        let others = self.connector.nodes().into_iter().filter(|node| *node != self.id());
+        let others: Vec<NodeId> = others.collect();
+        let answers = join_all(others.iter().map(|node| self.ask(*node, None, PING_TIMEOUT))).await;
+        let at = self.ranges.clock.monotonic();
+        {
+            let mut seen = self.seen.lock();
+            for (node, answer) in others.iter().zip(answers) {
+                let skewed = match &answer {
+                    Ok(_) => false,
+                    Err(error) if matches!(error.kind, Some(Kind::ClockSkew(_))) => true,
+                    Err(_) => continue,
+                };
+                seen.insert(*node, Seen { at, skewed });
+            }
+        }
+        self.judge_clock();
+    }
+
+    /// Rule T3: a node whose clock is off from the majority's stops leading and says so.
+    fn judge_clock(&self) {
+        let now = self.ranges.clock.monotonic();
+        let seen = self.seen.lock();
+        let fresh = seen.values().filter(|seen| now.saturating_sub(seen.at) < LIVE_FOR);
+        let (off, all) = fresh.fold((0, 0), |(off, all), s| (off + usize::from(s.skewed), all + 1));
+        drop(seen);
+        let may = off * 2 <= all;
+        if !may {
+            tracing::error!(
+                node = %self.id(),
+                off,
+                all,
+                "this node's clock is off from the majority's: it does not lead"
+            );
+        }
+        if self.may_lead.swap(may, Ordering::SeqCst) != may {
+            self.raft.set_may_lead(may);
+        }
+    }
+
+    /// The other nodes that answered lately.
+    fn live(&self) -> Vec<NodeId> {
+        let now = self.ranges.clock.monotonic();
+        let seen = self.seen.lock();
+        let live = seen.iter().filter(|(_, s)| now.saturating_sub(s.at) < LIVE_FOR && !s.skewed);
+        let mut live: Vec<_> = live.map(|(node, _)| *node).collect();
+        live.sort_unstable();
+        live
+    }
+
+    // ------------------------------------------------------------ placer
+
+    async fn place_on(self: &Arc<Self>) {
+        let mut spread = Every::new(SPREAD_EVERY);
+        let mut floors = Every::new(FLOORS_EVERY);
+        let mut sizes = Every::new(SIZES_EVERY);
+        let mut activity = HashMap::new();
+        loop {
+            tokio::time::sleep(PLACE_EVERY).await;
+            for replica in self.led() {
+                self.place(&replica).await;
+            }
+            let now = Instant::now();
+            if spread.due(now) {
+                self.spread().await;
+            }
+            if floors.due(now) {
+                self.raise_floors(&mut activity).await;
+            }
+            if sizes.due(now) {
+                self.split_large().await;
+            }
+        }
+    }
+
+    /// One step towards as many replicas as there shall be, on live nodes with the fewest.
+    async fn place(&self, replica: &Arc<Replica>) {
+        let descriptor = replica.descriptor();
+        let here = |node: u64| descriptor.replicas.iter().any(|r| r.node_id == node);
+        let mut wanted: Vec<u64> = descriptor.replicas.iter().map(|r| r.node_id).collect();
+        if wanted.len() < self.config.replication_factor {
+            let load = |node: NodeId| {
+                let loads = self.loads.lock();
+                loads.iter().find(|l| l.node_id == node.0).map_or(0, |l| l.replicas)
+            };
+            let free = self.live().into_iter().filter(|node| !here(node.0));
+            wanted.extend(free.min_by_key(|node| (load(*node), *node)).map(|node| node.0));
+        }
+        let voting = descriptor.replicas.iter().all(|r| r.role() == pb::ReplicaRole::Voter);
+        if voting && wanted.len() == descriptor.replicas.len() {
+            return;
+        }
+        if let Err(why) = replica.place(&wanted, Instant::now() + STEP_TIMEOUT).await {
+            tracing::debug!(range = %replica.range, %why, "a replica was not placed yet");
+        }
+    }
+
+    /// Moves one leader from here to the live node that leads the fewest, if that makes the
+    /// numbers more even.
+    async fn spread(&self) {
+        let led = self.led();
+        let mut leaders: BTreeMap<NodeId, u64> =
+            self.live().into_iter().map(|node| (node, 0)).collect();
+        for load in self.loads.lock().iter() {
+            if let Some(count) = leaders.get_mut(&NodeId(load.node_id)) {
+                *count = load.leaders;
+            }
+        }
+        let mut targets: Vec<_> = leaders.into_iter().collect();
+        targets.sort_by_key(|(node, count)| (*count, *node));
+        for (node, count) in targets {
+            if led.len() as u64 <= count + 1 {
+                return;
+            }
+            let votes = |replica: &&Arc<Replica>| {
+                replica.descriptor().replicas.iter().any(|r| {
+                    r.node_id == node.0 && r.role() == pb::ReplicaRole::Voter
+                })
+            };
+            if let Some(replica) = led.iter().rev().find(votes) {
+                self.move_lead(replica.range, node).await;
+                return;
+            }
+        }
+    }
+
+    async fn move_lead(&self, range: RangeId, to: NodeId) {
+        let moved = tokio::time::timeout(STEP_TIMEOUT, self.raft.transfer(range, to)).await;
+        match moved {
+            Ok(Ok(())) => tracing::info!(%range, %to, "the lead moved"),
+            Ok(Err(why)) => tracing::debug!(%range, %to, %why, "the lead did not move"),
+            Err(_) => tracing::debug!(%range, %to, "the move of the lead takes long"),
+        }
+    }
+
+    /// Rules S1 and P6. A range is left alone once its floors have passed its last activity, so
+    /// that idle ranges stay quiet.
+    async fn raise_floors(&self, activity: &mut HashMap<RangeId, Activity>) {
+        let now = self.ranges.clock.now();
+        let led = self.led();
+        activity.retain(|range, _| led.iter().any(|replica| replica.range == *range));
+        for replica in led.iter().filter(|replica| replica.range != META_RANGE) {
+            let state = replica.state();
+            let seen = activity.entry(replica.range).or_insert(Activity { applied: 0, at: now });
+            if state.applied_index != seen.applied {
+                *seen = Activity { applied: state.applied_index, at: now };
+            }
+            let txn_floor = now.bound_before(TXN_FLOOR_LAG);
+            let safe_point = now.bound_before(self.config.gc_window);
+            let passes = |floor: Timestamp, old: u64| floor > seen.at && old < seen.at.0;
+            let busy = seen.at == now;
+            if !busy && !passes(txn_floor, state.txn_floor) && !passes(safe_point, state.safe_point)
+            {
+                continue;
+            }
+            let deadline = Instant::now() + STEP_TIMEOUT;
+            if replica.raise_floors(safe_point, txn_floor, deadline).await.is_ok() {
+                seen.applied = replica.state().applied_index;
+            }
+        }
+    }
+
+    async fn split_large(self: &Arc<Self>) {
+        for replica in self.led().into_iter().filter(|replica| replica.range != META_RANGE) {
+            let descriptor = replica.descriptor();
+            let span = KeySpan::new(descriptor.start.clone(), descriptor.end.clone());
+            let bytes = self.ranges.engine.approximate_bytes(&span).unwrap_or_default();
+            if bytes.max(replica.state().bytes) <= self.config.range_bytes_max {
+                continue;
+            }
+            let ranges = self.ranges.clone();
+            let found = runtime::blocking(move || {
+                find_split_key(&*ranges.engine.snapshot(), &span)
+            })
+            .await;
+            let Some(Ok(Some(key))) = found else { continue };
+            let request = pb::RangeRequest {
+                range: Some(pb::RangeRef {
+                    range_id: replica.range.0,
+                    epoch: descriptor.epoch,
+                }),
+                body: Some(pb::range_request::Body::Split(pb::SplitRequest { key })),
+            };
+            let answer = self.ranges.serve(request, Instant::now() + STEP_TIMEOUT).await;
+            tracing::info!(range = %replica.range, bytes, ?answer, "split by size");
+        }
+    }
+
+    // ------------------------------------------------------------ drain
+
+    /// Waits for the calls under way and moves the leaders away, both for a bounded time.
+    pub(super) async fn drain(&self) {
+        let ends = Instant::now() + DRAIN_TIMEOUT;
+        loop {
+            let idle = self.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if self.in_flight.load(Ordering::SeqCst) == 0 {
+                break;
+            }
+            if tokio::time::timeout_at(ends, idle).await.is_err() {
+                break;
+            }
+        }
+        let live = self.live();
+        let moves = self.led().into_iter().filter_map(|replica| {
+            let replicas = replica.descriptor().replicas;
+            let voter = |r: &&pb::Replica| r.role() == pb::ReplicaRole::Voter;
+            let mut nodes = replicas.iter().filter(voter).map(|r| NodeId(r.node_id));
+            let to = nodes.find(|node| live.contains(node))?;
+            Some((replica.range, to))
+        });
+        let moves: Vec<_> = moves.collect();
+        let all = join_all(moves.into_iter().map(|(range, to)| self.move_lead(range, to)));
+        if tokio::time::timeout_at(ends, all).await.is_err() {
+            tracing::warn!(node = %self.id(), "stops before all its leaders have moved");
+        }
+    }
+}
