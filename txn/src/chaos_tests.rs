@@ -187,11 +187,8 @@ impl World {
                 read_at: read_at.0,
             });
         }
-        let txn = TxnMeta {
-            id: TxnId(id),
-            anchor: writes[0].key.clone(),
-            commit_start: self.clock(),
-        };
+        let txn =
+            TxnMeta { id: TxnId(id), anchor: writes[0].key.clone(), commit_start: self.clock() };
         self.machines.push(Machine::Commit(Coordinator::new(Plan { txn, writes, checks })));
         self.input(self.machines.len() - 1, Input::Start);
     }
@@ -309,9 +306,9 @@ impl World {
             }
             Admission::Answer(answer) => Some(answer),
             Admission::Wait(waiting) => Some(Answer::Error(waiting.give_up())),
-            Admission::ClockBehind { .. } => Some(error(Kind::Unavailable(pb::Unavailable {
-                retry_after_ms: 1,
-            }))),
+            Admission::ClockBehind { .. } => {
+                Some(error(Kind::Unavailable(pb::Unavailable { retry_after_ms: 1 })))
+            }
         }
     }
 
@@ -437,12 +434,15 @@ impl World {
             let mut idle = 0;
             for _ in 0..20_000 {
                 self.step();
-                let quiet = self.messages.is_empty() && self.ranges.iter().all(|r| r.log.is_empty());
+                let quiet =
+                    self.messages.is_empty() && self.ranges.iter().all(|r| r.log.is_empty());
                 idle = if quiet { idle + 1 } else { 0 };
                 if quiet && self.timers.is_empty() {
                     break;
                 }
-                if idle > 3 && let Some(at) = self.timers.values().min() {
+                if idle > 3
+                    && let Some(at) = self.timers.values().min()
+                {
                     self.now = self.now.max(*at);
                 }
             }
@@ -502,14 +502,10 @@ fn command(body: pb::range_request::Body) -> pb::command::Body {
     use pb::range_request::Body as From;
     match body {
         From::Verdict(m) => To::Verdict(pb::VerdictCommand { txn: m.txn, verdict: m.verdict }),
-        From::Close(m) => {
-            To::Close(pb::CloseCommand { txn: m.txn, key: m.key, record: m.record })
+        From::Close(m) => To::Close(pb::CloseCommand { txn: m.txn, key: m.key, record: m.record }),
+        From::Resolve(m) => {
+            To::Resolve(pb::ResolveCommand { txn_id: m.txn_id, keys: m.keys, verdict: m.verdict })
         }
-        From::Resolve(m) => To::Resolve(pb::ResolveCommand {
-            txn_id: m.txn_id,
-            keys: m.keys,
-            verdict: m.verdict,
-        }),
         From::DropRecord(m) => {
             To::DropRecord(pb::DropRecordCommand { txn_id: m.txn_id, anchor: m.anchor })
         }
@@ -546,14 +542,6 @@ proptest! {
 
     #[test]
     fn one_verdict_and_no_answer_is_taken_back(seed in any::<u64>()) {
-        run(seed);
-    }
-}
-
-#[test]
-fn dbgseed() {
-    for seed in 1_000_000..1_008_000 {
-        eprintln!("seed {seed}");
         run(seed);
     }
 }

@@ -105,12 +105,7 @@ pub struct NodeClock {
 impl NodeClock {
     /// A clock above `floor` (rule T3: the bound written down before a restart).
     pub fn new(physical: Arc<dyn PhysicalClock>, floor: Timestamp, max_offset: Duration) -> Self {
-        Self {
-            hlc: Mutex::new(Hlc::new(floor)),
-            floor,
-            physical,
-            max_offset,
-        }
+        Self { hlc: Mutex::new(Hlc::new(floor)), floor, physical, max_offset }
     }
 
     fn hlc(&self) -> MutexGuard<'_, Hlc> {
@@ -181,10 +176,7 @@ pub struct ManualClock {
 impl ManualClock {
     /// A clock that stands at `wall`, its monotonic time at zero.
     pub fn new(wall: Timestamp) -> Self {
-        Self {
-            wall: AtomicU64::new(wall.0),
-            monotonic_nanos: AtomicU64::new(0),
-        }
+        Self { wall: AtomicU64::new(wall.0), monotonic_nanos: AtomicU64::new(0) }
     }
 
     /// Lets both times go on.
@@ -269,10 +261,8 @@ mod tests {
 
     #[test]
     fn skew_crosses_nodes_with_its_size() {
-        let error = ClockError::TooFarAhead {
-            ahead: Duration::from_millis(400),
-            limit: MAX_CLOCK_OFFSET,
-        };
+        let error =
+            ClockError::TooFarAhead { ahead: Duration::from_millis(400), limit: MAX_CLOCK_OFFSET };
         let kind = error.to_range_error().kind;
         assert_eq!(
             kind,

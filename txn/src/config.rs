@@ -48,8 +48,7 @@ pub const SAFE_POINT_LAG: Duration = Duration::from_secs(600);
 pub const RECORDS_DROPPED_MAX: usize = 4096;
 
 const _: () = assert!(
-    LEASE.as_millis() * 10
-        <= (RAFT_ELECTION_TICKS as u128 - 1) * RAFT_TICK.as_millis() * 9,
+    LEASE.as_millis() * 10 <= (RAFT_ELECTION_TICKS as u128 - 1) * RAFT_TICK.as_millis() * 9,
     "L1: a lease ends before anybody else can be elected, clock drift of a tenth included"
 );
 const _: () = assert!(

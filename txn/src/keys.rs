@@ -191,10 +191,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
-        proptest::collection::vec(
-            prop_oneof![Just(0u8), Just(1), Just(0xff), any::<u8>()],
-            0..12,
-        )
+        proptest::collection::vec(prop_oneof![Just(0u8), Just(1), Just(0xff), any::<u8>()], 0..12)
     }
 
     fn escaped(key: &[u8]) -> Vec<u8> {

@@ -30,17 +30,11 @@ pub enum DecodeError {
 }
 
 fn decode<M: Message + Default>(what: &'static str, bytes: &[u8]) -> Result<M, DecodeError> {
-    M::decode(bytes).map_err(|e| DecodeError::Value {
-        what,
-        why: e.to_string(),
-    })
+    M::decode(bytes).map_err(|e| DecodeError::Value { what, why: e.to_string() })
 }
 
 fn broken(what: &'static str, why: &str) -> DecodeError {
-    DecodeError::Value {
-        what,
-        why: why.to_string(),
-    }
+    DecodeError::Value { what, why: why.to_string() }
 }
 
 /// 0 where the local clock is the timestamp itself, as it nearly always is.
@@ -263,9 +257,7 @@ pub fn history_key(key: &[u8], end: Timestamp) -> Bytes {
 /// [`DecodeError`].
 pub fn decode_history_key(bytes: &[u8]) -> Result<(Bytes, Timestamp), DecodeError> {
     let (key, rest) = keys::take_escaped(bytes)?;
-    let end = rest.try_into().map_err(|_| KeyError {
-        what: "a key of a history interval",
-    })?;
+    let end = rest.try_into().map_err(|_| KeyError { what: "a key of a history interval" })?;
     Ok((key, Timestamp(u64::from_be_bytes(end))))
 }
 
@@ -424,10 +416,7 @@ impl Record {
     /// The value in `txns`.
     pub fn encode(&self) -> Vec<u8> {
         use pb::record_value::State;
-        let mut m = pb::RecordValue {
-            commit_start: self.commit_start.0,
-            ..Default::default()
-        };
+        let mut m = pb::RecordValue { commit_start: self.commit_start.0, ..Default::default() };
         match &self.state {
             RecordState::Staging { keys } => {
                 m.set_state(State::Staging);
@@ -469,10 +458,7 @@ impl Record {
             State::Aborted => RecordState::Aborted,
             State::Refused => RecordState::Refused,
         };
-        Ok(Self {
-            state,
-            commit_start: Timestamp(m.commit_start),
-        })
+        Ok(Self { state, commit_start: Timestamp(m.commit_start) })
     }
 }
 
@@ -521,9 +507,7 @@ pub fn record_key(key: &[u8], id: TxnId) -> Bytes {
 /// [`DecodeError`].
 pub fn decode_record_key(bytes: &[u8]) -> Result<(Bytes, TxnId), DecodeError> {
     let (key, rest) = keys::take_escaped(bytes)?;
-    let id = TxnId::from_bytes(rest).ok_or(KeyError {
-        what: "a key of a transaction record",
-    })?;
+    let id = TxnId::from_bytes(rest).ok_or(KeyError { what: "a key of a transaction record" })?;
     Ok((key, id))
 }
 

@@ -80,7 +80,9 @@ proptest! {
 
     /// P5: a bound of user keys cuts both families at the same place.
     #[test]
-    fn families_split_by_user_key(key in bytes(), bound in bytes(), end in ts(), id in any::<u128>()) {
+    fn families_split_by_user_key(
+        key in bytes(), bound in bytes(), end in ts(), id in any::<u128>()
+    ) {
         let left = key < bound;
         prop_assert_eq!(history_key(&key, end) < cf_bound(&bound), left);
         prop_assert_eq!(record_key(&key, TxnId(id)) < cf_bound(&bound), left);
@@ -112,15 +114,9 @@ fn record_of_an_unknown_state_does_not_decode() {
 /// P6: what goes below the floor, and what never does.
 #[test]
 fn staging_and_preparing_outlive_every_floor() {
-    let at = |state| Record {
-        state,
-        commit_start: Timestamp(5),
-    };
-    let committed = |one_range| RecordState::Committed {
-        ts: Timestamp(6),
-        keys: vec![],
-        one_range,
-    };
+    let at = |state| Record { state, commit_start: Timestamp(5) };
+    let committed =
+        |one_range| RecordState::Committed { ts: Timestamp(6), keys: vec![], one_range };
     let keys = vec![];
     let droppable = |state| at(state).droppable_below(Timestamp(6));
     assert!(!droppable(RecordState::Staging { keys: keys.clone() }));

@@ -205,10 +205,7 @@ pub(crate) struct Calls<W> {
 
 impl<W> Default for Calls<W> {
     fn default() -> Self {
-        Self {
-            next: 1,
-            open: BTreeMap::new(),
-        }
+        Self { next: 1, open: BTreeMap::new() }
     }
 }
 
@@ -250,10 +247,7 @@ impl<W> Calls<W> {
         let (_, attempts) = self.open.get_mut(&id)?;
         let pause = RETRY_PAUSE_MIN.saturating_mul(1 << (*attempts).min(16));
         *attempts += 1;
-        Some(Action::SetTimer {
-            timer: TimerId::Retry(id),
-            at: now + pause.min(RETRY_PAUSE_MAX),
-        })
+        Some(Action::SetTimer { timer: TimerId::Retry(id), at: now + pause.min(RETRY_PAUSE_MAX) })
     }
 }
 

@@ -72,10 +72,7 @@ fn error(args: &Args) -> Result<pb::RangeError, Box<dyn Error>> {
 
 fn status(args: &Args) -> Result<pb::TxnStatus, Box<dyn Error>> {
     use pb::txn_status::State;
-    let staging = || pb::StagingState {
-        keys: args.keys("keys"),
-        commit_start: 0,
-    };
+    let staging = || pb::StagingState { keys: args.keys("keys"), commit_start: 0 };
     let state = match args.pos.get(1).map(String::as_str) {
         Some("missing") => State::Missing(true),
         Some("staging") => State::Staging(staging()),
@@ -94,9 +91,8 @@ impl StepRunner {
                 let (checks, keys): (Vec<Bytes>, Vec<Bytes>) =
                     list(group).into_iter().partition(|k| k[0].is_ascii_uppercase());
                 let lower = |k: &Bytes| k.to_ascii_lowercase();
-                let checks = self.checks.iter().filter(|c| {
-                    checks.iter().any(|k| c.start == lower(k))
-                });
+                let checks =
+                    self.checks.iter().filter(|c| checks.iter().any(|k| c.start == lower(k)));
                 Group { keys, checks: checks.cloned().collect() }
             })
             .collect()

@@ -6,7 +6,9 @@ use std::fmt;
 use bytes::Bytes;
 use quorate_proto::{Timestamp, TxnId, pb};
 
-use crate::apply::{Applied, ApplyError, Event, Floors, Mutation, Span, StateView, ViewError, apply};
+use crate::apply::{
+    Applied, ApplyError, Event, Floors, Mutation, Span, StateView, ViewError, apply,
+};
 use crate::keys::Pretty;
 use crate::state::{Interval, Lock, Record, Version};
 
@@ -120,17 +122,13 @@ impl StateView for MemView {
     ) -> Result<Option<Event>, ViewError> {
         let within = |ts: Timestamp| ts > after && ts <= upto;
         let starts = self.latest.iter().map(|(k, v)| (k, v.commit_ts));
-        let ends = self.history.iter().flat_map(|((k, end), interval)| {
-            [(k, *end), (k, interval.start)]
-        });
+        let ends =
+            self.history.iter().flat_map(|((k, end), interval)| [(k, *end), (k, interval.start)]);
         let event = starts
             .chain(ends)
             .filter(|(k, ts)| span.contains(k) && within(*ts))
             .min()
-            .map(|(key, ts)| Event {
-                key: key.clone(),
-                ts,
-            });
+            .map(|(key, ts)| Event { key: key.clone(), ts });
         Ok(event)
     }
 
@@ -139,10 +137,7 @@ impl StateView for MemView {
         span: &Span,
         own: TxnId,
     ) -> Result<Option<(Bytes, Lock)>, ViewError> {
-        let lock = self
-            .locks
-            .iter()
-            .find(|(key, lock)| span.contains(key) && lock.txn.id != own);
+        let lock = self.locks.iter().find(|(key, lock)| span.contains(key) && lock.txn.id != own);
         Ok(lock.map(|(key, lock)| (key.clone(), lock.clone())))
     }
 

@@ -110,15 +110,8 @@ pub fn locked(key: &Bytes, lock: &Lock) -> Refusal {
 /// The error for an event after a key was read.
 pub fn conflict(key: &Bytes, event: Timestamp, read_at: Timestamp) -> Refusal {
     pb::RangeError::new(
-        Kind::Conflict(pb::Conflict {
-            key: key.clone(),
-            event_ts: event.0,
-            txn_id: Bytes::new(),
-        }),
-        format!(
-            "key {} was changed at {event}, after it was read at {read_at}",
-            Pretty(key)
-        ),
+        Kind::Conflict(pb::Conflict { key: key.clone(), event_ts: event.0, txn_id: Bytes::new() }),
+        format!("key {} was changed at {event}, after it was read at {read_at}", Pretty(key)),
     )
 }
 
@@ -146,19 +139,14 @@ pub fn test_write(
     if let Some(version) = latest {
         if write.must_be_absent {
             return Ok(Err(pb::RangeError::new(
-                Kind::AlreadyExists(pb::AlreadyExists {
-                    key: write.key.clone(),
-                }),
+                Kind::AlreadyExists(pb::AlreadyExists { key: write.key.clone() }),
                 format!("key {} exists", Pretty(&write.key)),
             )));
         }
         if version.commit_ts > read_at {
             return Ok(Err(conflict(&write.key, version.commit_ts, read_at)));
         }
-        return Ok(Ok(Found {
-            newest: version.commit_ts,
-            latest: Some(version),
-        }));
+        return Ok(Ok(Found { newest: version.commit_ts, latest: Some(version) }));
     }
     let mut newest = Timestamp::ZERO;
     if !write.known_absent {
@@ -167,10 +155,7 @@ pub fn test_write(
             return Ok(Err(conflict(&write.key, newest, read_at)));
         }
     }
-    Ok(Ok(Found {
-        latest: None,
-        newest,
-    }))
+    Ok(Ok(Found { latest: None, newest }))
 }
 
 /// Tests what was read and not written: no foreign lock in it, no event after it was read and up

@@ -9,9 +9,7 @@ use crate::keys::Pretty;
 use crate::state::{Record, RecordState, TxnMeta, Verdict};
 
 fn answer(outcome: pb::close_response::Outcome) -> Applied {
-    Applied::answer(pb::range_response::Body::Close(pb::CloseResponse {
-        outcome: Some(outcome),
-    }))
+    Applied::answer(pb::range_response::Body::Close(pb::CloseResponse { outcome: Some(outcome) }))
 }
 
 fn status(record: &Record) -> Applied {
@@ -19,11 +17,7 @@ fn status(record: &Record) -> Applied {
 }
 
 fn put(txn: &TxnMeta, key: &bytes::Bytes, record: Record) -> Vec<Mutation> {
-    vec![Mutation::PutRecord {
-        key: key.clone(),
-        id: txn.id,
-        record,
-    }]
+    vec![Mutation::PutRecord { key: key.clone(), id: txn.id, record }]
 }
 
 /// A missing anchor record is closed as `aborted`. Below the floor nothing needs to be written:
@@ -34,10 +28,7 @@ fn close_record(
     floors: &Floors,
     view: &dyn StateView,
 ) -> Result<Applied, ApplyError> {
-    let aborted = Record {
-        state: RecordState::Aborted,
-        commit_start: txn.commit_start,
-    };
+    let aborted = Record { state: RecordState::Aborted, commit_start: txn.commit_start };
     match view.record(&txn.anchor, txn.id)? {
         Some(record) if record.state != RecordState::Refused => Ok(status(&record)),
         None if checks::below_txn_floor(txn, floors).is_some() => Ok(status(&aborted)),
@@ -74,14 +65,8 @@ fn close_key(
             Ok(answer(Outcome::Refused(true)))
         }
         None => {
-            let record = Record {
-                state: RecordState::Refused,
-                commit_start: txn.commit_start,
-            };
-            Ok(Applied {
-                mutations: put(txn, key, record),
-                ..answer(Outcome::Refused(true))
-            })
+            let record = Record { state: RecordState::Refused, commit_start: txn.commit_start };
+            Ok(Applied { mutations: put(txn, key, record), ..answer(Outcome::Refused(true)) })
         }
     }
 }

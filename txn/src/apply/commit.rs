@@ -32,11 +32,7 @@ pub(super) fn replace(
     match value {
         Some(value) => mutations.push(Mutation::PutLatest {
             key: key.clone(),
-            version: Version {
-                commit_ts,
-                local_ts,
-                value: value.clone(),
-            },
+            version: Version { commit_ts, local_ts, value: value.clone() },
         }),
         None if found.is_some() => {
             mutations.push(Mutation::RemoveLatest { key: key.clone() });
@@ -98,9 +94,9 @@ pub fn apply(
         Standing::Undecided(_) => return Ok(Applied::error(prepared_before())),
         Standing::None => {}
     }
-    if let Some(error) = checks::below_txn_floor(&txn, floors).or_else(|| {
-        checks::below_safe_point(command.writes.iter(), &command.checks, floors)
-    }) {
+    if let Some(error) = checks::below_txn_floor(&txn, floors)
+        .or_else(|| checks::below_safe_point(command.writes.iter(), &command.checks, floors))
+    {
         return Ok(Applied::error(error));
     }
     let found = match test(command, &txn, view)? {
@@ -119,16 +115,9 @@ pub fn apply(
         key: txn.anchor.clone(),
         id: txn.id,
         record: Record {
-            state: RecordState::Committed {
-                ts,
-                keys: Vec::new(),
-                one_range: true,
-            },
+            state: RecordState::Committed { ts, keys: Vec::new(), one_range: true },
             commit_start: txn.commit_start,
         },
     });
-    Ok(Applied {
-        mutations,
-        ..answer(Verdict::Committed(ts))
-    })
+    Ok(Applied { mutations, ..answer(Verdict::Committed(ts)) })
 }

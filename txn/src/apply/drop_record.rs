@@ -28,11 +28,7 @@ pub fn apply(
         return Ok(done);
     };
     let record = Record {
-        state: RecordState::Committed {
-            ts,
-            keys: Vec::new(),
-            one_range: true,
-        },
+        state: RecordState::Committed { ts, keys: Vec::new(), one_range: true },
         commit_start,
     };
     let mutation = if record.droppable_below(floors.txn_floor) {
@@ -40,8 +36,5 @@ pub fn apply(
     } else {
         Mutation::PutRecord { key, id, record }
     };
-    Ok(Applied {
-        mutations: vec![mutation],
-        ..done
-    })
+    Ok(Applied { mutations: vec![mutation], ..done })
 }

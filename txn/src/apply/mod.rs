@@ -58,10 +58,7 @@ pub struct Span {
 impl Span {
     /// The span of exactly one key.
     pub fn key(key: &Bytes) -> Self {
-        Self {
-            start: key.clone(),
-            end: keys::next_key(key),
-        }
+        Self { start: key.clone(), end: keys::next_key(key) }
     }
 
     /// What a check is about: with an empty end, the single key `start`.
@@ -69,10 +66,7 @@ impl Span {
         if check.end.is_empty() {
             Self::key(&check.start)
         } else {
-            Self {
-                start: check.start.clone(),
-                end: check.end.clone(),
-            }
+            Self { start: check.start.clone(), end: check.end.clone() }
         }
     }
 
@@ -281,10 +275,7 @@ pub struct Applied {
 impl Applied {
     /// Only an answer.
     pub fn answer(answer: pb::range_response::Body) -> Self {
-        Self {
-            mutations: Vec::new(),
-            answer,
-        }
+        Self { mutations: Vec::new(), answer }
     }
 
     /// An error, no change.
@@ -305,8 +296,7 @@ pub fn invalid(why: impl Into<String>) -> pb::RangeError {
 
 /// The transaction of a command.
 pub(crate) fn meta_of(meta: Option<&pb::TxnMeta>) -> Result<TxnMeta, pb::RangeError> {
-    meta.and_then(TxnMeta::from_pb)
-        .ok_or_else(|| invalid("it names no transaction"))
+    meta.and_then(TxnMeta::from_pb).ok_or_else(|| invalid("it names no transaction"))
 }
 
 /// The transaction id of a command.

@@ -42,10 +42,7 @@ fn new_record(command: &pb::PrepareCommand, txn: &TxnMeta) -> Option<Record> {
         Ok(pb::RecordKind::Preparing) => RecordState::Preparing { keys },
         Ok(pb::RecordKind::NoRecord) | Err(_) => return None,
     };
-    Some(Record {
-        state,
-        commit_start: txn.commit_start,
-    })
+    Some(Record { state, commit_start: txn.commit_start })
 }
 
 /// Applies a prepare.
@@ -113,14 +110,7 @@ pub fn apply(
     if standing == Standing::None
         && let Some(record) = new_record(command, &txn)
     {
-        mutations.push(Mutation::PutRecord {
-            key: txn.anchor.clone(),
-            id: txn.id,
-            record,
-        });
+        mutations.push(Mutation::PutRecord { key: txn.anchor.clone(), id: txn.id, record });
     }
-    Ok(Applied {
-        mutations,
-        ..min_commit_ts(stored.max(min))
-    })
+    Ok(Applied { mutations, ..min_commit_ts(stored.max(min)) })
 }

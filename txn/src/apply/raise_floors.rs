@@ -28,11 +28,6 @@ pub fn apply(
     for (key, id) in view.droppable_records(txn_floor, RECORDS_DROPPED_MAX)? {
         mutations.push(Mutation::RemoveRecord { key, id });
     }
-    let answer = pb::RaiseSafePointResponse {
-        safe_point: safe_point.0,
-    };
-    Ok(Applied {
-        mutations,
-        answer: pb::range_response::Body::RaiseSafePoint(answer),
-    })
+    let answer = pb::RaiseSafePointResponse { safe_point: safe_point.0 };
+    Ok(Applied { mutations, answer: pb::range_response::Body::RaiseSafePoint(answer) })
 }

@@ -26,10 +26,7 @@ fn resolve(
         return Ok(());
     }
     let latest = view.latest(key)?;
-    let found = Found {
-        newest: latest.as_ref().map(|v| v.commit_ts).unwrap_or_default(),
-        latest,
-    };
+    let found = Found { newest: latest.as_ref().map(|v| v.commit_ts).unwrap_or_default(), latest };
     checks::assert_above(ts, &found, key)?;
     let value = lock.value.as_ref();
     replace(key, value, found.latest.as_ref(), ts, lock.local_ts, mutations);
@@ -40,10 +37,7 @@ fn resolve(
 ///
 /// # Errors
 /// [`ApplyError`]; each stops the node.
-pub fn apply(
-    command: &pb::ResolveCommand,
-    view: &dyn StateView,
-) -> Result<Applied, ApplyError> {
+pub fn apply(command: &pb::ResolveCommand, view: &dyn StateView) -> Result<Applied, ApplyError> {
     let id = match id_of(&command.txn_id) {
         Ok(id) => id,
         Err(error) => return Ok(Applied::error(error)),
@@ -59,8 +53,5 @@ pub fn apply(
             resolve(key, &lock, verdict, view, &mut mutations)?;
         }
     }
-    Ok(Applied {
-        mutations,
-        answer: pb::range_response::Body::Resolve(pb::ResolveResponse {}),
-    })
+    Ok(Applied { mutations, answer: pb::range_response::Body::Resolve(pb::ResolveResponse {}) })
 }

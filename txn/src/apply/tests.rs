@@ -1,8 +1,8 @@
 //! Runs the golden scripts of the state machine: `testscripts/apply`.
 //!
 //! `txn t1 anchor=a start=5` names a transaction; commands then read like the protocol's. Numbers
-//! are seconds on the clock. A write is `key=value`, a delete `key=-`; `read=` is when the keys were
-//! read. Each command prints its answer, then the state.
+//! are seconds on the clock. A write is `key=value`, a delete `key=-`; `read=` is when the keys
+//! were read. Each command prints its answer, then the state.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -192,9 +192,7 @@ impl ApplyRunner {
                 commit_ts: args.ts("ts")?.0,
                 local_ts: args.ts("ts")?.0,
             }),
-            "verdict" => {
-                Body::Verdict(pb::VerdictCommand { txn, verdict: args.verdict()? })
-            }
+            "verdict" => Body::Verdict(pb::VerdictCommand { txn, verdict: args.verdict()? }),
             "close" => Body::Close(pb::CloseCommand {
                 txn,
                 key: args.keys("key").pop().unwrap_or_default(),

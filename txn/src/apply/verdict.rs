@@ -18,10 +18,7 @@ fn write(txn: &TxnMeta, state: RecordState, verdict: Verdict) -> Applied {
         mutations: vec![Mutation::PutRecord {
             key: txn.anchor.clone(),
             id: txn.id,
-            record: Record {
-                state,
-                commit_start: txn.commit_start,
-            },
+            record: Record { state, commit_start: txn.commit_start },
         }],
         ..answer(verdict)
     }
@@ -44,11 +41,7 @@ fn commit(
             lock.min_commit_ts
         )));
     }
-    let state = RecordState::Committed {
-        ts,
-        keys,
-        one_range: false,
-    };
+    let state = RecordState::Committed { ts, keys, one_range: false };
     Ok(write(txn, state, Verdict::Committed(ts)))
 }
 

@@ -47,10 +47,7 @@ impl Coordinator {
             (Verdict::Aborted, _) => Outcome::Aborted(AbortReason::Recovered),
         };
         if self.answered {
-            assert!(
-                verdict != Verdict::Aborted,
-                "an acknowledged commit is never aborted"
-            );
+            assert!(verdict != Verdict::Aborted, "an acknowledged commit is never aborted");
         } else {
             self.answer(outcome, out);
         }
@@ -62,10 +59,7 @@ impl Coordinator {
         self.phase = Phase::Finishing(verdict);
         let call = self.calls.add(Work::Resolve(self.all_keys(), verdict));
         self.route(call, out);
-        out.push(Action::SetTimer {
-            timer: TimerId::GiveUp,
-            at: now + FINISH_DEADLINE,
-        });
+        out.push(Action::SetTimer { timer: TimerId::GiveUp, at: now + FINISH_DEADLINE });
     }
 
     /// A range confirmed its part; after the last one the record can go (P4).
@@ -112,10 +106,7 @@ impl Coordinator {
                 anchor,
             }),
         });
-        out.push(Action::SetTimer {
-            timer: TimerId::Heartbeat,
-            at: now + HEARTBEAT_INTERVAL,
-        });
+        out.push(Action::SetTimer { timer: TimerId::Heartbeat, at: now + HEARTBEAT_INTERVAL });
     }
 }
 

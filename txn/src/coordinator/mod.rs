@@ -175,10 +175,7 @@ impl Coordinator {
     fn start(&mut self, now: Duration, out: &mut Vec<Action>) {
         let call = self.calls.add(Work::Begin);
         self.route(call, out);
-        out.push(Action::SetTimer {
-            timer: TimerId::Deadline,
-            at: now + COMMIT_RETRY_DEADLINE,
-        });
+        out.push(Action::SetTimer { timer: TimerId::Deadline, at: now + COMMIT_RETRY_DEADLINE });
     }
 
     fn routed(&mut self, now: Duration, call: CallId, groups: Vec<Group>, out: &mut Vec<Action>) {
@@ -273,13 +270,7 @@ impl Coordinator {
         }
     }
 
-    fn prepared(
-        &mut self,
-        now: Duration,
-        keys: &[Bytes],
-        min: Timestamp,
-        out: &mut Vec<Action>,
-    ) {
+    fn prepared(&mut self, now: Duration, keys: &[Bytes], min: Timestamp, out: &mut Vec<Action>) {
         assert!(self.phase == Phase::Preparing, "only while preparing does a prepare count");
         for key in keys {
             self.unlocked.remove(key);
@@ -293,10 +284,7 @@ impl Coordinator {
             self.phase = Phase::Committing(ts);
             self.answer(Outcome::Committed(ts), out);
             // Should it never hear of the verdict, it must not look alive for ever.
-            out.push(Action::SetTimer {
-                timer: TimerId::GiveUp,
-                at: now + FINISH_DEADLINE,
-            });
+            out.push(Action::SetTimer { timer: TimerId::GiveUp, at: now + FINISH_DEADLINE });
             self.add_and_send(Work::Verdict(Verdict::Committed(ts)), out);
         } else {
             self.phase = Phase::Checking(ts);
@@ -315,7 +303,13 @@ impl Coordinator {
         }
     }
 
-    fn refused(&mut self, now: Duration, call: CallId, error: pb::RangeError, out: &mut Vec<Action>) {
+    fn refused(
+        &mut self,
+        now: Duration,
+        call: CallId,
+        error: pb::RangeError,
+        out: &mut Vec<Action>,
+    ) {
         match repeat_after(&error) {
             Some(Repeat::Route) => return self.reroute(now, call, out),
             Some(Repeat::Pause) => {
@@ -388,10 +382,7 @@ impl Coordinator {
                     return;
                 }
                 self.deadline_passed = true;
-                out.push(Action::SetTimer {
-                    timer: TimerId::GiveUp,
-                    at: now + ABORT_RETRY_GRACE,
-                });
+                out.push(Action::SetTimer { timer: TimerId::GiveUp, at: now + ABORT_RETRY_GRACE });
                 if !matches!(self.phase, Phase::Aborting(_)) {
                     self.abort(AbortReason::Deadline, out);
                 }

@@ -79,10 +79,8 @@ impl Coordinator {
                 (checks.first()?.start.clone(), Body::Check(request))
             }
             Work::Verdict(verdict) => {
-                let request = pb::VerdictRequest {
-                    txn: Some(txn.to_pb()),
-                    verdict: Some(verdict.to_pb()),
-                };
+                let request =
+                    pb::VerdictRequest { txn: Some(txn.to_pb()), verdict: Some(verdict.to_pb()) };
                 (anchor, Body::Verdict(request))
             }
             Work::Resolve(keys, verdict) => {
@@ -94,10 +92,8 @@ impl Coordinator {
                 (keys.first()?.clone(), Body::Resolve(request))
             }
             Work::DropRecord => {
-                let request = pb::DropRecordRequest {
-                    txn_id: txn.id.to_bytes(),
-                    anchor: anchor.clone(),
-                };
+                let request =
+                    pb::DropRecordRequest { txn_id: txn.id.to_bytes(), anchor: anchor.clone() };
                 (anchor, Body::DropRecord(request))
             }
         })

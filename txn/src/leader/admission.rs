@@ -70,11 +70,7 @@ fn candidate<'a>(
     if keys.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(invalid("a key is written once in a transaction"));
     }
-    Ok(Candidate {
-        txn,
-        writes,
-        checks,
-    })
+    Ok(Candidate { txn, writes, checks })
 }
 
 impl LeaderState {
@@ -97,20 +93,27 @@ impl LeaderState {
         if request.record != i32::from(pb::RecordKind::NoRecord) && self.serves() {
             self.hearing.heard(candidate.txn.id, now);
         }
-        self.admit(&candidate, floors, view, clock, &|verdict| {
-            pb::range_response::Body::Prepare(pb::PrepareResponse {
-                outcome: Some(pb::prepare_response::Outcome::Verdict(verdict)),
-            })
-        }, &|passed, ts| {
-            pb::command::Body::Prepare(pb::PrepareCommand {
-                txn: request.txn.clone(),
-                writes: passed.writes,
-                record: request.record,
-                keys: request.keys.clone(),
-                min_commit_ts: ts.0,
-                local_ts: ts.0,
-            })
-        })
+        self.admit(
+            &candidate,
+            floors,
+            view,
+            clock,
+            &|verdict| {
+                pb::range_response::Body::Prepare(pb::PrepareResponse {
+                    outcome: Some(pb::prepare_response::Outcome::Verdict(verdict)),
+                })
+            },
+            &|passed, ts| {
+                pb::command::Body::Prepare(pb::PrepareCommand {
+                    txn: request.txn.clone(),
+                    writes: passed.writes,
+                    record: request.record,
+                    keys: request.keys.clone(),
+                    min_commit_ts: ts.0,
+                    local_ts: ts.0,
+                })
+            },
+        )
     }
 
     /// Admits a one-range commit.
@@ -128,19 +131,24 @@ impl LeaderState {
             Ok(candidate) => candidate,
             Err(why) => return Ok(error(why)),
         };
-        self.admit(&candidate, floors, view, clock, &|verdict| {
-            pb::range_response::Body::Commit(pb::CommitResponse {
-                verdict: Some(verdict),
-            })
-        }, &|passed, ts| {
-            pb::command::Body::Commit(pb::CommitCommand {
-                txn: request.txn.clone(),
-                writes: passed.writes,
-                checks: request.checks.clone(),
-                commit_ts: ts.0,
-                local_ts: ts.0,
-            })
-        })
+        self.admit(
+            &candidate,
+            floors,
+            view,
+            clock,
+            &|verdict| {
+                pb::range_response::Body::Commit(pb::CommitResponse { verdict: Some(verdict) })
+            },
+            &|passed, ts| {
+                pb::command::Body::Commit(pb::CommitCommand {
+                    txn: request.txn.clone(),
+                    writes: passed.writes,
+                    checks: request.checks.clone(),
+                    commit_ts: ts.0,
+                    local_ts: ts.0,
+                })
+            },
+        )
     }
 
     fn admit(
@@ -182,9 +190,10 @@ impl LeaderState {
             .iter()
             .find_map(|write| self.table.in_writers_way(&write.key, own))
             .or_else(|| {
-                candidate.checks.iter().find_map(|check| {
-                    self.table.in_checkers_way(&Span::of_check(check), own)
-                })
+                candidate
+                    .checks
+                    .iter()
+                    .find_map(|check| self.table.in_checkers_way(&Span::of_check(check), own))
             })
     }
 
@@ -224,10 +233,7 @@ impl LeaderState {
                 return Ok(error(why));
             }
         }
-        Ok(Admission::Propose {
-            ticket,
-            body: command(passed, ts),
-        })
+        Ok(Admission::Propose { ticket, body: command(passed, ts) })
     }
 
     /// What apply would ask, asked before; keys that hold the transaction's own lock are not

@@ -32,19 +32,13 @@ pub struct Hearing {
 impl Hearing {
     /// Of a leader that began to lead at `began`.
     pub fn new(began: Duration) -> Self {
-        Self {
-            began,
-            ears: HashMap::new(),
-        }
+        Self { began, ears: HashMap::new() }
     }
 
     /// The coordinator sent something.
     pub fn heard(&mut self, id: TxnId, now: Duration) {
         self.make_room(now);
-        let ear = self.ears.entry(id).or_insert(Ear {
-            last_heard: now,
-            first_asked: None,
-        });
+        let ear = self.ears.entry(id).or_insert(Ear { last_heard: now, first_asked: None });
         ear.last_heard = ear.last_heard.max(now);
     }
 
@@ -52,10 +46,7 @@ impl Hearing {
     pub fn expired(&mut self, id: TxnId, now: Duration) -> bool {
         self.make_room(now);
         let began = self.began;
-        let ear = self.ears.entry(id).or_insert(Ear {
-            last_heard: began,
-            first_asked: None,
-        });
+        let ear = self.ears.entry(id).or_insert(Ear { last_heard: began, first_asked: None });
         ear.first_asked.get_or_insert(now);
         now >= self.expires_at(id)
     }

@@ -138,10 +138,7 @@ impl LeaderState {
     /// Takes the range's replicated locks into the table, after the first entry of the own term
     /// was applied (L2). Replaces what was there.
     pub fn rebuild(&mut self, locks: impl IntoIterator<Item = (Bytes, Lock)>) {
-        assert!(
-            self.phase == Phase::Waiting,
-            "the table is rebuilt before the leader is ready"
-        );
+        assert!(self.phase == Phase::Waiting, "the table is rebuilt before the leader is ready");
         self.table = LockTable::default();
         for (key, lock) in locks {
             self.table.hold(key, &lock.txn, lock.min_commit_ts);
@@ -256,9 +253,7 @@ impl LeaderState {
         now: Duration,
     ) -> Result<pb::LookupResponse, pb::RangeError> {
         self.check_serves()?;
-        let missing = || pb::TxnStatus {
-            state: Some(pb::txn_status::State::Missing(true)),
-        };
+        let missing = || pb::TxnStatus { state: Some(pb::txn_status::State::Missing(true)) };
         let decided = record.is_some_and(|r| r.verdict().is_some());
         Ok(pb::LookupResponse {
             status: Some(record.map_or_else(missing, Record::status)),

@@ -46,9 +46,9 @@ impl LeaderState {
         // Id 0 is nobody's.
         let own = own.unwrap_or_default();
         let found = match what {
-            ReadSet::Keys(keys) => keys
-                .iter()
-                .find_map(|key| self.table.in_readers_way(key, bound, own)),
+            ReadSet::Keys(keys) => {
+                keys.iter().find_map(|key| self.table.in_readers_way(key, bound, own))
+            }
             ReadSet::Span(span) => self.table.in_scans_way(span, bound, own),
         };
         match found {
@@ -84,9 +84,7 @@ impl LeaderState {
                 None => {}
             }
         }
-        if let Some(error) =
-            checks::below_safe_point(std::iter::empty(), &request.checks, floors)
-        {
+        if let Some(error) = checks::below_safe_point(std::iter::empty(), &request.checks, floors) {
             return Ok(ReadStart::Refuse(error));
         }
         match checks::test_reads(own, &request.checks, upto, view)? {

@@ -66,10 +66,7 @@ pub enum InTheWay {
 impl LockTable {
     /// Mirrors a replicated lock.
     pub fn hold(&mut self, key: Bytes, txn: &TxnMeta, min_commit_ts: Timestamp) {
-        self.entries.entry(key).or_default().held = Some(Held {
-            txn: txn.clone(),
-            min_commit_ts,
-        });
+        self.entries.entry(key).or_default().held = Some(Held { txn: txn.clone(), min_commit_ts });
     }
 
     /// A replicated lock is gone.
@@ -109,8 +106,7 @@ impl LockTable {
 
     /// What stands in the way of a reader of a span: the first by key.
     pub fn in_scans_way(&self, span: &Span, bound: Timestamp, own: TxnId) -> Option<InTheWay> {
-        self.span(span)
-            .find_map(|(key, entry)| self.against_reader(key, entry, bound, own))
+        self.span(span).find_map(|(key, entry)| self.against_reader(key, entry, bound, own))
     }
 
     fn against_reader(
@@ -145,10 +141,7 @@ impl LockTable {
         };
         let start = Bound::Included(span.start.clone());
         let empty = !span.end.is_empty() && span.start >= span.end;
-        (!empty)
-            .then(|| self.entries.range((start, end)))
-            .into_iter()
-            .flatten()
+        (!empty).then(|| self.entries.range((start, end))).into_iter().flatten()
     }
 
     /// Takes the keys for a request before its timestamp is chosen (P1).
@@ -206,10 +199,7 @@ impl LockTable {
 impl Entry {
     fn in_writers_way(&self, key: &Bytes, own: TxnId) -> Option<Waiting> {
         if let Some(flight) = &self.flight {
-            return Some(Waiting {
-                key: key.clone(),
-                on: WaitOn::InFlight(flight.txn),
-            });
+            return Some(Waiting { key: key.clone(), on: WaitOn::InFlight(flight.txn) });
         }
         let held = self.held.as_ref().filter(|held| held.txn.id != own)?;
         Some(Waiting {

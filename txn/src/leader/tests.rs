@@ -61,11 +61,7 @@ impl LeaderRunner {
             };
             self.leader.admit_prepare(&request, floors, view, clock, self.now)?
         } else {
-            let request = pb::CommitRequest {
-                txn,
-                writes: args.writes()?,
-                checks: args.checks()?,
-            };
+            let request = pb::CommitRequest { txn, writes: args.writes()?, checks: args.checks()? };
             self.leader.admit_commit(&request, floors, view, clock)?
         };
         Ok(match admission {
@@ -85,8 +81,11 @@ impl LeaderRunner {
         })
     }
 
-    fn replicate(&mut self, ticket: Option<Ticket>, body: &pb::command::Body)
-    -> Result<String, Box<dyn Error>> {
+    fn replicate(
+        &mut self,
+        ticket: Option<Ticket>,
+        body: &pb::command::Body,
+    ) -> Result<String, Box<dyn Error>> {
         let applied = self.view.run(body)?;
         self.leader.applied(ticket, &applied.mutations);
         Ok(show(&applied.answer))
@@ -96,17 +95,50 @@ impl LeaderRunner {
         let keys = args.keys("keys");
         let (at, upto) = (args.ts("at")?, args.ts("upto")?);
         let own = args.pos.first().and_then(|name| self.txns.get(name)).map(|txn| txn.id);
-        let span = args.named.get("span").and_then(|span| span.split_once("..")).map(|(s, e)| {
-            Span {
+        let span =
+            args.named.get("span").and_then(|span| span.split_once("..")).map(|(s, e)| Span {
                 start: Bytes::copy_from_slice(s.as_bytes()),
                 end: Bytes::copy_from_slice(e.as_bytes()),
-            }
-        });
+            });
         let what = span.as_ref().map_or(ReadSet::Keys(&keys), ReadSet::Span);
         Ok(match self.leader.begin_read(what, at, upto, own) {
             ReadStart::Clear => String::from("clear"),
             ReadStart::Wait(waiting) => waiting.to_string(),
             ReadStart::Refuse(error) => format!("error: {}", error.message),
+        })
+    }
+
+    fn ask(&mut self, name: &str, args: &Args) -> Result<String, Box<dyn Error>> {
+        Ok(match name {
+            "check" => {
+                let request = pb::CheckRequest {
+                    txn_id: self.txn(args)?.id.to_bytes(),
+                    upto: args.ts("upto")?.0,
+                    checks: args.checks()?,
+                };
+                match self.leader.check(&request, &self.view.floors, &self.view)? {
+                    ReadStart::Clear => String::from("clear"),
+                    ReadStart::Wait(waiting) => waiting.to_string(),
+                    ReadStart::Refuse(error) => format!("error: {}", error.message),
+                }
+            }
+            "lookup" => {
+                let txn = self.txn(args)?;
+                let record = self.view.records.get(&(txn.anchor.clone(), txn.id));
+                let answer = self.leader.lookup(&txn, record, self.now);
+                show(
+                    &answer.map_or_else(
+                        pb::range_response::Body::Error,
+                        pb::range_response::Body::Lookup,
+                    ),
+                )
+            }
+            "heartbeat" => {
+                let id = self.txn(args)?.id;
+                let answer = self.leader.heartbeat(id, self.now);
+                answer.map_or_else(|e| e.message, |()| String::from("heard"))
+            }
+            other => return Err(format!("unknown command {other}").into()),
         })
     }
 
@@ -155,32 +187,7 @@ impl LeaderRunner {
                 self.replicate(None, &Body::RaiseFloors(command))?
             }
             "read" => self.read(args)?,
-            "check" => {
-                let request = pb::CheckRequest {
-                    txn_id: self.txn(args)?.id.to_bytes(),
-                    upto: args.ts("upto")?.0,
-                    checks: args.checks()?,
-                };
-                match self.leader.check(&request, &self.view.floors, &self.view)? {
-                    ReadStart::Clear => String::from("clear"),
-                    ReadStart::Wait(waiting) => waiting.to_string(),
-                    ReadStart::Refuse(error) => format!("error: {}", error.message),
-                }
-            }
-            "lookup" => {
-                let txn = self.txn(args)?;
-                let record = self.view.records.get(&(txn.anchor.clone(), txn.id));
-                let answer = self.leader.lookup(&txn, record, self.now);
-                show(&answer.map_or_else(
-                    pb::range_response::Body::Error,
-                    pb::range_response::Body::Lookup,
-                ))
-            }
-            "heartbeat" => {
-                let id = self.txn(args)?.id;
-                let answer = self.leader.heartbeat(id, self.now);
-                answer.map_or_else(|e| e.message, |()| String::from("heard"))
-            }
+            "check" | "lookup" | "heartbeat" => self.ask(name, args)?,
             "elect" => {
                 self.leader = LeaderState::new(args.named["term"].parse()?, self.now);
                 self.flights.clear();

@@ -126,10 +126,7 @@ impl Recovery {
             return self.resolve_rest(now, verdict, out);
         }
         self.add_and_send(Work::Lookup, out);
-        out.push(Action::SetTimer {
-            timer: TimerId::Deadline,
-            at: now + COMMIT_RETRY_DEADLINE,
-        });
+        out.push(Action::SetTimer { timer: TimerId::Deadline, at: now + COMMIT_RETRY_DEADLINE });
     }
 
     fn replied(
@@ -271,10 +268,7 @@ impl Recovery {
         if self.keys.is_empty() {
             return self.done(out);
         }
-        out.push(Action::SetTimer {
-            timer: TimerId::GiveUp,
-            at: now + FINISH_DEADLINE,
-        });
+        out.push(Action::SetTimer { timer: TimerId::GiveUp, at: now + FINISH_DEADLINE });
         if rest.is_empty() {
             return match verdict {
                 Verdict::Committed(_) => self.add_and_send(Work::DropRecord, out),
@@ -321,11 +315,7 @@ impl Recovery {
         let anchor = self.txn.anchor.clone();
         let txn = Some(self.txn.to_pb());
         let close = |key: &Bytes, record| {
-            let request = pb::CloseRequest {
-                txn: txn.clone(),
-                key: key.clone(),
-                record,
-            };
+            let request = pb::CloseRequest { txn: txn.clone(), key: key.clone(), record };
             (key.clone(), Body::Close(request))
         };
         let resolve = |keys: &[Bytes], verdict: &Verdict| {
@@ -340,10 +330,7 @@ impl Recovery {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         Some(match work {
             Work::Lookup => {
-                let request = pb::LookupRequest {
-                    txn: txn.clone(),
-                    wait_ms,
-                };
+                let request = pb::LookupRequest { txn: txn.clone(), wait_ms };
                 (anchor, Body::Lookup(request))
             }
             Work::CloseRecord => close(&anchor, true),
