@@ -149,8 +149,7 @@ fn apply_entry(
             let Some(machine) = group.machine.as_mut() else {
                 return Err(String::from("an entry for a replica without state"));
             };
-            let effects =
-                machine.apply(log_entry(entry), &mut group.state, &mut unwritten.batch);
+            let effects = machine.apply(log_entry(entry), &mut group.state, &mut unwritten.batch);
             for effect in effects {
                 apply_effect(node, group, entry, effect, unwritten, tombstones)?;
             }
@@ -243,10 +242,7 @@ fn split(
 }
 
 /// The replica of a descriptor that is on this node.
-pub(crate) fn own_replica(
-    descriptor: &pb::RangeDescriptor,
-    node: NodeId,
-) -> Option<&pb::Replica> {
+pub(crate) fn own_replica(descriptor: &pb::RangeDescriptor, node: NodeId) -> Option<&pb::Replica> {
     descriptor.replicas.iter().find(|replica| replica.node_id == node.0)
 }
 

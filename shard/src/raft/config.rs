@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// One step of Raft's logical clock. A worker never makes two steps less than this apart, however
-/// late it is: steps that were missed are skipped (a follower must not count faster than time).
-pub use quorate_txn::config::RAFT_TICK as TICK;
-/// A follower refuses to vote within so many ticks after it heard of its leader.
-pub use quorate_txn::config::RAFT_ELECTION_TICKS as ELECTION_TICKS;
-/// A leader sends heartbeats every so many ticks; so do pairs of nodes for their quiet groups.
-pub use quorate_txn::config::RAFT_HEARTBEAT_TICKS as HEARTBEAT_TICKS;
 /// How long a lease runs from the sending of the round that a majority answered (rule L1).
 pub use quorate_txn::config::LEASE;
 /// A new leader waits that long after winning (rule L2).
 pub use quorate_txn::config::LEASE_WAIT as LEADER_WAIT;
+/// A follower refuses to vote within so many ticks after it heard of its leader.
+pub use quorate_txn::config::RAFT_ELECTION_TICKS as ELECTION_TICKS;
+/// A leader sends heartbeats every so many ticks; so do pairs of nodes for their quiet groups.
+pub use quorate_txn::config::RAFT_HEARTBEAT_TICKS as HEARTBEAT_TICKS;
+/// One step of Raft's logical clock. A worker never makes two steps less than this apart, however
+/// late it is: steps that were missed are skipped (a follower must not count faster than time).
+pub use quorate_txn::config::RAFT_TICK as TICK;
 
 /// A follower campaigns after `ELECTION_TICKS ..= ELECTION_TICKS_MAX` silent ticks, drawn anew each
 /// time.

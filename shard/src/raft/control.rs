@@ -11,9 +11,7 @@ use super::apply::own_replica;
 use super::config::*;
 use super::group::{Group, Transfer, answer, conf_state_from, draw_election_ticks};
 use super::handle::Answer;
-use super::machine::{
-    ChangeError, GroupStatus, Handover, ReplicaChange, RoleEvent,
-};
+use super::machine::{ChangeError, GroupStatus, Handover, ReplicaChange, RoleEvent};
 use super::shared::RaftMetrics;
 use super::storage::{GroupLog, begin_log};
 use super::worker::Worker;

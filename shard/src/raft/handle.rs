@@ -63,21 +63,55 @@ pub struct RaftDeps {
 pub(crate) enum Input {
     /// Time has passed; the worker looks at the clock itself.
     Tick,
-    Propose { range: RangeId, term: u64, token: u64, data: Vec<u8> },
+    Propose {
+        range: RangeId,
+        term: u64,
+        token: u64,
+        data: Vec<u8>,
+    },
     Frame {
         from: NodeId,
         messages: Vec<pb::RaftMessage>,
         heartbeat: Option<pb::PairHeartbeat>,
     },
-    SnapshotArrived { message: Box<pb::RaftMessage>, files: Vec<SnapshotFile> },
-    SnapshotSent { range: RangeId, peer: PeerId, ok: bool },
-    Unreachable { node: NodeId },
-    Transfer { range: RangeId, to: NodeId, answer: Answer<()> },
-    Change { range: RangeId, change: ReplicaChange, answer: Answer<pb::RangeDescriptor> },
-    Create { state: Box<pb::RangeState>, answer: Answer<()> },
-    SplitOff { state: Box<pb::RangeState>, handover: Option<Handover>, campaign: bool },
-    Pinned { range: RangeId },
-    Status { range: Option<RangeId>, answer: oneshot::Sender<Vec<GroupStatus>> },
+    SnapshotArrived {
+        message: Box<pb::RaftMessage>,
+        files: Vec<SnapshotFile>,
+    },
+    SnapshotSent {
+        range: RangeId,
+        peer: PeerId,
+        ok: bool,
+    },
+    Unreachable {
+        node: NodeId,
+    },
+    Transfer {
+        range: RangeId,
+        to: NodeId,
+        answer: Answer<()>,
+    },
+    Change {
+        range: RangeId,
+        change: ReplicaChange,
+        answer: Answer<pb::RangeDescriptor>,
+    },
+    Create {
+        state: Box<pb::RangeState>,
+        answer: Answer<()>,
+    },
+    SplitOff {
+        state: Box<pb::RangeState>,
+        handover: Option<Handover>,
+        campaign: bool,
+    },
+    Pinned {
+        range: RangeId,
+    },
+    Status {
+        range: Option<RangeId>,
+        answer: oneshot::Sender<Vec<GroupStatus>>,
+    },
     Stop,
 }
 
@@ -346,8 +380,7 @@ impl RaftHandle {
     /// driver owns the files from now on.
     pub fn receive_snapshot(&self, message: pb::RaftMessage, files: Vec<SnapshotFile>) {
         let range = RangeId(message.range_id);
-        self.shared
-            .post(range, Input::SnapshotArrived { message: Box::new(message), files });
+        self.shared.post(range, Input::SnapshotArrived { message: Box::new(message), files });
     }
 
     /// Nothing reaches that node at the moment: leaders probe instead of sending on.

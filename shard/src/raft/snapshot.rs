@@ -176,9 +176,8 @@ fn build(
     envelope.start = descriptor.start;
     envelope.end = descriptor.end;
     envelope.message = message.write_to_bytes().map_err(|e| e.to_string())?.into();
-    let files = exported.into_iter().map(|file| SnapshotFile {
-        column_family: String::from(file.cf.name()),
-        path: file.path,
-    });
+    let files = exported
+        .into_iter()
+        .map(|file| SnapshotFile { column_family: String::from(file.cf.name()), path: file.path });
     Ok((envelope, files.collect()))
 }

@@ -177,11 +177,7 @@ impl Worker {
         self.node.bounds.lock().remove(range);
     }
 
-    fn remove_rows(
-        &self,
-        range: RangeId,
-        descriptor: pb::RangeDescriptor,
-    ) -> Result<(), String> {
+    fn remove_rows(&self, range: RangeId, descriptor: pb::RangeDescriptor) -> Result<(), String> {
         let engine = &self.node.deps.engine;
         let mut batch = Batch::new();
         batch.delete_span(&KeySpan::new(descriptor.start, descriptor.end));

@@ -69,8 +69,7 @@ impl GroupLog {
     ) -> std::result::Result<Self, String> {
         let truncated = log.truncated(range).map_err(|e| e.to_string())?;
         let last = log.last_index(range).map_err(|e| e.to_string())?;
-        let mut hard_state =
-            log.hard_state(range).map_err(|e| e.to_string())?.unwrap_or_default();
+        let mut hard_state = log.hard_state(range).map_err(|e| e.to_string())?.unwrap_or_default();
         if state.applied_index > last || state.applied_index < truncated.index {
             return Err(format!(
                 "{range}: {} is applied, but the log holds ({}, {last}]",

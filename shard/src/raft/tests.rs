@@ -144,6 +144,33 @@ fn partitioned_leaders_lease_ends_before_another_serves() {
     }
 }
 
+/// L2: restarted followers have forgotten their leader and vote at once, within its lease.
+#[test]
+fn leader_elected_by_restarted_followers_waits_out_the_old_lease() {
+    let mut elected_within_lease = 0;
+    for seed in 300..312 {
+        let mut cluster = Cluster::new(3, seed);
+        let old = cluster.leader(RANGE).unwrap();
+        for other in (1..=3).filter(|other| *other != old) {
+            cluster.router.cut(NodeId(old), NodeId(other));
+            cluster.kill(other);
+            cluster.start(other);
+        }
+        for _ in 0..80 {
+            cluster.run(Duration::from_millis(10));
+            let other_leads = (1..=3).filter(|other| *other != old).any(|other| {
+                cluster.nodes[&other].handle().lease(RANGE).is_some_and(|lease| lease.leader)
+            });
+            if other_leads && cluster.nodes[&old].serves(RANGE) {
+                elected_within_lease += 1;
+                break;
+            }
+        }
+        cluster.wait("another serves", |c| c.leader(RANGE).is_some_and(|now| now != old));
+    }
+    assert!(elected_within_lease > 3, "the danger was met {elected_within_lease} times only");
+}
+
 /// Messages pass in one direction only: the leader hears nobody and must not keep its lease.
 #[test]
 fn lease_is_not_renewed_by_sending_alone() {

@@ -37,11 +37,7 @@ pub struct OutgoingSnapshot {
 
 impl OutgoingSnapshot {
     /// `done` is told exactly once whether the snapshot arrived whole.
-    pub fn new(
-        message: pb::RaftMessage,
-        files: Vec<SnapshotFile>,
-        done: SnapshotDone,
-    ) -> Self {
+    pub fn new(message: pb::RaftMessage, files: Vec<SnapshotFile>, done: SnapshotDone) -> Self {
         Self { message, files, done: Some(done) }
     }
 

@@ -53,11 +53,7 @@ impl RemoteTransport {
 
     fn start_peer(&self, node: NodeId) -> mpsc::Sender<pb::RaftFrame> {
         let (queue, frames) = mpsc::channel(FRAME_QUEUE_LEN);
-        let link = PeerLink {
-            node,
-            resolver: self.resolver.clone(),
-            handle: self.handle.clone(),
-        };
+        let link = PeerLink { node, resolver: self.resolver.clone(), handle: self.handle.clone() };
         self.runtime.spawn(link.run(frames));
         queue
     }

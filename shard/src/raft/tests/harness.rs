@@ -405,12 +405,7 @@ impl Cluster {
     }
 
     /// Proposes at that node; the token.
-    pub fn propose(
-        &mut self,
-        node: u64,
-        range: RangeId,
-        data: &str,
-    ) -> Result<u64, ProposeError> {
+    pub fn propose(&mut self, node: u64, range: RangeId, data: &str) -> Result<u64, ProposeError> {
         self.next_token += 1;
         let token = self.next_token;
         let handle = self.nodes[&node].handle();
