@@ -1,0 +1,251 @@
+//! Text to statements.
+//!
+//! A text is cut into tokens once. Commands that sqlparser lacks, or that need no plan, are read
+//! from the tokens ([`commands`], [`split`]); DDL is parsed at once; everything else only when a
+//! plan is made, which a known fingerprint ([`fingerprint`]) spares.
+
+pub mod commands;
+pub mod fingerprint;
+pub mod split;
+pub mod tokens;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::common::ScalarValue;
+use datafusion::sql::sqlparser::ast::{self, Visit, Visitor};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
+
+use crate::catalog::{DdlOp, ddl_op};
+use crate::error::{SqlError, SqlResult};
+use crate::kv::LockStrength;
+use crate::types::PgType;
+
+pub use commands::{IsolationLevel, SetValue, TxnModes};
+pub use split::{SplitTarget, split_keys};
+
+/// How deep statements may nest.
+const DEPTH_MAX: usize = 160;
+
+/// A literal lifted out of a statement: the value of a parameter after the client's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Literal {
+    /// Its type; `None` for a string, which gets its type from where it stands.
+    pub ty: Option<PgType>,
+    /// Its value; of a string, the text.
+    pub value: ScalarValue,
+}
+
+impl Literal {
+    /// The value in the type planning found for it.
+    pub fn value_as(&self, ty: PgType) -> SqlResult<ScalarValue> {
+        match (&self.ty, &self.value) {
+            (None, ScalarValue::Utf8(Some(text))) => crate::types::text::from_text(text, ty),
+            _ => Ok(self.value.clone()),
+        }
+    }
+}
+
+/// What kind of statement it is, and all that commands say.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StatementKind {
+    /// Nothing but white space and comments.
+    Empty,
+    /// `SELECT`, `INSERT`, `UPDATE`, `DELETE`, `VALUES`, `EXPLAIN` and whatever else sqlparser
+    /// knows: see [`Statement::parse_plan`].
+    Plan,
+    /// A change of the catalog.
+    Ddl(DdlOp),
+    /// `BEGIN`, `START TRANSACTION`
+    Begin(TxnModes),
+    /// `COMMIT`, `END`; `true`: `AND CHAIN`.
+    Commit(bool),
+    /// `ROLLBACK`, `ABORT`; `true`: `AND CHAIN`.
+    Rollback(bool),
+    /// `SAVEPOINT`
+    Savepoint(String),
+    /// `ROLLBACK TO SAVEPOINT`
+    RollbackTo(String),
+    /// `RELEASE SAVEPOINT`
+    Release(String),
+    /// `SET TRANSACTION`
+    SetTransaction(TxnModes),
+    /// `SET SESSION CHARACTERISTICS AS TRANSACTION`
+    SetCharacteristics(TxnModes),
+    /// `SET`; `true`: `LOCAL`.
+    Set(String, SetValue, bool),
+    /// `SHOW`; `None`: `ALL`.
+    Show(Option<String>),
+    /// `RESET`; `None`: `ALL`.
+    Reset(Option<String>),
+    /// `DISCARD ALL`
+    DiscardAll,
+    /// `DEALLOCATE`; `None`: `ALL`.
+    Deallocate(Option<String>),
+    /// `ALTER TABLE … SPLIT AT VALUES`, `ALTER INDEX … SPLIT AT VALUES`
+    SplitAt(SplitTarget, Vec<Vec<Option<String>>>),
+    /// `VACUUM`, `ANALYZE`: there is nothing to do; the tag to answer.
+    Maintenance(&'static str),
+}
+
+/// One statement of a text.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    /// Its text, without the semicolon.
+    pub text: Arc<str>,
+    /// What it is the same plan as: its tokens, literals lifted.
+    pub fingerprint: Arc<str>,
+    /// The literals that were lifted: parameters after the client's own.
+    pub lifted: Vec<Literal>,
+    /// The highest `$n` in the text.
+    pub params: usize,
+    /// What it is.
+    pub kind: StatementKind,
+    tokens: Arc<[TokenWithSpan]>,
+    whole: Arc<str>,
+}
+
+/// A statement that becomes a plan.
+#[derive(Debug, Clone)]
+pub struct Parsed {
+    /// The syntax tree; lifted literals are placeholders, locking clauses are gone.
+    pub statement: ast::Statement,
+    /// Row locks by table name or alias; for all tables without a name.
+    pub locks: Vec<(Option<String>, LockStrength)>,
+}
+
+/// The statements of a text. A text of only white space is one [`StatementKind::Empty`].
+pub fn parse(text: &str) -> SqlResult<Vec<Statement>> {
+    let whole: Arc<str> = text.into();
+    let all = tokens::tokenize(text)?;
+    let mut out = Vec::new();
+    for part in tokens::split(all) {
+        out.push(statement(&whole, part)?);
+    }
+    if out.is_empty() {
+        out.push(statement(&whole, Vec::new())?);
+    }
+    Ok(out)
+}
+
+fn statement(whole: &Arc<str>, tokens: Vec<TokenWithSpan>) -> SqlResult<Statement> {
+    let text: Arc<str> = tokens::text_of(whole, &tokens).into();
+    let kind = commands::command(&tokens, whole)?.unwrap_or(StatementKind::Plan);
+    let mut statement = Statement {
+        text,
+        fingerprint: "".into(),
+        lifted: Vec::new(),
+        params: fingerprint::highest_parameter(&tokens),
+        kind,
+        tokens: Arc::from([]),
+        whole: Arc::clone(whole),
+    };
+    if statement.kind == StatementKind::Plan {
+        if commands::is_ddl(&tokens) {
+            statement.tokens = tokens.into();
+            let tree = statement.tree()?;
+            if let Some(op) = ddl_op(&tree)? {
+                statement.kind = StatementKind::Ddl(op);
+            }
+            statement.fingerprint = Arc::clone(&statement.text);
+        } else {
+            let (tokens, lifted) = fingerprint::lift(tokens, statement.params);
+            statement.fingerprint = fingerprint::fingerprint(&tokens, &lifted).into();
+            statement.tokens = tokens.into();
+            statement.lifted = lifted;
+        }
+    }
+    Ok(statement)
+}
+
+impl Statement {
+    /// The types of the lifted literals, which follow the client's parameters.
+    pub fn lifted_types(&self) -> impl Iterator<Item = Option<PgType>> + '_ {
+        self.lifted.iter().map(|literal| literal.ty)
+    }
+
+    /// The syntax tree of a statement that becomes a plan.
+    pub fn parse_plan(&self) -> SqlResult<Parsed> {
+        let mut statement = self.tree()?;
+        let locks = take_locks(&mut statement, &self.tokens)?;
+        if let ast::Statement::Explain { analyze, options, .. } = &mut statement {
+            let named = |o: &ast::UtilityOption| o.name.value.eq_ignore_ascii_case("analyze");
+            let on = |o: &ast::UtilityOption| {
+                o.arg.as_ref().is_none_or(|arg| {
+                    let word = arg.to_string().to_lowercase();
+                    matches!(word.trim_matches('\''), "true" | "on" | "1")
+                })
+            };
+            *analyze |= options.iter().flatten().any(|o| named(o) && on(o));
+        }
+        Ok(Parsed { statement, locks })
+    }
+
+    fn tree(&self) -> SqlResult<ast::Statement> {
+        let tokens = tokens::plain_locks(&self.tokens);
+        let mut parser = Parser::new(&PostgreSqlDialect {})
+            .with_recursion_limit(DEPTH_MAX)
+            .with_tokens_with_locations(tokens);
+        let tree = parser
+            .parse_statement()
+            .map_err(|e| tokens::syntax_error(&e, &self.tokens, &self.whole))?;
+        let next = parser.peek_token();
+        if next.token != datafusion::sql::sqlparser::tokenizer::Token::EOF {
+            return Err(tokens::error_near(&next, &self.whole));
+        }
+        Ok(tree)
+    }
+}
+
+/// Takes the locking clauses off a query.
+fn take_locks(
+    statement: &mut ast::Statement,
+    tokens: &[TokenWithSpan],
+) -> SqlResult<Vec<(Option<String>, LockStrength)>> {
+    let mut strengths = tokens::lock_strengths(tokens);
+    let outer = match statement {
+        ast::Statement::Query(query) => Some(query.as_mut()),
+        ast::Statement::Explain { statement, .. } => match statement.as_mut() {
+            ast::Statement::Query(query) => Some(query.as_mut()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let mut locks = Vec::new();
+    if let Some(query) = outer {
+        let clauses = std::mem::take(&mut query.locks);
+        // Those of subqueries come before.
+        let own = strengths.split_off(strengths.len().saturating_sub(clauses.len()));
+        for (clause, strength) in clauses.into_iter().zip(own) {
+            match clause.nonblock {
+                None => {}
+                Some(how) => {
+                    return Err(SqlError::unsupported(format_args!("the locking option {how}")));
+                }
+            }
+            let table = clause.of.as_ref().map(crate::catalog::object_name).transpose()?;
+            locks.push((table, strength));
+        }
+    }
+    struct Inner;
+    impl Visitor for Inner {
+        type Break = ();
+        fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<()> {
+            if query.locks.is_empty() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        }
+    }
+    if Visit::visit(statement, &mut Inner).is_break() {
+        return Err(SqlError::unsupported("a locking clause in a subquery"));
+    }
+    Ok(locks)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
