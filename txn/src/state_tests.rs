@@ -106,8 +106,7 @@ fn lock_without_a_transaction_does_not_decode() {
 
 #[test]
 fn record_of_an_unknown_state_does_not_decode() {
-    let mut m = pb::RecordValue::default();
-    m.state = 77;
+    let m = pb::RecordValue { state: 77, ..Default::default() };
     assert!(Record::decode(&m.encode_to_vec()).is_err());
 }
 
