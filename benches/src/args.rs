@@ -105,9 +105,7 @@ impl CommonArgs {
 /// Reads `90`, `90s`, `500ms`, `5m` or `1h`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: f64 = digits
-        .parse()
-        .map_err(|_| format!("not a time: {text:?}"))?;
+    let number: f64 = digits.parse().map_err(|_| format!("not a time: {text:?}"))?;
     let factor = match &text[digits.len()..] {
         "ms" => 0.001,
         "" | "s" => 1.0,

@@ -39,10 +39,7 @@ fn parse(stat: &str) -> Option<ProcStat> {
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let parent = fields.get(FIELD_PARENT)?.parse().ok()?;
     let times = fields.get(FIELDS_TIME)?;
-    let ticks = times
-        .iter()
-        .map(|field| field.parse::<u64>().ok())
-        .sum::<Option<u64>>()?;
+    let ticks = times.iter().map(|field| field.parse::<u64>().ok()).sum::<Option<u64>>()?;
     Some(ProcStat { parent, ticks })
 }
 
@@ -50,9 +47,7 @@ fn all_processes() -> BTreeMap<u32, ProcStat> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return BTreeMap::new();
     };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let read = |pid: u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         Some((pid, parse(&stat)?))
@@ -98,16 +93,9 @@ pub fn difference(before: &CpuSample, after: &CpuSample, transactions: u64) -> O
         }
     }
     let seconds = ticks as f64 / TICKS_PER_SECOND;
-    let ms_per_transaction = if transactions == 0 {
-        0.0
-    } else {
-        seconds * 1000.0 / transactions as f64
-    };
-    Some(CpuReport {
-        seconds,
-        ms_per_transaction,
-        unreadable_pids,
-    })
+    let ms_per_transaction =
+        if transactions == 0 { 0.0 } else { seconds * 1000.0 / transactions as f64 };
+    Some(CpuReport { seconds, ms_per_transaction, unreadable_pids })
 }
 
 #[cfg(test)]

@@ -11,6 +11,18 @@ use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
 /// How long opening one connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a new session may take to be ready.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+const _: () = assert!(
+    CONNECT_TIMEOUT.as_secs() < SESSION_TIMEOUT.as_secs(),
+    "a session begins with its connection"
+);
+
+/// How long data sent may stay unacknowledged before a connection counts as lost: a server behind
+/// a partition answers nothing, not even that it is gone.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+/// How long a connection may be silent before it is probed, and how often.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// The serialization failure of the SQL standard, and Postgres's deadlock: safe to repeat.
 const CODES_RETRY: [&str; 2] = ["40001", "40P01"];
@@ -244,14 +256,19 @@ pub async fn connect(config: &Config) -> Result<Client, BenchError> {
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
+    config.tcp_user_timeout(UNACKNOWLEDGED_MAX);
+    config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE);
+    let failed = |reason: String| BenchError::Connect { server: server_name(&config), reason };
+    // The driver's own limit covers the socket only, not a server that accepts and says nothing.
     let (client, connection) =
-        config
-            .connect(NoTls)
-            .await
-            .map_err(|error| BenchError::Connect {
-                server: server_name(&config),
-                reason: explain(&error),
-            })?;
+        match tokio::time::timeout(SESSION_TIMEOUT, config.connect(NoTls)).await {
+            Ok(Ok(session)) => session,
+            Ok(Err(error)) => return Err(failed(explain(&error))),
+            Err(_) => {
+                let seconds = SESSION_TIMEOUT.as_secs();
+                return Err(failed(format!("no answer within {seconds} s")));
+            }
+        };
     runtime::spawn(async move {
         // A lost connection shows up as the error of the statement that was under way.
         let _ = connection.await;
@@ -306,18 +323,13 @@ mod tests {
         ];
         for (code, committing, closed, expected) in cases {
             let found = verdict_of(code, committing, closed);
-            assert_eq!(
-                found, expected,
-                "{code:?} committing={committing} closed={closed}"
-            );
+            assert_eq!(found, expected, "{code:?} committing={committing} closed={closed}");
         }
     }
 
     #[test]
     fn server_names_hide_credentials() {
-        let config: Config = "postgres://me:secret@db.example:7000/shop"
-            .parse()
-            .expect("parses");
+        let config: Config = "postgres://me:secret@db.example:7000/shop".parse().expect("parses");
         assert_eq!(server_name(&config), "db.example:7000/shop");
     }
 }

@@ -73,11 +73,7 @@ impl ToSql for Decimal {
         }
         out.put_u16(u16::try_from(groups.len())?);
         out.put_i16(if groups.is_empty() { 0 } else { weight });
-        out.put_u16(if self.units < 0 {
-            SIGN_NEGATIVE
-        } else {
-            SIGN_POSITIVE
-        });
+        out.put_u16(if self.units < 0 { SIGN_NEGATIVE } else { SIGN_POSITIVE });
         out.put_u16(u16::from(self.scale));
         for group in groups {
             out.put_u16(group);
@@ -95,9 +91,7 @@ impl ToSql for Decimal {
 impl<'a> FromSql<'a> for Decimal {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
         let word = |index: usize| -> Result<u16, Box<dyn Error + Sync + Send>> {
-            let bytes = raw
-                .get(index * 2..index * 2 + 2)
-                .ok_or("numeric value cut short")?;
+            let bytes = raw.get(index * 2..index * 2 + 2).ok_or("numeric value cut short")?;
             Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
         };
         let group_count = usize::from(word(0)?);
@@ -114,9 +108,7 @@ impl<'a> FromSql<'a> for Decimal {
             let exponent = 4 * (weight - group_index) + i32::from(scale);
             let part = if exponent >= 0 {
                 let factor = 10_i128.checked_pow(exponent.unsigned_abs());
-                factor
-                    .and_then(|f| f.checked_mul(group))
-                    .ok_or("numeric value too large")?
+                factor.and_then(|f| f.checked_mul(group)).ok_or("numeric value too large")?
             } else {
                 group / 10_i128.pow(exponent.unsigned_abs().min(GROUP_DIGITS))
             };
@@ -125,10 +117,7 @@ impl<'a> FromSql<'a> for Decimal {
         if sign == SIGN_NEGATIVE {
             units = -units;
         }
-        Ok(Self {
-            units: i64::try_from(units)?,
-            scale,
-        })
+        Ok(Self { units: i64::try_from(units)?, scale })
     }
 
     fn accepts(ty: &Type) -> bool {
@@ -158,9 +147,7 @@ mod tests {
     #[test]
     fn wire_bytes_are_postgres_bytes() {
         let mut wire = BytesMut::new();
-        Decimal::cents(-1_234_567)
-            .to_sql(&Type::NUMERIC, &mut wire)
-            .expect("encodes");
+        Decimal::cents(-1_234_567).to_sql(&Type::NUMERIC, &mut wire).expect("encodes");
         // -12345.67: groups 1, 2345, 6700; weight 1; negative; two digits shown.
         let expected = [0, 3, 0, 1, 0x40, 0, 0, 2, 0, 1, 9, 41, 26, 44];
         assert_eq!(&wire[..], &expected);

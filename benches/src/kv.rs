@@ -73,9 +73,7 @@ enum Input {
 }
 
 fn value(rng: &mut StdRng, length: usize) -> String {
-    (0..length)
-        .map(|_| rng.random_range(b'a'..=b'z') as char)
-        .collect()
+    (0..length).map(|_| rng.random_range(b'a'..=b'z') as char).collect()
 }
 
 impl Workload for Kv {
@@ -88,24 +86,15 @@ impl Workload for Kv {
     }
 
     fn kinds(&self) -> &'static [Kind] {
-        if self.read_percent == 0 {
-            &KINDS_UPDATE
-        } else {
-            &KINDS
-        }
+        if self.read_percent == 0 { &KINDS_UPDATE } else { &KINDS }
     }
 
     async fn prepare(&self, conn: &Conn) -> Result<Statements, BenchError> {
         conn.set_default_isolation(self.isolation).await?;
         Ok(Statements {
-            read: conn
-                .prepare("SELECT v FROM kv WHERE k = $1", &[Type::INT8])
-                .await?,
+            read: conn.prepare("SELECT v FROM kv WHERE k = $1", &[Type::INT8]).await?,
             update: conn
-                .prepare(
-                    "UPDATE kv SET v = $1 WHERE k = $2",
-                    &[Type::TEXT, Type::INT8],
-                )
+                .prepare("UPDATE kv SET v = $1 WHERE k = $2", &[Type::TEXT, Type::INT8])
                 .await?,
         })
     }
@@ -117,10 +106,7 @@ impl Workload for Kv {
         if rng.random_range(0..100) < self.read_percent {
             (0, Input::Read(key))
         } else {
-            (
-                self.kinds().len() - 1,
-                Input::Update(key, value(rng, self.value_bytes)),
-            )
+            (self.kinds().len() - 1, Input::Update(key, value(rng, self.value_bytes)))
         }
     }
 
@@ -149,12 +135,8 @@ pub async fn run(args: KvArgs) -> Result<Report, BenchError> {
     let servers = args.common.servers()?;
     let mut report = Report::new("key-value", &args.common)?;
     report.setup.insert("keys", args.keys.to_string());
-    report
-        .setup
-        .insert("value bytes", args.value_bytes.to_string());
-    report
-        .setup
-        .insert("reads", format!("{} %", args.read_percent));
+    report.setup.insert("value bytes", args.value_bytes.to_string());
+    report.setup.insert("reads", format!("{} %", args.read_percent));
     if !args.no_load
         && let Some(server) = servers.first()
     {
@@ -191,12 +173,8 @@ async fn load(client: &Client, args: &KvArgs) -> Result<(), BenchError> {
         let mut sql = "INSERT INTO kv (k, v) VALUES ".to_owned();
         for key in first..=last {
             let comma = if key == first { "" } else { ", " };
-            write!(
-                sql,
-                "{comma}({key}, '{}')",
-                value(&mut rng, args.value_bytes)
-            )
-            .expect("writing to a string succeeds");
+            write!(sql, "{comma}({key}, '{}')", value(&mut rng, args.value_bytes))
+                .expect("writing to a string succeeds");
         }
         let done = client.batch_execute(&sql).await;
         done.map_err(|error| BenchError::statement("loading kv", &error))?;

@@ -32,26 +32,10 @@ impl LocalPostgres {
         };
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("quorate-postgres-{}-{number}", std::process::id());
-        let mut server = Self {
-            bin,
-            data: std::env::temp_dir().join(name),
-            port: 0,
-        };
+        let mut server = Self { bin, data: std::env::temp_dir().join(name), port: 0 };
         let data = server.data.display().to_string();
-        server.tool(
-            "initdb",
-            &[
-                "-D",
-                &data,
-                "-U",
-                SERVER_USER,
-                "-A",
-                "trust",
-                "-N",
-                "-E",
-                "UTF8",
-            ],
-        )?;
+        server
+            .tool("initdb", &["-D", &data, "-U", SERVER_USER, "-A", "trust", "-N", "-E", "UTF8"])?;
         let mut last = String::new();
         for _ in 0..ATTEMPTS_MAX {
             server.port = free_port().map_err(|error| error.to_string())?;
@@ -61,10 +45,8 @@ impl LocalPostgres {
                 server.port
             );
             let log = format!("{data}/log");
-            match server.tool(
-                "pg_ctl",
-                &["-D", &data, "-w", "-l", &log, "-o", &settings, "start"],
-            ) {
+            match server.tool("pg_ctl", &["-D", &data, "-w", "-l", &log, "-o", &settings, "start"])
+            {
                 Ok(_) => return Ok(Some(server)),
                 Err(error) => last = error,
             }
@@ -119,10 +101,7 @@ impl LocalPostgres {
         if output.status.success() {
             return Ok(output);
         }
-        Err(format!(
-            "{name} failed: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ))
+        Err(format!("{name} failed: {}", String::from_utf8_lossy(&output.stderr)))
     }
 }
 

@@ -20,24 +20,15 @@ impl Progress {
     /// Begins with nothing done of `total`.
     pub fn new(label: &'static str, total: u64) -> Self {
         let plain = !std::io::stderr().is_terminal();
-        let target = if plain {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr()
-        };
+        let target =
+            if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(Some(total), target);
         let template = "{prefix} [{bar:40}] {percent}% {pos}/{len} {msg} ({elapsed}, {eta} left)";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_prefix(label);
-        Self {
-            bar,
-            plain,
-            label,
-            total,
-            done: AtomicU64::new(0),
-        }
+        Self { bar, plain, label, total, done: AtomicU64::new(0) }
     }
 
     /// So much more is done.
@@ -47,12 +38,7 @@ impl Progress {
         let step = |done: u64| done * PLAIN_STEPS / self.total.max(1);
         if self.plain && step(before) != step(before + amount) {
             let percent = (before + amount) * 100 / self.total.max(1);
-            eprintln!(
-                "{}: {percent}% ({} of {})",
-                self.label,
-                before + amount,
-                self.total
-            );
+            eprintln!("{}: {percent}% ({} of {})", self.label, before + amount, self.total);
         }
     }
 

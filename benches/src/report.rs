@@ -161,13 +161,11 @@ impl Report {
             let text = serde_json::to_string_pretty(self).map_err(|error| {
                 BenchError::Usage(format!("the report cannot be written as JSON: {error}"))
             })?;
-            std::fs::write(path, text + "\n").map_err(|source| BenchError::File {
-                path: path.clone(),
-                source,
-            })?;
+            std::fs::write(path, text + "\n")
+                .map_err(|source| BenchError::File { path: path.clone(), source })?;
         }
         if let (Some(path), Some(run)) = (&args.timeline, &self.run) {
-            timeline::write(path, run.kinds[0].name, &run.timeline)?;
+            timeline::write(path, &run.timeline)?;
         }
         Ok(())
     }
@@ -192,9 +190,7 @@ impl RunReport {
             primary_finished_per_minute: per_minute(primary.committed + primary.rolled_back),
             total_per_second: finished as f64 / seconds.max(f64::EPSILON),
             statements_per_transaction: stats.statements as f64 / finished.max(1) as f64,
-            kinds: named
-                .map(|(kind, stats)| KindReport::new(kind.name, stats))
-                .collect(),
+            kinds: named.map(|(kind, stats)| KindReport::new(kind.name, stats)).collect(),
             retries: sum(|kind| kind.retries),
             unknown: sum(|kind| kind.unknown),
             failed: sum(|kind| kind.failed),
@@ -263,7 +259,7 @@ impl fmt::Display for Report {
                 0 => "holds".to_owned(),
                 count => format!("VIOLATED {count} times"),
             };
-            writeln!(f, "  {:<10} {:<62} {verdict}", check.clause, check.name)?;
+            writeln!(f, "  {:<13} {:<66} {verdict}", check.clause, check.name)?;
         }
         Ok(())
     }
@@ -287,12 +283,7 @@ impl RunReport {
             "max ms"
         )?;
         for kind in &self.kinds {
-            let Latency {
-                p50_ms,
-                p95_ms,
-                p99_ms,
-                max_ms,
-            } = kind.latency;
+            let Latency { p50_ms, p95_ms, p99_ms, max_ms } = kind.latency;
             writeln!(
                 f,
                 "{:<12} {:>9} {:>6} {:>8} {:>7} {:>6} {p50_ms:>9.2} {p95_ms:>9.2} \
@@ -311,34 +302,19 @@ impl RunReport {
 
 impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let think = if self.think_time {
-            ", with think times"
-        } else {
-            ""
-        };
+        let think = if self.think_time { ", with think times" } else { "" };
         let (seconds, terminals) = (self.seconds, self.terminals);
-        writeln!(
-            f,
-            "measured            {seconds:.0} s, {terminals} terminals{think}"
-        )?;
+        writeln!(f, "measured            {seconds:.0} s, {terminals} terminals{think}")?;
         writeln!(f, "isolation           {}", self.isolation)?;
         let primary = self.kinds.first().map_or("", |kind| kind.name);
-        let committed = self.primary_per_minute;
-        writeln!(f, "{primary}/min committed {committed:.1}")?;
-        let finished = self.primary_finished_per_minute;
-        writeln!(f, "{primary}/min with rollbacks {finished:.1}")?;
+        let (committed, finished) = (self.primary_per_minute, self.primary_finished_per_minute);
+        let label = format!("{primary}/min");
+        writeln!(f, "{label:<19} {committed:.1} committed, {finished:.1} with rollbacks")?;
         writeln!(f, "transactions/s      {:.1}", self.total_per_second)?;
-        writeln!(
-            f,
-            "statements each     {:.1}",
-            self.statements_per_transaction
-        )?;
+        writeln!(f, "statements each     {:.1}", self.statements_per_transaction)?;
         self.write_kinds(f)?;
         let Gap { start_s, seconds } = self.longest_gap;
-        writeln!(
-            f,
-            "\nlongest time without a {primary}: {seconds:.3} s, at {start_s:.1} s"
-        )?;
+        writeln!(f, "\nlongest time without a {primary}: {seconds:.3} s, at {start_s:.1} s")?;
         writeln!(
             f,
             "retries {}, unknown outcomes {}, failed {}, reconnects {}, unanswered at the end {}",
@@ -350,15 +326,9 @@ impl fmt::Display for RunReport {
         }
         if let Some(cpu) = &self.server_cpu {
             let (seconds, each) = (cpu.seconds, cpu.ms_per_transaction);
-            writeln!(
-                f,
-                "server CPU          {seconds:.2} s, {each:.3} ms per transaction"
-            )?;
+            writeln!(f, "server CPU          {seconds:.2} s, {each:.3} ms per transaction")?;
             for pid in &cpu.unreadable_pids {
-                writeln!(
-                    f,
-                    "  process {pid} could not be read throughout and is not included"
-                )?;
+                writeln!(f, "  process {pid} could not be read throughout and is not included")?;
             }
         }
         Ok(())

@@ -53,11 +53,7 @@ pub struct Kind {
 impl Kind {
     /// A kind without keying and think times.
     pub const fn immediate(name: &'static str) -> Self {
-        Self {
-            name,
-            keying: Duration::ZERO,
-            think_mean: Duration::ZERO,
-        }
+        Self { name, keying: Duration::ZERO, think_mean: Duration::ZERO }
     }
 }
 
@@ -186,11 +182,7 @@ pub async fn run<W: Workload>(
     let unfinished = collect(tasks, measure_end + GRACE).await?;
     let mut stats = Stats::new(kind_count);
     for counter in counters {
-        stats.add(
-            &counter
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
+        stats.add(&counter.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
     Ok(Outcome {
         stats,
@@ -235,10 +227,7 @@ async fn watch<W: Workload>(
         progress.add(1);
         if ticks % TICKS_PER_LINE == 0 {
             let finished = shared.finished.load(Ordering::Relaxed);
-            progress.say(format!(
-                "{} transactions/s",
-                (finished - before) / TICKS_PER_LINE
-            ));
+            progress.say(format!("{} transactions/s", (finished - before) / TICKS_PER_LINE));
             before = finished;
         }
     }
@@ -310,10 +299,7 @@ impl<W: Workload> Terminal<W> {
                 // A session that cannot roll back is of no use; the next attempt opens another.
                 self.session = None;
             }
-            let sent = self
-                .session
-                .as_ref()
-                .map_or(0, |(conn, _)| conn.statement_count());
+            let sent = self.session.as_ref().map_or(0, |(conn, _)| conn.statement_count());
             let sent = sent.saturating_sub(statements_before);
             attempt += 1;
             let verdict = match verdict {
@@ -366,10 +352,7 @@ impl<W: Workload> Terminal<W> {
         if end < self.shared.measure_start || end > self.shared.measure_end {
             return;
         }
-        let mut stats = self
-            .stats
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut stats = self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         stats.statements += statements;
         match result {
             Ok(ending) => {
@@ -381,9 +364,7 @@ impl<W: Workload> Terminal<W> {
                 }
                 if kind == 0 && *ending == Ending::Committed {
                     let at = (end - self.shared.measure_start).as_micros();
-                    stats
-                        .primary_commits_us
-                        .push(u64::try_from(at).unwrap_or(u64::MAX));
+                    stats.primary_commits_us.push(u64::try_from(at).unwrap_or(u64::MAX));
                 }
             }
             Err(error) => {
@@ -401,11 +382,7 @@ impl<W: Workload> Terminal<W> {
     /// Opens a new session if there is none, server after server, until the measured time is
     /// over; tells whether there is one.
     async fn reconnect_if_needed(&mut self) -> Result<bool, BenchError> {
-        if self
-            .session
-            .as_ref()
-            .is_some_and(|(conn, _)| !conn.is_closed())
-        {
+        if self.session.as_ref().is_some_and(|(conn, _)| !conn.is_closed()) {
             return Ok(true);
         }
         let shared = Arc::clone(&self.shared);
@@ -417,10 +394,8 @@ impl<W: Workload> Terminal<W> {
             match self.open().await {
                 Ok(session) => {
                     self.session = Some(session);
-                    let mut stats = self
-                        .stats
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut stats =
+                        self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     stats.reconnects += 1;
                     return Ok(true);
                 }

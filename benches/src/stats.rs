@@ -31,14 +31,7 @@ impl KindStats {
     pub fn new() -> Self {
         let latency_us = Histogram::new_with_bounds(1, LATENCY_US_MAX, LATENCY_DIGITS)
             .expect("bounds and digits are constants the histogram accepts");
-        Self {
-            committed: 0,
-            rolled_back: 0,
-            retries: 0,
-            unknown: 0,
-            failed: 0,
-            latency_us,
-        }
+        Self { committed: 0, rolled_back: 0, retries: 0, unknown: 0, failed: 0, latency_us }
     }
 
     /// Records how long a finished transaction took.
@@ -53,9 +46,7 @@ impl KindStats {
         self.retries += other.retries;
         self.unknown += other.unknown;
         self.failed += other.failed;
-        self.latency_us
-            .add(&other.latency_us)
-            .expect("both histograms have the same bounds");
+        self.latency_us.add(&other.latency_us).expect("both histograms have the same bounds");
     }
 }
 
@@ -97,23 +88,16 @@ impl Stats {
 
     /// Adds another terminal's counters.
     pub fn add(&mut self, other: &Self) {
-        assert_eq!(
-            self.kinds.len(),
-            other.kinds.len(),
-            "terminals count the same kinds"
-        );
+        assert_eq!(self.kinds.len(), other.kinds.len(), "terminals count the same kinds");
         for (mine, theirs) in self.kinds.iter_mut().zip(&other.kinds) {
             mine.add(theirs);
         }
-        self.primary_commits_us
-            .extend_from_slice(&other.primary_commits_us);
+        self.primary_commits_us.extend_from_slice(&other.primary_commits_us);
         for (name, count) in &other.errors {
             *self.errors.entry(name.clone()).or_insert(0) += count;
         }
         for (name, text) in &other.error_examples {
-            self.error_examples
-                .entry(name.clone())
-                .or_insert_with(|| text.clone());
+            self.error_examples.entry(name.clone()).or_insert_with(|| text.clone());
         }
         self.reconnects += other.reconnects;
         self.statements += other.statements;
@@ -121,9 +105,6 @@ impl Stats {
 
     /// Committed and rolled back transactions of all kinds.
     pub fn finished(&self) -> u64 {
-        self.kinds
-            .iter()
-            .map(|kind| kind.committed + kind.rolled_back)
-            .sum()
+        self.kinds.iter().map(|kind| kind.committed + kind.rolled_back).sum()
     }
 }

@@ -32,10 +32,7 @@ pub fn longest_gap(commits_us: &[u64], measured: Duration) -> Gap {
         }
         previous = at;
     }
-    Gap {
-        start_s: start as f64 / 1e6,
-        seconds: longest as f64 / 1e6,
-    }
+    Gap { start_s: start as f64 / 1e6, seconds: longest as f64 / 1e6 }
 }
 
 /// Counts commits by second of the measured time.
@@ -51,18 +48,15 @@ pub fn per_second(commits_us: &[u64], measured: Duration) -> Vec<u64> {
     counts
 }
 
-/// Writes one JSON object for each second: `{"second":3,"new_order":812}`.
-pub fn write(path: &Path, kind: &str, counts: &[u64]) -> Result<(), BenchError> {
+/// Writes one JSON object for each second: `{"second":3,"commits":812}`.
+pub fn write(path: &Path, counts: &[u64]) -> Result<(), BenchError> {
     let mut text = String::new();
-    let key = kind.to_lowercase().replace(' ', "_");
     for (second, count) in counts.iter().enumerate() {
-        writeln!(text, "{{\"second\":{second},\"{key}\":{count}}}")
+        writeln!(text, "{{\"second\":{second},\"commits\":{count}}}")
             .expect("writing to a string succeeds");
     }
-    std::fs::write(path, text).map_err(|source| BenchError::File {
-        path: path.to_path_buf(),
-        source,
-    })
+    std::fs::write(path, text)
+        .map_err(|source| BenchError::File { path: path.to_path_buf(), source })
 }
 
 #[cfg(test)]
@@ -73,34 +67,10 @@ mod tests {
     fn the_longest_gap_may_touch_the_borders() {
         let ten = Duration::from_secs(10);
         let gap = longest_gap(&[9_000_000, 1_000_000, 4_500_000], ten);
-        assert_eq!(
-            gap,
-            Gap {
-                start_s: 4.5,
-                seconds: 4.5
-            }
-        );
-        assert_eq!(
-            longest_gap(&[9_000_000], ten),
-            Gap {
-                start_s: 0.0,
-                seconds: 9.0
-            }
-        );
-        assert_eq!(
-            longest_gap(&[2_000_000], ten),
-            Gap {
-                start_s: 2.0,
-                seconds: 8.0
-            }
-        );
-        assert_eq!(
-            longest_gap(&[], ten),
-            Gap {
-                start_s: 0.0,
-                seconds: 10.0
-            }
-        );
+        assert_eq!(gap, Gap { start_s: 4.5, seconds: 4.5 });
+        assert_eq!(longest_gap(&[9_000_000], ten), Gap { start_s: 0.0, seconds: 9.0 });
+        assert_eq!(longest_gap(&[2_000_000], ten), Gap { start_s: 2.0, seconds: 8.0 });
+        assert_eq!(longest_gap(&[], ten), Gap { start_s: 0.0, seconds: 10.0 });
     }
 
     #[test]

@@ -91,32 +91,17 @@ impl Workload for Tpcb {
             format!("UPDATE {table} SET {letter}balance = {letter}balance + $1 WHERE {key} = $2")
         };
         Ok(Statements {
-            account: conn
-                .prepare(&update("tpcb_accounts", "a", "aid"), &DELTA)
-                .await?,
+            account: conn.prepare(&update("tpcb_accounts", "a", "aid"), &DELTA).await?,
             balance: conn
-                .prepare(
-                    "SELECT abalance FROM tpcb_accounts WHERE aid = $1",
-                    &[Type::INT4],
-                )
+                .prepare("SELECT abalance FROM tpcb_accounts WHERE aid = $1", &[Type::INT4])
                 .await?,
-            teller: conn
-                .prepare(&update("tpcb_tellers", "t", "tid"), &DELTA)
-                .await?,
-            branch: conn
-                .prepare(&update("tpcb_branches", "b", "bid"), &DELTA)
-                .await?,
+            teller: conn.prepare(&update("tpcb_tellers", "t", "tid"), &DELTA).await?,
+            branch: conn.prepare(&update("tpcb_branches", "b", "bid"), &DELTA).await?,
             history: conn
                 .prepare(
                     "INSERT INTO tpcb_history (tid, bid, aid, delta, mtime) \
                      VALUES ($1, $2, $3, $4, $5)",
-                    &[
-                        Type::INT4,
-                        Type::INT4,
-                        Type::INT4,
-                        Type::INT8,
-                        Type::TIMESTAMP,
-                    ],
+                    &[Type::INT4, Type::INT4, Type::INT4, Type::INT8, Type::TIMESTAMP],
                 )
                 .await?,
         })
@@ -140,12 +125,7 @@ impl Workload for Tpcb {
         sql: &Statements,
         input: &Input,
     ) -> Result<Ending, TxError> {
-        let Input {
-            account,
-            teller,
-            branch,
-            delta,
-        } = input;
+        let Input { account, teller, branch, delta } = input;
         conn.begin().await?;
         conn.run(&sql.account, &[delta, account]).await?;
         conn.one("account", &sql.balance, &[account]).await?;
@@ -162,23 +142,16 @@ impl Workload for Tpcb {
 /// Loads, runs and checks as the arguments say.
 pub async fn run(args: TpcbArgs) -> Result<Report, BenchError> {
     let servers = args.common.servers()?;
-    let first = servers
-        .first()
-        .ok_or_else(|| BenchError::Usage("no --url given".to_owned()))?;
+    let first = servers.first().ok_or_else(|| BenchError::Usage("no --url given".to_owned()))?;
     let mut report = Report::new("pgbench-like", &args.common)?;
     report.setup.insert("branches", args.scale.to_string());
-    report
-        .setup
-        .insert("accounts each", args.accounts.to_string());
+    report.setup.insert("accounts each", args.accounts.to_string());
     if !args.no_load {
         let start = now();
         load(&connect(first).await?, &args).await?;
         report.load_seconds = Some((now() - start).as_secs_f64());
     }
-    let tpcb = Tpcb {
-        scale: args.scale,
-        accounts: args.accounts,
-    };
+    let tpcb = Tpcb { scale: args.scale, accounts: args.accounts };
     let outcome = runner::run(tpcb, &args.common, false).await?;
     report.add_run(&outcome, &KINDS, &args.common, false);
     report.checks = check(&connect(first).await?).await?;
@@ -187,22 +160,10 @@ pub async fn run(args: TpcbArgs) -> Result<Report, BenchError> {
 }
 
 const TABLES: [(&str, &str); 4] = [
-    (
-        "tpcb_branches",
-        "bid INTEGER NOT NULL PRIMARY KEY, bbalance BIGINT NOT NULL",
-    ),
-    (
-        "tpcb_tellers",
-        "tid INTEGER NOT NULL PRIMARY KEY, bid INTEGER, tbalance BIGINT NOT NULL",
-    ),
-    (
-        "tpcb_accounts",
-        "aid INTEGER NOT NULL PRIMARY KEY, bid INTEGER, abalance BIGINT NOT NULL",
-    ),
-    (
-        "tpcb_history",
-        "tid INTEGER, bid INTEGER, aid INTEGER, delta BIGINT, mtime TIMESTAMP",
-    ),
+    ("tpcb_branches", "bid INTEGER NOT NULL PRIMARY KEY, bbalance BIGINT NOT NULL"),
+    ("tpcb_tellers", "tid INTEGER NOT NULL PRIMARY KEY, bid INTEGER, tbalance BIGINT NOT NULL"),
+    ("tpcb_accounts", "aid INTEGER NOT NULL PRIMARY KEY, bid INTEGER, abalance BIGINT NOT NULL"),
+    ("tpcb_history", "tid INTEGER, bid INTEGER, aid INTEGER, delta BIGINT, mtime TIMESTAMP"),
 ];
 
 async fn load(client: &Client, args: &TpcbArgs) -> Result<(), BenchError> {
@@ -216,21 +177,12 @@ async fn load(client: &Client, args: &TpcbArgs) -> Result<(), BenchError> {
     }
     let total = args.scale * (1 + TELLERS + args.accounts);
     let progress = Progress::new("loading", u64::from(total.unsigned_abs()));
-    fill(client, "tpcb_branches", args.scale, &progress, |id| {
-        format!("({id}, 0)")
-    })
-    .await?;
+    fill(client, "tpcb_branches", args.scale, &progress, |id| format!("({id}, 0)")).await?;
     let child = |id: i32, each: i32| format!("({id}, {}, 0)", (id - 1) / each + 1);
     let count = args.scale * TELLERS;
-    fill(client, "tpcb_tellers", count, &progress, |id| {
-        child(id, TELLERS)
-    })
-    .await?;
+    fill(client, "tpcb_tellers", count, &progress, |id| child(id, TELLERS)).await?;
     let count = args.scale * args.accounts;
-    fill(client, "tpcb_accounts", count, &progress, |id| {
-        child(id, args.accounts)
-    })
-    .await?;
+    fill(client, "tpcb_accounts", count, &progress, |id| child(id, args.accounts)).await?;
     progress.finish();
     Ok(())
 }
@@ -262,11 +214,9 @@ async fn fill(
 async fn check(client: &Client) -> Result<Vec<CheckReport>, BenchError> {
     let history = sum(client, "SELECT COALESCE(sum(delta), 0) FROM tpcb_history").await?;
     let mut checks = Vec::new();
-    for (table, column) in [
-        ("tpcb_branches", "bbalance"),
-        ("tpcb_tellers", "tbalance"),
-        ("tpcb_accounts", "abalance"),
-    ] {
+    for (table, column) in
+        [("tpcb_branches", "bbalance"), ("tpcb_tellers", "tbalance"), ("tpcb_accounts", "abalance")]
+    {
         let found = sum(client, &format!("SELECT sum({column}) FROM {table}")).await?;
         checks.push(CheckReport {
             clause: table.to_owned(),

@@ -145,8 +145,7 @@ pub fn conditions(scale: &Scale, moment: Moment) -> Vec<Condition> {
         ("3.3.2.11", c11_name, c11),
         ("3.3.2.12", NAMES[11], c12),
     ];
-    list.map(|(clause, name, sql)| Condition { clause, name, sql })
-        .into()
+    list.map(|(clause, name, sql)| Condition { clause, name, sql }).into()
 }
 
 /// Counts the violations of one condition.

@@ -126,9 +126,7 @@ pub struct TpccArgs {
 /// Loads, runs and checks as the arguments say.
 pub async fn run(args: TpccArgs) -> Result<Report, BenchError> {
     let servers = args.common.servers()?;
-    let first = servers
-        .first()
-        .ok_or_else(|| BenchError::Usage("no --url given".to_owned()))?;
+    let first = servers.first().ok_or_else(|| BenchError::Usage("no --url given".to_owned()))?;
     let mut report = Report::new("TPC-C", &args.common)?;
     let client = connect(first).await?;
     report.server_version = server_version(&client).await;
@@ -160,11 +158,7 @@ pub async fn run(args: TpccArgs) -> Result<Report, BenchError> {
         report.tpmc = report.run.as_ref().map(|run| run.primary_per_minute);
     }
     if !args.no_check {
-        let moment = if loads && !measures {
-            Moment::Fresh
-        } else {
-            Moment::Used
-        };
+        let moment = if loads && !measures { Moment::Fresh } else { Moment::Used };
         // The servers may have changed places meanwhile: check on the first that answers.
         let client = connect_any(&servers).await?;
         report.checks = check(&client, &scale, moment).await?;
@@ -185,31 +179,21 @@ async fn connect_any(servers: &[tokio_postgres::Config]) -> Result<Client, Bench
 }
 
 fn describe(report: &mut Report, args: &TpccArgs, scale: &Scale) {
-    report
-        .setup
-        .insert("warehouses", scale.warehouses.to_string());
+    report.setup.insert("warehouses", scale.warehouses.to_string());
     report.setup.insert("seed", args.common.seed.to_string());
-    let cut = if args.split {
-        "split by warehouse and table in this run"
-    } else {
-        "as found"
-    };
+    let cut = if args.split { "split by warehouse and table in this run" } else { "as found" };
     report.setup.insert("ranges", cut.to_owned());
     if scale.items != ITEMS {
-        report
-            .non_standard
-            .push(format!("{} items instead of {ITEMS}", scale.items));
+        report.non_standard.push(format!("{} items instead of {ITEMS}", scale.items));
     }
     if scale.customers != CUSTOMERS {
         let customers = scale.customers;
-        report.non_standard.push(format!(
-            "{customers} customers per district instead of {CUSTOMERS}"
-        ));
-    }
-    if !args.think_time {
         report
             .non_standard
-            .push("no keying and think times".to_owned());
+            .push(format!("{customers} customers per district instead of {CUSTOMERS}"));
+    }
+    if !args.think_time {
+        report.non_standard.push("no keying and think times".to_owned());
     }
 }
 
@@ -218,24 +202,14 @@ async fn find_scale(client: &Client, wanted: Option<i32>) -> Result<Scale, Bench
     let warehouses = number(client, "SELECT max(w_id) FROM warehouse").await?;
     let items = number(client, "SELECT max(i_id) FROM item").await?;
     // Loaded customers never change.
-    let customers = number(
-        client,
-        "SELECT max(c_id) FROM customer WHERE c_w_id = 1 AND c_d_id = 1",
-    )
-    .await?;
+    let customers =
+        number(client, "SELECT max(c_id) FROM customer WHERE c_w_id = 1 AND c_d_id = 1").await?;
     if wanted.is_some_and(|wanted| wanted > warehouses) {
-        let message = format!(
-            "{warehouses} warehouses are loaded, not {}",
-            wanted.unwrap_or(0)
-        );
+        let message = format!("{warehouses} warehouses are loaded, not {}", wanted.unwrap_or(0));
         return Err(BenchError::Usage(message));
     }
     // All of them are home to terminals, or remote ones would have none to check.
-    Ok(Scale {
-        warehouses: wanted.unwrap_or(warehouses),
-        items,
-        customers,
-    })
+    Ok(Scale { warehouses: wanted.unwrap_or(warehouses), items, customers })
 }
 
 async fn number(client: &Client, sql: &str) -> Result<i32, BenchError> {

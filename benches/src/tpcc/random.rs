@@ -16,9 +16,8 @@ const C_LAST_DELTA_EXCLUDED: [i32; 2] = [96, 112];
 /// Last names the syllables form.
 const LAST_NAMES: i32 = 1000;
 
-const SYLLABLES: [&str; 10] = [
-    "BAR", "OUGHT", "ABLE", "PRI", "PRES", "ESE", "ANTI", "CALLY", "ATION", "EING",
-];
+const SYLLABLES: [&str; 10] =
+    ["BAR", "OUGHT", "ABLE", "PRI", "PRES", "ESE", "ANTI", "CALLY", "ATION", "EING"];
 const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 const ORIGINAL: &str = "ORIGINAL";
 
@@ -33,10 +32,7 @@ pub struct NuRand {
 impl NuRand {
     /// The loader's constants.
     pub fn for_load(rng: &mut StdRng) -> Self {
-        Self {
-            c_last: C_LAST_LOAD,
-            ..Self::for_run(rng)
-        }
+        Self { c_last: C_LAST_LOAD, ..Self::for_run(rng) }
     }
 
     /// Constants for a run that suit the loader's.
@@ -49,11 +45,7 @@ impl NuRand {
         };
         let above = C_LAST_LOAD + delta;
         Self {
-            c_last: if above <= A_LAST {
-                above
-            } else {
-                C_LAST_LOAD - delta
-            },
+            c_last: if above <= A_LAST { above } else { C_LAST_LOAD - delta },
             c_customer: rng.random_range(0..=A_CUSTOMER),
             c_item: rng.random_range(0..=A_ITEM),
         }
@@ -89,33 +81,23 @@ pub fn last_name(number: i32) -> String {
 
 /// The last name of a customer while loading: the first thousand have each name once.
 pub fn loaded_last_name(nurand: &NuRand, rng: &mut StdRng, customer: i32) -> String {
-    if customer <= LAST_NAMES {
-        last_name(customer - 1)
-    } else {
-        nurand.last_name(rng, LAST_NAMES)
-    }
+    if customer <= LAST_NAMES { last_name(customer - 1) } else { nurand.last_name(rng, LAST_NAMES) }
 }
 
 /// Random letters and digits, as many as one number of the range.
 pub fn letters(rng: &mut StdRng, length: std::ops::RangeInclusive<usize>) -> String {
     let length = rng.random_range(length);
-    (0..length)
-        .map(|_| LETTERS[rng.random_range(0..LETTERS.len())] as char)
-        .collect()
+    (0..length).map(|_| LETTERS[rng.random_range(0..LETTERS.len())] as char).collect()
 }
 
 /// Random digits.
 pub fn digits(rng: &mut StdRng, length: usize) -> String {
-    (0..length)
-        .map(|_| rng.random_range(b'0'..=b'9') as char)
-        .collect()
+    (0..length).map(|_| rng.random_range(b'0'..=b'9') as char).collect()
 }
 
 /// A state of two letters.
 pub fn state(rng: &mut StdRng) -> String {
-    (0..2)
-        .map(|_| rng.random_range(b'A'..=b'Z') as char)
-        .collect()
+    (0..2).map(|_| rng.random_range(b'A'..=b'Z') as char).collect()
 }
 
 /// A postal code: four random digits and 11111.
@@ -172,10 +154,7 @@ mod tests {
         }
         assert_eq!(counts[0], 0);
         let most = counts.iter().max().expect("not empty");
-        assert!(
-            *most > 300,
-            "uniform draws would give about 100 each, the most was {most}"
-        );
+        assert!(*most > 300, "uniform draws would give about 100 each, the most was {most}");
     }
 
     #[test]

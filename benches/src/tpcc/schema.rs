@@ -25,11 +25,8 @@ pub struct Table {
 impl Table {
     /// The statement that creates it.
     pub fn create(&self) -> String {
-        let mut parts: Vec<String> = self
-            .columns
-            .iter()
-            .map(|(name, ty)| format!("{name} {ty}"))
-            .collect();
+        let mut parts: Vec<String> =
+            self.columns.iter().map(|(name, ty)| format!("{name} {ty}")).collect();
         if !self.key.is_empty() {
             parts.push(format!("PRIMARY KEY ({})", self.key.join(", ")));
         }
@@ -220,17 +217,8 @@ pub const STOCK: Table = Table {
 };
 
 /// All tables, in the order they are created.
-pub const TABLES: [&Table; 9] = [
-    &ITEM,
-    &WAREHOUSE,
-    &DISTRICT,
-    &CUSTOMER,
-    &HISTORY,
-    &NEW_ORDER,
-    &ORDERS,
-    &ORDER_LINE,
-    &STOCK,
-];
+pub const TABLES: [&Table; 9] =
+    [&ITEM, &WAREHOUSE, &DISTRICT, &CUSTOMER, &HISTORY, &NEW_ORDER, &ORDERS, &ORDER_LINE, &STOCK];
 
 /// Customers by name, for Payment and OrderStatus.
 pub const INDEX_CUSTOMER_NAME: &str = "customer_name_idx";
@@ -254,19 +242,9 @@ mod tests {
         for table in TABLES {
             assert_eq!(table.types(1).len(), table.columns.len());
             for key in table.key {
-                assert!(
-                    table.columns.iter().any(|(name, _)| name == key),
-                    "{}",
-                    table.name
-                );
+                assert!(table.columns.iter().any(|(name, _)| name == key), "{}", table.name);
             }
         }
-        assert_eq!(
-            TABLES
-                .iter()
-                .map(|table| table.columns.len())
-                .sum::<usize>(),
-            92
-        );
+        assert_eq!(TABLES.iter().map(|table| table.columns.len()).sum::<usize>(), 92);
     }
 }

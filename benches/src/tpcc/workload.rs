@@ -13,11 +13,7 @@ use std::time::Duration;
 
 const fn kind(name: &'static str, keying_s: u64, think_s: u64) -> Kind {
     let (keying, think_mean) = (Duration::from_secs(keying_s), Duration::from_secs(think_s));
-    Kind {
-        name,
-        keying,
-        think_mean,
-    }
+    Kind { name, keying, think_mean }
 }
 
 /// The kinds, with keying and think times of clause 5.2.5.7.
@@ -119,12 +115,7 @@ impl Workload for Tpcc {
     fn next(&self, terminal: &mut Terminal, rng: &mut StdRng) -> (usize, Input) {
         let card = terminal.draw_card(rng);
         let warehouse = terminal.warehouse;
-        let mut draw = Draw {
-            scale: &self.scale,
-            nurand: &self.nurand,
-            warehouse,
-            rng,
-        };
+        let mut draw = Draw { scale: &self.scale, nurand: &self.nurand, warehouse, rng };
         let input = match card {
             0 => Input::NewOrder(new_order::input(&mut draw)),
             1 => Input::Payment(payment::input(&mut draw)),
@@ -163,11 +154,7 @@ mod tests {
     #[test]
     fn a_deck_holds_the_standard_mix_and_homes_cover_all_warehouses() {
         let mut rng = StdRng::seed_from_u64(2);
-        let scale = Scale {
-            warehouses: 2,
-            items: 100_000,
-            customers: 3_000,
-        };
+        let scale = Scale { warehouses: 2, items: 100_000, customers: 3_000 };
         let nurand = NuRand::for_run(&mut rng);
         let tpcc = Tpcc { scale, nurand };
         let mut terminal = tpcc.terminal(3, &mut rng);

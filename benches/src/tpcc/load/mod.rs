@@ -95,10 +95,7 @@ async fn create_tables(client: &Client) -> Result<(), BenchError> {
         let Err(error) = client.batch_execute(&sql).await else {
             continue;
         };
-        if error
-            .code()
-            .is_some_and(|code| code.code() == CODE_DUPLICATE_TABLE)
-        {
+        if error.code().is_some_and(|code| code.code() == CODE_DUPLICATE_TABLE) {
             let what = error.as_db_error().map_or("", |db| db.message());
             return Err(BenchError::Usage(format!(
                 "{what}; use --no-load to run on the data that is there, --drop to replace it"
@@ -113,10 +110,7 @@ fn jobs(scale: &Scale) -> Vec<Job> {
     let mut jobs = vec![Job::Items];
     for warehouse in 1..=scale.warehouses {
         jobs.push(Job::Stock { warehouse });
-        jobs.extend((1..=DISTRICTS).map(|district| Job::District {
-            warehouse,
-            district,
-        }));
+        jobs.extend((1..=DISTRICTS).map(|district| Job::District { warehouse, district }));
     }
     jobs
 }
@@ -141,10 +135,7 @@ fn job_number(job: Job) -> usize {
     let number = match job {
         Job::Items => 0,
         Job::Stock { warehouse } => warehouse * (DISTRICTS + 1),
-        Job::District {
-            warehouse,
-            district,
-        } => warehouse * (DISTRICTS + 1) + district,
+        Job::District { warehouse, district } => warehouse * (DISTRICTS + 1) + district,
     };
     usize::try_from(number).unwrap_or(0)
 }
@@ -165,19 +156,12 @@ async fn carry_out(
             }
         }
         Job::Stock { warehouse } => {
-            writer
-                .add(&schema::WAREHOUSE, rows::warehouse(rng, &scale, warehouse))
-                .await?;
+            writer.add(&schema::WAREHOUSE, rows::warehouse(rng, &scale, warehouse)).await?;
             for item in 1..=scale.items {
-                writer
-                    .add(&schema::STOCK, rows::stock(rng, warehouse, item))
-                    .await?;
+                writer.add(&schema::STOCK, rows::stock(rng, warehouse, item)).await?;
             }
         }
-        Job::District {
-            warehouse,
-            district,
-        } => {
+        Job::District { warehouse, district } => {
             let row = rows::district(rng, &scale, warehouse, district);
             writer.add(&schema::DISTRICT, row).await?;
             load_customers(&mut writer, rng, scale, now, (warehouse, district)).await?;
@@ -228,9 +212,6 @@ async fn load_orders(
 /// Fresh statistics, where the server gathers them on demand.
 async fn analyze(client: &Client) {
     if let Err(error) = client.batch_execute("ANALYZE").await {
-        eprintln!(
-            "the server gathers no statistics on demand: {}",
-            explain(&error)
-        );
+        eprintln!("the server gathers no statistics on demand: {}", explain(&error));
     }
 }

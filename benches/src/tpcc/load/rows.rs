@@ -69,11 +69,8 @@ pub fn warehouse(rng: &mut StdRng, scale: &Scale, warehouse: i32) -> Row {
 
 /// A row of `district`.
 pub fn district(rng: &mut StdRng, scale: &Scale, warehouse: i32, district: i32) -> Row {
-    let mut row = vec![
-        Value::Int(warehouse),
-        Value::Int(district),
-        text(random::letters(rng, 6..=10)),
-    ];
+    let mut row =
+        vec![Value::Int(warehouse), Value::Int(district), text(random::letters(rng, 6..=10))];
     row.extend(address(rng));
     row.push(rate(rng, 2_000));
     row.push(cents(i64::from(scale.customers) * FIRST_PAYMENT_CENTS));
@@ -83,18 +80,10 @@ pub fn district(rng: &mut StdRng, scale: &Scale, warehouse: i32, district: i32) 
 
 /// A row of `stock`.
 pub fn stock(rng: &mut StdRng, warehouse: i32, item: i32) -> Row {
-    let mut row = vec![
-        Value::Int(warehouse),
-        Value::Int(item),
-        Value::Int(rng.random_range(10..=100)),
-    ];
+    let mut row =
+        vec![Value::Int(warehouse), Value::Int(item), Value::Int(rng.random_range(10..=100))];
     row.extend((0..DISTRICTS).map(|_| text(random::letters(rng, 24..=24))));
-    row.extend([
-        Value::Int(0),
-        Value::Int(0),
-        Value::Int(0),
-        text(random::data(rng)),
-    ]);
+    row.extend([Value::Int(0), Value::Int(0), Value::Int(0), text(random::data(rng))]);
     row
 }
 
@@ -157,11 +146,7 @@ pub fn order(
 ) -> (Row, Vec<Row>, Option<Row>) {
     let delivered = order <= delivered_orders(scale);
     let line_count = rng.random_range(5..=15);
-    let carrier = if delivered {
-        Value::Int(rng.random_range(1..=10))
-    } else {
-        Value::Null
-    };
+    let carrier = if delivered { Value::Int(rng.random_range(1..=10)) } else { Value::Null };
     let row = vec![
         Value::Int(warehouse),
         Value::Int(district),
@@ -173,11 +158,7 @@ pub fn order(
         Value::Int(1),
     ];
     let line = |number| {
-        let amount = if delivered {
-            0
-        } else {
-            rng.random_range(1..=999_999)
-        };
+        let amount = if delivered { 0 } else { rng.random_range(1..=999_999) };
         vec![
             Value::Int(warehouse),
             Value::Int(district),
@@ -185,23 +166,13 @@ pub fn order(
             Value::Int(number),
             Value::Int(rng.random_range(1..=scale.items)),
             Value::Int(warehouse),
-            if delivered {
-                Value::Time(now)
-            } else {
-                Value::Null
-            },
+            if delivered { Value::Time(now) } else { Value::Null },
             Value::Int(5),
             cents(amount),
             text(random::letters(rng, 24..=24)),
         ]
     };
     let lines = (1..=line_count).map(line).collect();
-    let waiting = || {
-        vec![
-            Value::Int(warehouse),
-            Value::Int(district),
-            Value::Int(order),
-        ]
-    };
+    let waiting = || vec![Value::Int(warehouse), Value::Int(district), Value::Int(order)];
     (row, lines, (!delivered).then(waiting))
 }

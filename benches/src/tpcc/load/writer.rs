@@ -46,27 +46,13 @@ impl<'a> Writer<'a> {
         with: LoadWith,
     ) -> Self {
         let (waiting, full) = (BTreeMap::new(), BTreeMap::new());
-        Self {
-            client,
-            progress,
-            batch_rows,
-            with,
-            waiting,
-            full,
-        }
+        Self { client, progress, batch_rows, with, waiting, full }
     }
 
     /// Adds a row, and sends the table's batch if that fills it.
     pub async fn add(&mut self, table: &'static Table, row: Vec<Value>) -> Result<(), BenchError> {
-        assert_eq!(
-            row.len(),
-            table.columns.len(),
-            "a row has its table's columns"
-        );
-        let (_, rows) = self
-            .waiting
-            .entry(table.name)
-            .or_insert((table, Vec::new()));
+        assert_eq!(row.len(), table.columns.len(), "a row has its table's columns");
+        let (_, rows) = self.waiting.entry(table.name).or_insert((table, Vec::new()));
         rows.push(row);
         if rows.len() >= self.batch_rows {
             let rows = std::mem::take(rows);
@@ -124,11 +110,8 @@ impl<'a> Writer<'a> {
         if is_full {
             self.full.insert(table.name, statement.clone());
         }
-        let params: Vec<&(dyn ToSql + Sync)> = rows
-            .iter()
-            .flatten()
-            .map(|value| value as &(dyn ToSql + Sync))
-            .collect();
+        let params: Vec<&(dyn ToSql + Sync)> =
+            rows.iter().flatten().map(|value| value as &(dyn ToSql + Sync)).collect();
         self.client.execute(&statement, &params).await?;
         Ok(())
     }
@@ -174,14 +157,8 @@ mod tests {
     #[test]
     fn statements_of_two_rows() {
         let head = "INSERT INTO new_order (no_w_id, no_d_id, no_o_id) VALUES ";
-        assert_eq!(
-            placeholders(&NEW_ORDER, 2),
-            format!("{head}($1, $2, $3), ($4, $5, $6)")
-        );
+        assert_eq!(placeholders(&NEW_ORDER, 2), format!("{head}($1, $2, $3), ($4, $5, $6)"));
         let rows = vec![vec![Value::Int(1), Value::Int(2), Value::Int(3)]; 2];
-        assert_eq!(
-            literals(&NEW_ORDER, &rows),
-            format!("{head}(1, 2, 3), (1, 2, 3)")
-        );
+        assert_eq!(literals(&NEW_ORDER, &rows), format!("{head}(1, 2, 3), (1, 2, 3)"));
     }
 }

@@ -20,10 +20,7 @@ pub struct Input {
 
 /// Draws a carrier.
 pub fn input(draw: &mut Draw<'_>) -> Input {
-    Input {
-        warehouse: draw.warehouse,
-        carrier: draw.rng.random_range(1..=10),
-    }
+    Input { warehouse: draw.warehouse, carrier: draw.rng.random_range(1..=10) }
 }
 
 /// Prepared statements.
@@ -101,11 +98,7 @@ async fn deliver(
         return Ok(());
     };
     let order: i32 = get(&row, 0)?;
-    if conn
-        .run(&sql.delete, &[warehouse, &district, &order])
-        .await?
-        == 0
-    {
+    if conn.run(&sql.delete, &[warehouse, &district, &order]).await? == 0 {
         // READ COMMITTED: another delivery was faster; going on would deliver the order twice.
         return Err(TxError::Overtaken);
     }
@@ -113,9 +106,7 @@ async fn deliver(
     let row = conn.one("order", &sql.order, &params).await?;
     let customer: i32 = get(&row, 0)?;
     let now = wall_clock();
-    let rows = conn
-        .rows(&sql.lines, &[&now, warehouse, &district, &order])
-        .await?;
+    let rows = conn.rows(&sql.lines, &[&now, warehouse, &district, &order]).await?;
     let mut owed = 0_i64;
     for row in &rows {
         let amount: Decimal = get(row, 0)?;
@@ -123,13 +114,9 @@ async fn deliver(
         owed += cents.ok_or_else(|| TxError::Missing(format!("{amount} in cents")))?;
     }
     let owed = Decimal::cents(owed);
-    let touched = conn
-        .run(&sql.customer, &[&owed, warehouse, &district, &customer])
-        .await?;
+    let touched = conn.run(&sql.customer, &[&owed, warehouse, &district, &customer]).await?;
     if touched != 1 {
-        return Err(TxError::Missing(format!(
-            "customer {customer} of order {order}"
-        )));
+        return Err(TxError::Missing(format!("customer {customer} of order {order}")));
     }
     Ok(())
 }

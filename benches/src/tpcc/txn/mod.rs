@@ -58,11 +58,7 @@ impl Draw<'_> {
             return self.warehouse;
         }
         let drawn = self.rng.random_range(1..self.scale.warehouses);
-        if drawn >= self.warehouse {
-            drawn + 1
-        } else {
-            drawn
-        }
+        if drawn >= self.warehouse { drawn + 1 } else { drawn }
     }
 }
 

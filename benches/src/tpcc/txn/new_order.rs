@@ -61,12 +61,7 @@ pub fn input(draw: &mut Draw<'_>) -> Input {
     {
         last.item = draw.scale.items + 1;
     }
-    Input {
-        warehouse: draw.warehouse,
-        district,
-        customer,
-        lines,
-    }
+    Input { warehouse: draw.warehouse, district, customer, lines }
 }
 
 /// Prepared statements.
@@ -104,9 +99,7 @@ impl Statements {
             lines.push(conn.prepare(&sql, &ORDER_LINE.types(count)).await?);
         }
         Ok(Self {
-            warehouse: conn
-                .prepare("SELECT w_tax FROM warehouse WHERE w_id = $1", &[INT])
-                .await?,
+            warehouse: conn.prepare("SELECT w_tax FROM warehouse WHERE w_id = $1", &[INT]).await?,
             customer: conn
                 .prepare(
                     "SELECT c_discount, c_last, c_credit FROM customer \
@@ -121,17 +114,10 @@ impl Statements {
                     &[INT, INT],
                 )
                 .await?,
-            order: conn
-                .prepare(&placeholders(&ORDERS, 1), &ORDERS.types(1))
-                .await?,
-            new_order: conn
-                .prepare(&placeholders(&NEW_ORDER, 1), &NEW_ORDER.types(1))
-                .await?,
+            order: conn.prepare(&placeholders(&ORDERS, 1), &ORDERS.types(1)).await?,
+            new_order: conn.prepare(&placeholders(&NEW_ORDER, 1), &NEW_ORDER.types(1)).await?,
             item: conn
-                .prepare(
-                    "SELECT i_price, i_name, i_data FROM item WHERE i_id = $1",
-                    &[INT],
-                )
+                .prepare("SELECT i_price, i_name, i_data FROM item WHERE i_id = $1", &[INT])
                 .await?,
             stock,
             lines,
@@ -141,40 +127,22 @@ impl Statements {
 
 /// Carries it out.
 pub async fn execute(conn: &Conn, sql: &Statements, input: &Input) -> Result<Ending, TxError> {
-    let Input {
-        warehouse,
-        district,
-        customer,
-        lines,
-    } = input;
+    let Input { warehouse, district, customer, lines } = input;
     conn.begin().await?;
     let row = conn.one("warehouse", &sql.warehouse, &[warehouse]).await?;
     let _warehouse_tax: Decimal = get(&row, 0)?;
-    let row = conn
-        .one("customer", &sql.customer, &[warehouse, district, customer])
-        .await?;
+    let row = conn.one("customer", &sql.customer, &[warehouse, district, customer]).await?;
     let _discount: Decimal = get(&row, 0)?;
-    let row = conn
-        .one("district", &sql.district, &[warehouse, district])
-        .await?;
+    let row = conn.one("district", &sql.district, &[warehouse, district]).await?;
     let order = get::<i32>(&row, 0)? - 1;
     let line_count = i32::try_from(lines.len()).unwrap_or(i32::MAX);
     let all_local = i32::from(lines.iter().all(|line| line.supply_warehouse == *warehouse));
     let now = wall_clock();
     let no_carrier: Option<i32> = None;
-    let params: [&(dyn ToSql + Sync); 8] = [
-        warehouse,
-        district,
-        &order,
-        customer,
-        &now,
-        &no_carrier,
-        &line_count,
-        &all_local,
-    ];
+    let params: [&(dyn ToSql + Sync); 8] =
+        [warehouse, district, &order, customer, &now, &no_carrier, &line_count, &all_local];
     conn.run(&sql.order, &params).await?;
-    conn.run(&sql.new_order, &[warehouse, district, &order])
-        .await?;
+    conn.run(&sql.new_order, &[warehouse, district, &order]).await?;
     let Some(filled) = fill(conn, sql, input).await? else {
         conn.rollback().await?;
         return Ok(Ending::RolledBack);
@@ -233,18 +201,12 @@ async fn insert_lines(
     let not_delivered: Option<std::time::SystemTime> = None;
     let mut params: Vec<&(dyn ToSql + Sync)> = Vec::new();
     for ((line, filled), number) in input.lines.iter().zip(filled).zip(&numbers) {
-        params.extend([
-            &input.warehouse as &(dyn ToSql + Sync),
-            &input.district,
-            &order,
-            number,
-        ]);
+        params.extend([&input.warehouse as &(dyn ToSql + Sync), &input.district, &order, number]);
         params.extend([&line.item as &(dyn ToSql + Sync), &line.supply_warehouse]);
         params.extend([&not_delivered as &(dyn ToSql + Sync), &line.quantity]);
         params.extend([&filled.amount as &(dyn ToSql + Sync), &filled.dist_info]);
     }
-    conn.run(&sql.lines[filled.len() - LINES.start()], &params)
-        .await?;
+    conn.run(&sql.lines[filled.len() - LINES.start()], &params).await?;
     Ok(())
 }
 
@@ -259,33 +221,17 @@ mod tests {
     #[test]
     fn one_order_in_a_hundred_rolls_back_and_one_line_in_a_hundred_is_remote() {
         let mut rng = StdRng::seed_from_u64(11);
-        let scale = Scale {
-            warehouses: 3,
-            items: 100_000,
-            customers: 3_000,
-        };
+        let scale = Scale { warehouses: 3, items: 100_000, customers: 3_000 };
         let nurand = NuRand::for_run(&mut rng);
-        let mut draw = Draw {
-            scale: &scale,
-            nurand: &nurand,
-            warehouse: 2,
-            rng: &mut rng,
-        };
+        let mut draw = Draw { scale: &scale, nurand: &nurand, warehouse: 2, rng: &mut rng };
         let orders: Vec<Input> = (0..20_000).map(|_| input(&mut draw)).collect();
         let unused = |order: &&Input| order.lines.iter().any(|line| line.item == 100_001);
         let rolled_back = orders.iter().filter(unused).count();
         assert!((130..270).contains(&rolled_back), "{rolled_back}");
         let lines: Vec<&Line> = orders.iter().flat_map(|order| &order.lines).collect();
-        let remote = lines
-            .iter()
-            .filter(|line| line.supply_warehouse != 2)
-            .count();
+        let remote = lines.iter().filter(|line| line.supply_warehouse != 2).count();
         let share = remote as f64 / lines.len() as f64;
         assert!((0.008..0.012).contains(&share), "{share}");
-        assert!(
-            orders
-                .iter()
-                .all(|order| LINES.contains(&order.lines.len()))
-        );
+        assert!(orders.iter().all(|order| LINES.contains(&order.lines.len())));
     }
 }

@@ -17,11 +17,7 @@ pub struct Input {
 
 /// Draws a customer.
 pub fn input(draw: &mut Draw<'_>) -> Input {
-    Input {
-        warehouse: draw.warehouse,
-        district: draw.district(),
-        who: draw.who(),
-    }
+    Input { warehouse: draw.warehouse, district: draw.district(), who: draw.who() }
 }
 
 /// Prepared statements.
@@ -72,33 +68,22 @@ impl Statements {
 
 /// Carries it out.
 pub async fn execute(conn: &Conn, sql: &Statements, input: &Input) -> Result<Ending, TxError> {
-    let Input {
-        warehouse,
-        district,
-        who,
-    } = input;
+    let Input { warehouse, district, who } = input;
     conn.begin().await?;
     let row = match who {
         Who::Id(customer) => {
-            conn.one("customer", &sql.by_id, &[warehouse, district, customer])
-                .await?
+            conn.one("customer", &sql.by_id, &[warehouse, district, customer]).await?
         }
         Who::LastName(name) => {
-            let found = conn
-                .rows(&sql.by_name, &[warehouse, district, name])
-                .await?;
+            let found = conn.rows(&sql.by_name, &[warehouse, district, name]).await?;
             middle(found)
                 .ok_or_else(|| TxError::Missing(format!("no customer is called {name}")))?
         }
     };
     let customer: i32 = get(&row, 0)?;
-    let row = conn
-        .one("order", &sql.order, &[warehouse, district, &customer])
-        .await?;
+    let row = conn.one("order", &sql.order, &[warehouse, district, &customer]).await?;
     let order: i32 = get(&row, 0)?;
-    let lines = conn
-        .rows(&sql.lines, &[warehouse, district, &order])
-        .await?;
+    let lines = conn.rows(&sql.lines, &[warehouse, district, &order]).await?;
     if lines.is_empty() {
         return Err(TxError::Missing(format!("order {order} has no lines")));
     }

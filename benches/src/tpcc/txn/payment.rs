@@ -111,37 +111,24 @@ impl Statements {
                     &[Type::VARCHAR, INT, INT, INT],
                 )
                 .await?,
-            history: conn
-                .prepare(&placeholders(&HISTORY, 1), &HISTORY.types(1))
-                .await?,
+            history: conn.prepare(&placeholders(&HISTORY, 1), &HISTORY.types(1)).await?,
         })
     }
 }
 
 /// Carries it out.
 pub async fn execute(conn: &Conn, sql: &Statements, input: &Input) -> Result<Ending, TxError> {
-    let Input {
-        warehouse,
-        district,
-        amount,
-        ..
-    } = input;
+    let Input { warehouse, district, amount, .. } = input;
     let (c_warehouse, c_district) = (&input.customer_warehouse, &input.customer_district);
     conn.begin().await?;
-    let row = conn
-        .one("warehouse", &sql.warehouse, &[amount, warehouse])
-        .await?;
+    let row = conn.one("warehouse", &sql.warehouse, &[amount, warehouse]).await?;
     let warehouse_name: String = get(&row, 0)?;
-    let row = conn
-        .one("district", &sql.district, &[amount, warehouse, district])
-        .await?;
+    let row = conn.one("district", &sql.district, &[amount, warehouse, district]).await?;
     let district_name: String = get(&row, 0)?;
     let customer = &match &input.who {
         Who::Id(customer) => *customer,
         Who::LastName(name) => {
-            let found = conn
-                .rows(&sql.by_name, &[c_warehouse, c_district, name])
-                .await?;
+            let found = conn.rows(&sql.by_name, &[c_warehouse, c_district, name]).await?;
             let row = middle(found)
                 .ok_or_else(|| TxError::Missing(format!("no customer is called {name}")))?;
             get(&row, 0)?
@@ -150,9 +137,7 @@ pub async fn execute(conn: &Conn, sql: &Statements, input: &Input) -> Result<End
     let params: [&(dyn ToSql + Sync); 4] = [amount, c_warehouse, c_district, customer];
     let row = conn.one("customer", &sql.customer, &params).await?;
     if get::<&str>(&row, 0)? == BAD_CREDIT {
-        let row = conn
-            .one("customer", &sql.data, &[c_warehouse, c_district, customer])
-            .await?;
+        let row = conn.one("customer", &sql.data, &[c_warehouse, c_district, customer]).await?;
         let old: &str = get(&row, 0)?;
         let mut data =
             format!("{customer} {c_district} {c_warehouse} {district} {warehouse} {amount} {old}");
@@ -162,16 +147,8 @@ pub async fn execute(conn: &Conn, sql: &Statements, input: &Input) -> Result<End
     }
     let note = format!("{warehouse_name}    {district_name}");
     let now = wall_clock();
-    let params: [&(dyn ToSql + Sync); 8] = [
-        customer,
-        c_district,
-        c_warehouse,
-        district,
-        warehouse,
-        &now,
-        amount,
-        &note,
-    ];
+    let params: [&(dyn ToSql + Sync); 8] =
+        [customer, c_district, c_warehouse, district, warehouse, &now, amount, &note];
     conn.run(&sql.history, &params).await?;
     conn.commit().await?;
     Ok(Ending::Committed)

@@ -21,11 +21,7 @@ pub struct Input {
 
 /// Draws a threshold for the terminal's own district.
 pub fn input(draw: &mut Draw<'_>, district: i32) -> Input {
-    Input {
-        warehouse: draw.warehouse,
-        district,
-        threshold: draw.rng.random_range(10..=20),
-    }
+    Input { warehouse: draw.warehouse, district, threshold: draw.rng.random_range(10..=20) }
 }
 
 /// Prepared statements.
@@ -60,15 +56,9 @@ impl Statements {
 
 /// Carries it out.
 pub async fn execute(conn: &Conn, sql: &Statements, input: &Input) -> Result<Ending, TxError> {
-    let Input {
-        warehouse,
-        district,
-        threshold,
-    } = input;
+    let Input { warehouse, district, threshold } = input;
     conn.begin().await?;
-    let row = conn
-        .one("district", &sql.district, &[warehouse, district])
-        .await?;
+    let row = conn.one("district", &sql.district, &[warehouse, district]).await?;
     let next: i32 = get(&row, 0)?;
     let oldest = next - ORDERS;
     let params = [warehouse, district, &oldest, &next, threshold].map(|value| value as _);
