@@ -18,7 +18,13 @@ struct Script {
 }
 
 impl goldenscript::Runner for Script {
-    fn run(&mut self, command: &Command) -> Result<String, Box<dyn std::error::Error>> {
+    type Command = Command;
+
+    fn run(
+        &mut self,
+        command: &Command,
+        _context: &goldenscript::Context,
+    ) -> Result<String, Box<dyn std::error::Error>> {
         let mut out = String::new();
         match block_on(self.db.run(&command.name)) {
             Ok(answer) => {
