@@ -134,5 +134,9 @@ pub struct BenchArgs {
 #[derive(Debug, Subcommand)]
 pub enum Workload {
     /// TPC-C with its consistency conditions
-    Tpcc(quorate_benches::tpcc::TpccArgs),
+    Tpcc(Box<quorate_benches::tpcc::TpccArgs>),
+    /// Reads and updates by key
+    Kv(quorate_benches::kv::KvArgs),
+    /// One row of a few, updated by everybody (like pgbench's TPC-B)
+    Tpcb(quorate_benches::tpcb::TpcbArgs),
 }

@@ -1,2 +1,89 @@
-//! The `quorate` command.
-fn main() {}
+//! The `quorate` command: reads the command line and wires the parts together.
+
+mod admin;
+mod args;
+mod config;
+mod demo;
+mod process;
+mod serving;
+mod start;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use quorate_benches::{BenchError, Report};
+
+use args::{BenchArgs, Cli, Command, Workload};
+
+/// Exit code of a command that could not do what it was asked to.
+const FAILED: u8 = 1;
+/// Exit code of wrong settings.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log);
+    match filter {
+        Ok(filter) => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init(),
+        Err(e) => {
+            eprintln!("quorate: --log: {e}");
+            return ExitCode::from(USAGE);
+        }
+    }
+    process::raise_file_limit();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("quorate: {e}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let code = runtime.block_on(run(cli.command));
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+async fn run(command: Command) -> u8 {
+    let result: Result<u8, (u8, String)> = match command {
+        Command::Demo(args) => demo::run(args).await.map_err(|e| (FAILED, e.to_string())),
+        Command::Start(args) => match config::StartConfig::settle(*args) {
+            Ok(config) => start::run(config).await.map(|()| 0).map_err(|e| (FAILED, e.to_string())),
+            Err(e) => Err((USAGE, e.to_string())),
+        },
+        Command::Sql(options) => {
+            quorate_cli::shell::run(options).await.map_err(|e| (e.exit_code(), e.to_string()))
+        }
+        Command::Admin(args) => {
+            admin::run(args).await.map(|()| 0).map_err(|e| (FAILED, e.to_string()))
+        }
+        Command::Bench(args) => bench(args).await.map_err(|e| (FAILED, e.to_string())),
+    };
+    result.unwrap_or_else(|(code, message)| {
+        eprintln!("quorate: {message}");
+        code
+    })
+}
+
+/// Runs a workload and prints its report; fails if the data is not consistent afterwards.
+async fn bench(args: BenchArgs) -> Result<u8, BenchError> {
+    let (report, common): (Report, _) = match args.workload {
+        Workload::Tpcc(args) => {
+            let common = args.common.clone();
+            (quorate_benches::tpcc::run(*args).await?, common)
+        }
+        Workload::Kv(args) => {
+            let common = args.common.clone();
+            (quorate_benches::kv::run(args).await?, common)
+        }
+        Workload::Tpcb(args) => {
+            let common = args.common.clone();
+            (quorate_benches::tpcb::run(args).await?, common)
+        }
+    };
+    print!("{report}");
+    report.write_files(&common)?;
+    Ok(if report.is_consistent() { 0 } else { FAILED })
+}

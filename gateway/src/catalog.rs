@@ -156,6 +156,11 @@ impl CatalogStore {
         Ok(self.current())
     }
 
+    /// Whether transactions may commit by this copy now.
+    pub fn is_fresh(&self) -> bool {
+        self.dist.clock().monotonic() <= *self.good_until.lock()
+    }
+
     /// Keeps the copy fresh until the store is no longer used by anybody else.
     pub async fn keep_fresh(self: Arc<Self>) {
         while Arc::strong_count(&self) > 1 {
@@ -206,5 +211,5 @@ pub async fn read(txn: &Txn) -> Result<CatalogSnapshot, SqlError> {
         rows.extend(page.rows);
         span = page.resume;
     }
-    decode_catalog(&rows)
+    decode_catalog(rows.iter().map(|(key, value)| (key.as_ref(), value.as_ref())))
 }

@@ -1,8 +1,112 @@
 //! Sessions, the Postgres protocol, routing and distributed execution.
+//!
+//! # The life of a query
+//! 1. [`pg::serve`] accepts a connection; [`pg::startup`] lets the client in.
+//! 2. [`pg::connection`] takes its messages one at a time and hands texts and parameters to a
+//!    [`session::Session`].
+//! 3. The session finds the plan in the planner's cache, or has it made against the catalog copy
+//!    of [`catalog::CatalogStore`].
+//! 4. The plan reads through [`dist::Txn`]: keys are grouped by range
+//!    ([`dist::ranges::RangeCache`]), ranges by leader, and asked in one round
+//!    ([`dist::sender::Sender::round`]). What is in the way is waited for or recovered
+//!    ([`dist::commit`]).
+//! 5. Batches become rows of the protocol as the client takes them ([`pg::reply`]).
+//!
+//! # The life of a write
+//! 1. to 3. as above; the plan's writes go to [`dist::buffer::WriteBuffer`], where the transaction's
+//!    own reads see them.
+//! 4. At the end of the transaction [`dist::commit`] runs the coordinator: one proposal when one
+//!    range holds everything, else prepares in parallel and a verdict.
+//! 5. The client is told after the commit timestamp has passed on our physical clock (rule T4).
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own their time"))]
+
+pub mod catalog;
 pub mod dist;
-
-
+pub mod http;
+pub mod pg;
 pub mod runtime;
+pub mod schema;
+pub mod session;
+pub mod sql_side;
 #[cfg(test)]
 mod testing;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_planner::error::SqlError;
+use quorate_planner::plan::{Planner, PlannerConfig};
+use quorate_proto::Connector;
+use quorate_txn::clock::NodeClock;
+
+use catalog::{CatalogStore, Pin};
+use dist::sender::Sender;
+use dist::{Dist, Txn};
+use pg::cancel::CancelRegistry;
+use sql_side::CatalogNames;
+
+/// The one database.
+pub const DATABASE: &str = "quorate";
+
+/// A node's gateway: what its sessions share.
+pub struct Gateway {
+    dist: Arc<Dist>,
+    planner: Planner,
+    catalog: Arc<CatalogStore>,
+    /// Sessions that can be cancelled.
+    pub cancels: Arc<CancelRegistry>,
+}
+
+impl Gateway {
+    /// A gateway that reaches the cluster through `connector`.
+    pub fn new(
+        connector: Arc<dyn Connector>,
+        clock: Arc<NodeClock>,
+        cluster_id: Bytes,
+    ) -> Arc<Self> {
+        let names = Arc::new(CatalogNames::default());
+        let sender = Sender::new(connector, clock, cluster_id);
+        let dist = Arc::new(Dist::new(sender, names.clone()));
+        let catalog = CatalogStore::new(dist.clone());
+        names.follow(&catalog);
+        Arc::new(Self {
+            dist,
+            planner: Planner::new(PlannerConfig::default()),
+            catalog,
+            cancels: Arc::new(CancelRegistry::default()),
+        })
+    }
+
+    /// The name of the database.
+    pub fn database(&self) -> &str {
+        DATABASE
+    }
+
+    /// Plans statements.
+    pub fn planner(&self) -> &Planner {
+        &self.planner
+    }
+
+    /// The way to the data.
+    pub fn dist(&self) -> &Arc<Dist> {
+        &self.dist
+    }
+
+    /// The catalog copy.
+    pub fn catalog(&self) -> &Arc<CatalogStore> {
+        &self.catalog
+    }
+
+    /// Commits a transaction that goes by the pinned catalog.
+    ///
+    /// # Errors
+    /// `40001`, `23505`, `40003`, `53100`, …; after `40003` it may or may not be committed.
+    pub async fn commit(&self, txn: &Txn, pin: &Pin) -> Result<(), SqlError> {
+        let Some(intent) = txn.intent() else {
+            return Ok(());
+        };
+        pin.begin_commit()?;
+        self.dist.clone().commit(intent).await
+    }
+}

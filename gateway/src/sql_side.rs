@@ -4,13 +4,13 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
-use quorate_planner::catalog::describe_key;
+use quorate_planner::catalog::{KeyDescription, describe_key};
 use quorate_planner::error::SqlError;
 use quorate_planner::kv::ScanProgram;
 use quorate_planner::program::ProgramEngine;
 
 use crate::catalog::CatalogStore;
-use crate::dist::{KeyNames, SqlSide};
+use crate::dist::SqlSide;
 
 /// Names keys by the newest catalog known here.
 #[derive(Default)]
@@ -26,10 +26,8 @@ impl CatalogNames {
 }
 
 impl SqlSide for CatalogNames {
-    fn describe(&self, key: &[u8]) -> Option<KeyNames> {
-        let catalog = self.catalog.get()?.upgrade()?.current();
-        let names = describe_key(&catalog, key)?;
-        Some(KeyNames { table: names.table, index: names.index, key: names.key })
+    fn describe(&self, key: &[u8]) -> Option<KeyDescription> {
+        describe_key(&self.catalog.get()?.upgrade()?.current(), key)
     }
 
     fn run_program(

@@ -27,29 +27,20 @@ pub fn clock(error: &ClockError) -> SqlError {
 
 /// `40001` for a write that met a newer event.
 pub fn conflict(dist: &Dist, key: &[u8]) -> SqlError {
-    let detail = format!("{}.", dist.name(key));
-    let error = SqlError::new(
-        SqlState::SERIALIZATION_FAILURE,
-        "could not serialize access due to concurrent update",
-    )
-    .with_detail(detail)
-    .with_hint("The transaction might succeed if retried.");
     match dist.describe(key) {
-        Some(names) => error.on_table(names.table),
-        None => error,
+        Some(names) => names.conflict(),
+        None => SqlError::new(
+            SqlState::SERIALIZATION_FAILURE,
+            "could not serialize access due to concurrent update",
+        )
+        .with_detail(format!("{}.", dist.name(key))),
     }
 }
 
 /// `23505` found at commit.
 pub fn already_exists(dist: &Dist, key: &[u8]) -> SqlError {
     match dist.describe(key) {
-        Some(names) => SqlError::new(
-            SqlState::UNIQUE_VIOLATION,
-            format!("duplicate key value violates unique constraint \"{}\"", names.index),
-        )
-        .with_detail(format!("Key {} already exists.", names.key))
-        .on_table(names.table)
-        .on_constraint(names.index),
+        Some(names) => names.unique_violation(),
         None => SqlError::new(SqlState::UNIQUE_VIOLATION, "duplicate key value"),
     }
 }

@@ -20,6 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_planner::catalog::KeyDescription;
 use quorate_planner::error::SqlError;
 use quorate_planner::kv::ScanProgram;
 use quorate_proto::pb;
@@ -29,21 +30,10 @@ use sender::{Failure, Sender};
 
 pub use txn::Txn;
 
-/// A key in the words of the catalog.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyNames {
-    /// Its table.
-    pub table: String,
-    /// Its index, which is also the constraint's name.
-    pub index: String,
-    /// `(a, b)=(1, 2)`
-    pub key: String,
-}
-
 /// What distribution must be told of SQL: how to name a key, and how to run a scan program.
 pub trait SqlSide: Send + Sync + 'static {
     /// A key in the words of the catalog; `None` if it is no row's.
-    fn describe(&self, key: &[u8]) -> Option<KeyNames>;
+    fn describe(&self, key: &[u8]) -> Option<KeyDescription>;
 
     /// Runs a program over rows in scan order; also says whether it wants more.
     fn run_program(
@@ -84,7 +74,7 @@ impl Dist {
     }
 
     /// A key in the words of the catalog.
-    pub fn describe(&self, key: &[u8]) -> Option<KeyNames> {
+    pub fn describe(&self, key: &[u8]) -> Option<KeyDescription> {
         self.sql.describe(key)
     }
 
@@ -92,7 +82,7 @@ impl Dist {
     pub fn name(&self, key: &[u8]) -> String {
         match self.sql.describe(key) {
             Some(names) => {
-                format!("Table \"{}\", index \"{}\", key {}", names.table, names.index, names.key)
+                format!("Key {} of table \"{}\"", names.key(), names.table)
             }
             None => format!("Key \\x{}", hex::encode(key)),
         }

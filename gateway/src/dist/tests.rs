@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_planner::catalog::KeyDescription;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvTxn, ScanProgram, ScanRequest, Span, WriteOp};
 use quorate_proto::pb::range_request::Body;
@@ -12,18 +13,19 @@ use quorate_txn::config::MAX_CLOCK_OFFSET;
 use quorate_proto::Timestamp;
 
 use super::sender::Sender;
-use super::{Dist, KeyNames, SqlSide, Txn};
+use super::{Dist, SqlSide, Txn};
 use crate::runtime;
 use crate::testing::{FakeNode, FaultKind, OneNode, TestClock};
 
 struct Names;
 
 impl SqlSide for Names {
-    fn describe(&self, key: &[u8]) -> Option<KeyNames> {
-        Some(KeyNames {
+    fn describe(&self, key: &[u8]) -> Option<KeyDescription> {
+        Some(KeyDescription {
             table: String::from("t"),
             index: String::from("t_pkey"),
-            key: format!("(k)=({})", String::from_utf8_lossy(key)),
+            columns: vec![String::from("k")],
+            values: vec![String::from_utf8_lossy(key).into_owned()],
         })
     }
 

@@ -43,6 +43,7 @@ pub struct Txn {
     dist: Arc<Dist>,
     id: TxnId,
     explicit: bool,
+    begun: Timestamp,
     state: Mutex<State>,
     counters: Counters,
 }
@@ -92,11 +93,13 @@ impl Txn {
     /// Begins at the node's clock now.
     pub fn begin(dist: Arc<Dist>, explicit: bool) -> Self {
         let read_ts = dist.clock().now();
+        let dist_now = dist.clock().physical();
         let uncertain_upto = read_ts.bound_after(dist.clock().max_offset());
         Self {
             dist,
             id: TxnId(runtime::random_u128()),
             explicit,
+            begun: dist_now,
             state: Mutex::new(State {
                 read_ts,
                 uncertain_upto,
@@ -111,6 +114,11 @@ impl Txn {
     /// Its id.
     pub fn id(&self) -> TxnId {
         self.id
+    }
+
+    /// The physical clock when it began: what `now()` answers.
+    pub fn begun_at(&self) -> Timestamp {
+        self.begun
     }
 
     /// Whether a commit has anything to do.

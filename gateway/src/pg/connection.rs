@@ -198,16 +198,17 @@ impl Connection {
 
     async fn simple_statements(&mut self, text: &str) -> Result<(), Failure> {
         let statements = self.session.split(text)?;
-        if statements.is_empty() {
-            self.put(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;
-        }
         let last = statements.len().saturating_sub(1);
         for (i, statement) in statements.into_iter().enumerate() {
             let ready = self.session.prepare(statement, &[]).await?;
             let outcome = self.run(&ready, Vec::new()).await?;
             self.put_asides()?;
+            self.forget_statements();
             let (tag, rows) = match outcome {
-                Outcome::Empty => continue,
+                Outcome::Empty => {
+                    self.put(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;
+                    continue;
+                }
                 Outcome::Command { tag, rows } => (Some(tag), rows),
                 Outcome::Rows(rows) => (None, Some(rows)),
             };
@@ -223,6 +224,13 @@ impl Connection {
             self.put(reply::complete(tag.unwrap_or_else(|| format!("SELECT {sent}"))))?;
         }
         self.end_implicit().await
+    }
+
+    /// What `DEALLOCATE` and `DISCARD ALL` asked for.
+    fn forget_statements(&mut self) {
+        for name in self.session.take_deallocated() {
+            self.extended.deallocate(name.as_deref());
+        }
     }
 
     /// Runs a statement, to be cancelled unless it decides a transaction.
@@ -291,12 +299,8 @@ impl Connection {
             )
             .into());
         }
-        let ready = match statements.pop() {
-            Some(statement) => {
-                self.session.prepare_described(statement, &parse.type_oids).await?
-            }
-            None => Arc::new(Ready::empty()),
-        };
+        let statement = statements.pop().ok_or_else(|| SqlError::syntax("no statement"))?;
+        let ready = self.session.prepare_described(statement, &parse.type_oids).await?;
         self.extended.put_statement(name, ready);
         self.put(PgWireBackendMessage::ParseComplete(ParseComplete::new()))
     }
@@ -336,6 +340,7 @@ impl Connection {
                 Outcome::Rows(rows) => portal.rows = Some(rows),
             }
             self.put_asides()?;
+            self.forget_statements();
         }
         let (sent, finished) = match &mut portal.rows {
             Some(rows) => {

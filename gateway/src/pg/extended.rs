@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::common::ScalarValue;
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::data::{NoData, ParameterDescription};
 use pgwire::messages::extendedquery::Bind;
@@ -99,7 +100,7 @@ impl Extended {
         let formats = parameter_formats(&bind.parameter_format_codes, types.len())?;
         let mut params = Params::with_capacity(types.len());
         for ((value, ty), format) in bind.parameters.iter().zip(types).zip(formats) {
-            params.push(parse_parameter(value.as_deref(), ty, format)?);
+            params.push(parse_parameter(value.as_deref(), *ty, format)?);
         }
         let columns = ready.columns().map_or(0, <[_]>::len);
         let formats = reply::column_formats(&bind.result_column_format_codes, columns)?;
@@ -172,8 +173,11 @@ fn parameter_formats(codes: &[i16], n: usize) -> Result<Vec<Format>, SqlError> {
 
 fn parse_parameter(
     value: Option<&[u8]>,
-    ty: &PgType,
+    ty: PgType,
     format: Format,
-) -> Result<datafusion::common::ScalarValue, SqlError> {
-    parse_value(value, ty, format)
+) -> Result<ScalarValue, SqlError> {
+    match value {
+        Some(bytes) => parse_value(bytes, ty, format),
+        None => ScalarValue::try_from(&ty.arrow()).map_err(SqlError::from),
+    }
 }

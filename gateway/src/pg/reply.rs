@@ -130,7 +130,7 @@ pub fn data_row(
             continue;
         }
         scratch.clear();
-        if let Err(e) = encode_cell(array.as_ref(), row, ty, *format, scratch) {
+        if let Err(e) = encode_cell(array.as_ref(), row, *ty, *format, scratch) {
             output.truncate(start);
             return Err(e);
         }

@@ -16,10 +16,13 @@ mod settings;
 use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
+use quorate_planner::catalog::{CatalogSnapshot, IndexState, TableId};
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::parse::Statement;
-use quorate_planner::plan::{Execution, Prepared, PreparedKind};
+use quorate_planner::exec::SessionValues;
+use quorate_planner::parse::{Statement, StatementKind};
+use quorate_planner::plan::{ExecContext, Execution, Plannable, Prepared, Settings};
 use quorate_planner::types::PgType;
+use quorate_proto::Timestamp;
 
 pub use quorate_planner::plan::OutColumn;
 pub use rows::RowSource;
@@ -72,32 +75,30 @@ pub enum Outcome {
 
 /// A statement that can be run, again and again.
 pub struct Ready {
-    statement: Option<Statement>,
+    statement: Statement,
     param_types: Vec<Option<PgType>>,
-    described: Option<Arc<Prepared>>,
+    plan: Option<Arc<Prepared>>,
+    columns: Option<Arc<[OutColumn]>>,
 }
 
 impl Ready {
-    /// The statement that is none.
-    pub fn empty() -> Self {
-        Self { statement: None, param_types: Vec::new(), described: None }
-    }
-
-    /// Types of the parameters.
+    /// Types of the client's parameters.
     pub fn param_types(&self) -> &[PgType] {
-        self.described.as_ref().map_or(&[], |p| &p.param_types)
+        let all = self.plan.as_ref().map_or(&[][..], |plan| &plan.param_types);
+        &all[..all.len().min(self.statement.params)]
     }
 
     /// Result columns; `None` if there is no result.
     pub fn columns(&self) -> Option<&[OutColumn]> {
-        self.described.as_ref()?.columns.as_deref()
+        self.columns.as_deref()
     }
 
     /// Whether running it decides the fate of a transaction: it must not be interrupted.
     pub fn decides_transaction(&self) -> bool {
-        self.described.as_ref().is_some_and(|p| {
-            matches!(p.kind, PreparedKind::Transaction(_) | PreparedKind::Ddl(_))
-        })
+        !matches!(
+            self.statement.kind,
+            StatementKind::Plan | StatementKind::Empty | StatementKind::Show(_)
+        )
     }
 }
 
@@ -117,7 +118,6 @@ enum State {
 struct Open {
     txn: Arc<Txn>,
     pin: Pin,
-    begun: chrono::DateTime<chrono::Utc>,
 }
 
 /// A client's session.
@@ -130,8 +130,10 @@ pub struct Session {
     user: String,
     database: String,
     settings: SessionSettings,
+    planner_settings: Settings,
     state: State,
     notices: Vec<Notice>,
+    deallocated: Vec<Option<String>>,
     backend_pid: i32,
 }
 
@@ -157,8 +159,10 @@ impl Session {
             database: gateway.database().to_string(),
             gateway,
             settings,
+            planner_settings: Settings::default(),
             state: State::Idle,
             notices: Vec::new(),
+            deallocated: Vec::new(),
             backend_pid: 0,
         })
     }
@@ -212,30 +216,43 @@ impl Session {
     }
 
     /// Makes a statement ready to run. Parameter types the client did not say are found out.
+    ///
+    /// # Errors
+    /// What planning says; `25P02` in a failed block.
     pub async fn prepare(
         &mut self,
         statement: Statement,
         param_types: &[Option<PgType>],
     ) -> Result<Arc<Ready>, SqlError> {
         self.refuse_when_failed(&statement)?;
-        let prepared = self.plan(&statement, param_types).await?;
         let param_types = param_types.to_vec();
-        Ok(Arc::new(Ready { statement: Some(statement), param_types, described: Some(prepared) }))
+        let (plan, columns) = match &statement.kind {
+            StatementKind::Plan => {
+                let plan = self.plan(&statement, &param_types).await?;
+                let columns = plan.columns.clone().map(Arc::from);
+                (Some(plan), columns)
+            }
+            StatementKind::Show(name) => (None, Some(commands::show_columns(name.as_deref())?)),
+            _ => (None, None),
+        };
+        Ok(Arc::new(Ready { statement, param_types, plan, columns }))
     }
 
     /// Like [`Session::prepare`], with the parameter types as the protocol gives them.
+    ///
+    /// # Errors
+    /// As there, and `42704` for a type that is not known.
     pub async fn prepare_described(
         &mut self,
         statement: Statement,
         oids: &[u32],
     ) -> Result<Arc<Ready>, SqlError> {
-        let ty = |oid: &u32| match oid {
-            0 | 705 => Ok(None),
-            oid => PgType::by_oid(*oid).map(Some).ok_or_else(|| {
-                SqlError::new(
-                    SqlState::UNDEFINED_OBJECT,
-                    format!("type with OID {oid} does not exist"),
-                )
+        let unknown = PgType::Unknown.oid();
+        let ty = |oid: &u32| match *oid {
+            oid if oid == 0 || oid == unknown => Ok(None),
+            oid => PgType::by_oid(oid).map(Some).ok_or_else(|| {
+                let message = format!("type with OID {oid} does not exist");
+                SqlError::new(SqlState::UNDEFINED_OBJECT, message)
             }),
         };
         let types = oids.iter().map(ty).collect::<Result<Vec<_>, _>>()?;
@@ -249,21 +266,37 @@ impl Session {
         param_types: &[Option<PgType>],
     ) -> Result<Arc<Prepared>, SqlError> {
         let catalog = self.catalog();
-        let planner = self.gateway.planner();
-        let settings = self.settings.for_planner();
-        match planner.prepare(statement, &catalog, settings, param_types) {
+        match self.plan_against(&catalog, statement, param_types) {
             Err(e) if names_nothing(&e) && !self.in_block() => {
-                let newer = self.gateway.catalog().refresh().await?;
+                let newer = self.gateway.newest_catalog().await?;
                 if newer.version() == catalog.version() {
                     return Err(e);
                 }
-                planner.prepare(statement, &newer, settings, param_types)
+                self.plan_against(&newer, statement, param_types)
             }
             other => other,
         }
     }
 
-    fn catalog(&self) -> Arc<quorate_planner::catalog::CatalogSnapshot> {
+    fn plan_against(
+        &self,
+        catalog: &Arc<CatalogSnapshot>,
+        statement: &Statement,
+        param_types: &[Option<PgType>],
+    ) -> Result<Arc<Prepared>, SqlError> {
+        let mut types: Vec<Option<PgType>> = param_types.to_vec();
+        types.resize(statement.params, None);
+        types.extend(statement.lifted_types());
+        let parsed = || {
+            let parsed = statement.parse_plan()?;
+            Ok(Plannable { statement: parsed.statement, locks: parsed.locks })
+        };
+        let fingerprint = statement.fingerprint.clone();
+        let planner = self.gateway.planner();
+        planner.cached(fingerprint, catalog, &self.planner_settings, &types, parsed)
+    }
+
+    fn catalog(&self) -> Arc<CatalogSnapshot> {
         match &self.state {
             State::Implicit(open) | State::Block(open) => open.pin.catalog().clone(),
             State::Idle | State::Failed => self.gateway.catalog().current(),
@@ -271,7 +304,7 @@ impl Session {
     }
 
     fn refuse_when_failed(&self, statement: &Statement) -> Result<(), SqlError> {
-        if matches!(self.state, State::Failed) && !statement.ends_transaction() {
+        if matches!(self.state, State::Failed) && !ends_transaction(statement) {
             return Err(SqlError::new(
                 SqlState::IN_FAILED_SQL_TRANSACTION,
                 "current transaction is aborted, commands ignored until end of transaction block",
@@ -281,59 +314,108 @@ impl Session {
     }
 
     /// Runs a statement.
-    pub async fn run(
-        &mut self,
-        ready: &Arc<Ready>,
-        params: Params,
-    ) -> Result<Outcome, SqlError> {
-        let Some(statement) = &ready.statement else {
-            return Ok(Outcome::Empty);
-        };
+    ///
+    /// # Errors
+    /// What the statement says.
+    pub async fn run(&mut self, ready: &Arc<Ready>, params: Params) -> Result<Outcome, SqlError> {
+        let statement = &ready.statement;
         self.refuse_when_failed(statement)?;
+        let Some(described) = &ready.plan else {
+            return self.command(ready).await;
+        };
+        if matches!(self.state, State::Idle) {
+            self.begin_implicit();
+        }
         // The catalog may have changed since it was prepared; the plan is in the cache if not.
-        let prepared = self.plan(statement, &ready.param_types).await?;
-        if let Some(described) = &ready.described
-            && !same_shape(described, &prepared)
-        {
+        let plan = self.plan(statement, &ready.param_types).await?;
+        if !same_shape(described, &plan) {
             return Err(SqlError::new(
                 SqlState::FEATURE_NOT_SUPPORTED,
                 "cached plan must not change result type",
             ));
         }
-        match &prepared.kind {
-            PreparedKind::Query | PreparedKind::Dml(_) | PreparedKind::Explain(_) => {
-                self.execute(statement, &prepared, params).await
-            }
-            _ => self.command(&prepared).await,
+        if let Some(table) = plan.writes_table() {
+            self.check_may_write()?;
+            self.refuse_while_building(table)?;
         }
+        self.execute(statement, &plan, params).await
     }
 
-    /// Executes a plan in the open transaction; begins one if there is none.
+    /// Executes a plan in the open transaction.
     async fn execute(
         &mut self,
         statement: &Statement,
-        prepared: &Arc<Prepared>,
-        params: Params,
+        plan: &Arc<Prepared>,
+        mut params: Params,
     ) -> Result<Outcome, SqlError> {
-        if let Some(table) = prepared.writes_table() {
-            if self.settings.read_only() {
-                return Err(SqlError::new(
-                    SqlState::READ_ONLY_SQL_TRANSACTION,
-                    "cannot execute a write in a read-only transaction",
-                ));
-            }
-            self.wait_while_building(table).await?;
+        let types = plan.param_types.iter().skip(statement.params);
+        for (literal, ty) in statement.lifted.iter().zip(types) {
+            params.push(literal.value_as(*ty)?);
         }
-        let open = self.open_transaction().await?;
-        let context = self.context(open, statement, params);
-        let columns: Arc<[OutColumn]> = prepared.columns.clone().unwrap_or_default().into();
-        Ok(match prepared.execute(context).await? {
+        let context = self.context(params)?;
+        let columns: Arc<[OutColumn]> = plan.columns.clone().unwrap_or_default().into();
+        Ok(match plan.execute(context).await? {
             Execution::Rows(stream) => Outcome::Rows(RowSource::new(columns, stream)),
             Execution::Command { tag, returning } => Outcome::Command {
                 tag,
                 rows: returning.map(|stream| RowSource::new(columns, stream)),
             },
         })
+    }
+
+    fn context(&self, params: Params) -> Result<ExecContext, SqlError> {
+        let (State::Implicit(open) | State::Block(open)) = &self.state else {
+            return Err(SqlError::internal("a plan runs without a transaction"));
+        };
+        let begun = micros(open.txn.begun_at());
+        Ok(ExecContext {
+            txn: open.txn.clone(),
+            params,
+            session: SessionValues {
+                user: self.user.clone(),
+                database: self.database.clone(),
+                backend_pid: self.backend_pid,
+                txn_time_us: begun,
+                statement_time_us: micros(self.gateway.dist().clock().physical()),
+            },
+            catalog: open.pin.catalog().clone(),
+        })
+    }
+
+    fn begin_implicit(&mut self) {
+        self.state = State::Implicit(self.begin_txn(false));
+    }
+
+    fn begin_txn(&self, explicit: bool) -> Open {
+        let pin = self.gateway.catalog().pin();
+        Open { txn: Arc::new(Txn::begin(self.gateway.dist().clone(), explicit)), pin }
+    }
+
+    fn check_may_write(&self) -> Result<(), SqlError> {
+        if self.settings.read_only() {
+            return Err(SqlError::new(
+                SqlState::READ_ONLY_SQL_TRANSACTION,
+                "cannot execute a writing statement in a read-only transaction",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Writers of a table wait outside while one of its indexes is being built (docs/limits.md).
+    fn refuse_while_building(&self, table: TableId) -> Result<(), SqlError> {
+        let catalog = self.catalog();
+        let Some(table) = catalog.table_by_id(table) else {
+            return Ok(());
+        };
+        match table.indexes.iter().find(|index| index.state == IndexState::Building) {
+            None => Ok(()),
+            Some(index) => Err(SqlError::new(
+                SqlState::OBJECT_IN_USE,
+                format!("index \"{}\" of table \"{}\" is being built", index.name, table.name),
+            )
+            .with_hint("Try again when it is complete, or drop it.")
+            .on_table(table.name.clone())),
+        }
     }
 
     /// Commits the implicit transaction, if there is one.
@@ -369,6 +451,18 @@ fn names_nothing(error: &SqlError) -> bool {
         SqlState::DUPLICATE_TABLE,
     ]
     .contains(&error.sqlstate)
+}
+
+fn ends_transaction(statement: &Statement) -> bool {
+    matches!(
+        statement.kind,
+        StatementKind::Commit(_) | StatementKind::Rollback(_) | StatementKind::RollbackTo(_)
+    )
+}
+
+/// Microseconds since 1970.
+fn micros(ts: Timestamp) -> i64 {
+    i64::try_from(ts.to_duration().as_micros()).unwrap_or(i64::MAX)
 }
 
 fn same_shape(a: &Prepared, b: &Prepared) -> bool {

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::Schema;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::memory::MemoryStream;
 use futures::StreamExt;
 use quorate_planner::error::SqlError;
+use quorate_planner::types::PgType;
 
 use super::OutColumn;
 
@@ -22,6 +25,18 @@ impl RowSource {
     /// Rows of this stream.
     pub fn new(columns: Arc<[OutColumn]>, stream: SendableRecordBatchStream) -> Self {
         Self { columns, stream, batch: None, next_row: 0 }
+    }
+
+    /// Rows of text, one column a name.
+    pub fn of_texts(names: &[&str], rows: Vec<Vec<String>>) -> Result<Self, SqlError> {
+        let fields: Vec<_> = names.iter().map(|n| PgType::Text.field(*n, false)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let column = |i: usize| -> ArrayRef {
+            Arc::new(rows.iter().map(|row| row.get(i).cloned()).collect::<StringArray>())
+        };
+        let batch = RecordBatch::try_new(schema.clone(), (0..names.len()).map(column).collect())?;
+        let stream = MemoryStream::try_new(vec![batch], schema, None)?;
+        Ok(Self::new(text_columns(names), Box::pin(stream)))
     }
 
     /// Makes sure the current batch has a row left; `false` at the end.
@@ -57,4 +72,15 @@ impl RowSource {
     pub async fn is_exhausted(&mut self) -> Result<bool, SqlError> {
         Ok(!self.fill().await?)
     }
+}
+
+/// Columns of text.
+pub fn text_columns(names: &[&str]) -> Arc<[OutColumn]> {
+    let column = |name: &&str| OutColumn {
+        name: (*name).to_string(),
+        ty: PgType::Text,
+        table_oid: 0,
+        column_no: 0,
+    };
+    names.iter().map(column).collect()
 }

@@ -1,0 +1,152 @@
+//! A node that serves: storage, gateway and listeners put together, and taken apart again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use quorate_gateway::Gateway;
+use quorate_shard::node::config::NodeConfig;
+use quorate_shard::node::{GatewayHook, Node, OpenError, server};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::process;
+
+/// How long statements may go on after a node was told to stop.
+const STATEMENTS_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a node does not serve. Each is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A port is taken or an address is not ours.
+    #[error("cannot listen on {addr} ({what}): {why}")]
+    Listen {
+        /// SQL, RPC or HTTP.
+        what: &'static str,
+        /// The address asked for.
+        addr: String,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// The data folder or the cluster refuses.
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    /// The system refuses something else.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+    /// The node stopped by itself.
+    #[error("the node has stopped: {0}")]
+    Failed(String),
+}
+
+/// Listens, or says which address cannot be had.
+///
+/// # Errors
+/// [`ServeError::Listen`]
+pub async fn listen(what: &'static str, addr: &str) -> Result<TcpListener, ServeError> {
+    let failed = |why| ServeError::Listen { what, addr: addr.to_string(), why };
+    TcpListener::bind(addr).await.map_err(failed)
+}
+
+/// The listeners of a node, open before anything else so that a taken port loses nothing.
+pub struct Listeners {
+    /// For clients.
+    pub sql: TcpListener,
+    /// For other nodes; none in a cluster within one process.
+    pub rpc: Option<TcpListener>,
+    /// For health and metrics.
+    pub http: Option<TcpListener>,
+}
+
+/// A serving node.
+///
+/// # Invariants
+/// * Dropping it stops nothing: call [`Serving::stop`].
+pub struct Serving {
+    /// Its storage.
+    pub node: Arc<Node>,
+    /// Where clients connect.
+    pub sql_addr: SocketAddr,
+    sessions: JoinHandle<()>,
+    stop_sessions: Arc<Notify>,
+    rpc: Option<(JoinHandle<()>, oneshot::Sender<()>)>,
+    others: Vec<JoinHandle<()>>,
+}
+
+struct Barrier(Arc<Gateway>);
+
+#[async_trait]
+impl GatewayHook for Barrier {
+    async fn barrier(&self, catalog_version: u64) -> u64 {
+        match self.0.catalog().barrier(catalog_version).await {
+            Ok(version) => version,
+            Err(e) => {
+                tracing::warn!(error = %e, "a schema barrier failed here");
+                self.0.catalog().current().version()
+            }
+        }
+    }
+}
+
+impl Serving {
+    /// Opens a node and serves on these listeners.
+    ///
+    /// # Errors
+    /// [`ServeError`]; nothing runs then.
+    pub async fn start(config: NodeConfig, listeners: Listeners) -> Result<Self, ServeError> {
+        let sql_addr = listeners.sql.local_addr()?;
+        let node = Node::open(config).await?;
+        let gateway = Gateway::new(node.connector(), node.clock(), node.cluster_id());
+        node.set_gateway(Arc::new(Barrier(gateway.clone())));
+        let rpc = listeners.rpc.map(|listener| {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let node = node.clone();
+            let task = process::spawn(async move {
+                let stopped = async {
+                    // Also when the sender is gone.
+                    let _ = stopped.await;
+                };
+                if let Err(e) = server::serve(listener, node, stopped).await {
+                    tracing::error!(error = %e, "the RPC server ended");
+                }
+            });
+            (task, stop)
+        });
+        let stop_sessions = Arc::new(Notify::new());
+        let serve =
+            quorate_gateway::pg::serve(gateway.clone(), listeners.sql, stop_sessions.clone());
+        let sessions = process::spawn(serve);
+        let mut others = vec![process::spawn(gateway.catalog().clone().keep_fresh())];
+        if let Some(listener) = listeners.http {
+            let http = quorate_gateway::http::serve(listener, gateway.clone(), node.clone());
+            others.push(process::spawn(http));
+        }
+        Ok(Self { node, sql_addr, sessions, stop_sessions, rpc, others })
+    }
+
+    /// What clients connect to.
+    pub fn url(&self) -> String {
+        format!("postgres://quorate@{}/{}", self.sql_addr, quorate_gateway::DATABASE)
+    }
+
+    /// Drains: statements end, leaders move away, everything is flushed.
+    pub async fn stop(self) {
+        self.stop_sessions.notify_waiters();
+        if tokio::time::timeout(STATEMENTS_GRACE, self.sessions).await.is_err() {
+            tracing::warn!("some statements were still running");
+        }
+        self.node.shutdown().await;
+        for task in self.others {
+            task.abort();
+        }
+        if let Some((task, stop)) = self.rpc {
+            // The server may have ended by itself.
+            let _ = stop.send(());
+            if let Err(e) = task.await {
+                tracing::warn!(error = %e, "the RPC server did not end well");
+            }
+        }
+    }
+}

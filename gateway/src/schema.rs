@@ -1,0 +1,265 @@
+//! Schema changes: a statement's [`DdlOp`] becomes a transaction on the catalog, a barrier on every
+//! gateway, and where an index is new, its backfill.
+//!
+//! # `CREATE INDEX`, step by step
+//! 1. The catalog says the index is *building*. From then on a gateway that knows it starts no write
+//!    to the table.
+//! 2. The barrier: every gateway knows it, and whoever did not can commit no more.
+//! 3. Rows are read page by page and their entries written. Nobody else writes meanwhile.
+//! 4. The catalog says the index is *public*; writers go on.
+//!
+//! A change that fails half-way (a duplicate, a lost node) takes the index back; if the gateway dies
+//! the index stays building until it is dropped: writers are told so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_planner::catalog::codec;
+use quorate_planner::catalog::{CatalogChange, CatalogSnapshot, DdlOp, IndexId, TableId};
+use quorate_planner::dml::backfill::{backfill, violation};
+use quorate_planner::error::{SqlError, SqlState};
+use quorate_planner::kv::{KvTxn, ScanRequest, Span, WriteOp};
+use quorate_proto::pb::{self, node_request, node_response, range_request, range_response};
+use quorate_proto::{Connector, NodeId};
+use quorate_txn::config::{COMMIT_RETRY_DEADLINE, FINISH_DEADLINE};
+
+use crate::Gateway;
+use crate::catalog::{CATALOG_LEASE, read};
+use crate::dist::Txn;
+use crate::dist::sender::{Failure, Outgoing};
+use crate::runtime;
+
+/// How often a change that meets another one is tried again.
+const ATTEMPTS_MAX: usize = 20;
+/// How long one gateway may take to answer a barrier.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Rows of one backfill transaction.
+const BACKFILL_ROWS: u64 = 2_000;
+/// Keys one clean-up transaction deletes.
+const GARBAGE_KEYS: u64 = 2_000;
+/// How long a split or another request to a range may take.
+const RANGE_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Gateway {
+    /// Carries out a schema change; returns notices for the client.
+    ///
+    /// # Errors
+    /// What the statement is refused with; `40003` if its commit is unknown.
+    pub async fn change_schema(&self, op: DdlOp) -> Result<Vec<SqlError>, SqlError> {
+        let change = self.commit_change(&op).await?;
+        if change.writes.is_empty() {
+            return Ok(change.notices);
+        }
+        self.barrier_everywhere(change.version).await?;
+        if let Some((table, index)) = change.backfill {
+            if let Err(error) = self.build_index(table, index).await {
+                self.take_back(table, index).await;
+                return Err(error);
+            }
+            let done = self.commit_change(&DdlOp::FinishIndex { table, index }).await?;
+            self.barrier_everywhere(done.version).await?;
+        }
+        self.collect(change.garbage);
+        Ok(change.notices)
+    }
+
+    /// The change as a transaction on the catalog's rows; tried again when it meets another one.
+    async fn commit_change(&self, op: &DdlOp) -> Result<CatalogChange, SqlError> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let txn = Txn::begin(self.dist().clone(), true);
+            let catalog = read(&txn).await?;
+            let first = self.allocate_ids(IDS_PER_CHANGE).await?;
+            let mut next = first..first + IDS_PER_CHANGE;
+            let change = op.apply(&catalog, &mut || next.next().unwrap_or(first))?;
+            if change.writes.is_empty() {
+                return Ok(change);
+            }
+            for write in &change.writes {
+                txn.write(write.clone())?;
+            }
+            let intent = txn.intent().ok_or_else(|| SqlError::internal("no catalog write"))?;
+            match self.dist().clone().commit(intent).await {
+                Ok(()) => {
+                    self.catalog().refresh().await?;
+                    return Ok(change);
+                }
+                Err(e) if e.sqlstate == SqlState::SERIALIZATION_FAILURE => last = Some(e),
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| SqlError::internal("no attempt at the schema change")))
+    }
+
+    /// Ids nobody else gets.
+    async fn allocate_ids(&self, count: u64) -> Result<u64, SqlError> {
+        let body = node_request::Body::Allocate(pb::AllocateRequest { count });
+        match self.ask_any_node(body).await? {
+            node_response::Body::Allocate(ids) => Ok(ids.first),
+            _ => Err(SqlError::internal("the allocator answered with something else")),
+        }
+    }
+
+    /// Asks this node, or another one if it cannot answer.
+    async fn ask_any_node(
+        &self,
+        body: node_request::Body,
+    ) -> Result<node_response::Body, SqlError> {
+        let mut why = String::from("no node is known");
+        for node in self.connector().nodes() {
+            let sender = self.dist().sender();
+            match sender.call(node, Vec::new(), Some(body.clone()), RANGE_PATIENCE).await {
+                Ok(reply) => match (reply.node.and_then(|n| n.body), reply.error) {
+                    (Some(node_response::Body::Error(e)), _) | (None, Some(e)) => why = e.message,
+                    (Some(body), _) => return Ok(body),
+                    (None, None) => why = String::from("an empty answer"),
+                },
+                Err(e) => why = e.to_string(),
+            }
+        }
+        Err(SqlError::new(SqlState::CANNOT_CONNECT_NOW, "the cluster does not answer")
+            .with_detail(why))
+    }
+
+    fn connector(&self) -> &Arc<dyn Connector> {
+        self.dist().sender().connector()
+    }
+
+    /// Waits until no gateway can commit a transaction that goes by an older catalog. One that
+    /// cannot be asked has lost the right by itself after its lease and its last commit's deadline.
+    async fn barrier_everywhere(&self, version: u64) -> Result<(), SqlError> {
+        let asked = self.connector().nodes().into_iter().map(|node| self.barrier_at(node, version));
+        let answered = futures::future::join_all(asked).await;
+        self.catalog().barrier(version).await?;
+        if answered.iter().any(|ok| !ok) {
+            runtime::pause(CATALOG_LEASE + COMMIT_RETRY_DEADLINE + FINISH_DEADLINE).await;
+        }
+        Ok(())
+    }
+
+    async fn barrier_at(&self, node: NodeId, catalog_version: u64) -> bool {
+        let body = node_request::Body::Barrier(pb::BarrierRequest { catalog_version });
+        let sender = self.dist().sender();
+        let reply = sender.call(node, Vec::new(), Some(body), BARRIER_TIMEOUT).await;
+        let answer = reply.ok().and_then(|reply| reply.node).and_then(|n| n.body);
+        matches!(answer, Some(node_response::Body::Barrier(b)) if b.catalog_version >= catalog_version)
+    }
+
+    /// Writes the entries of every row there is.
+    async fn build_index(&self, table: TableId, index: IndexId) -> Result<(), SqlError> {
+        let catalog = self.catalog().current();
+        let gone = || SqlError::new(SqlState::UNDEFINED_TABLE, "the table was dropped meanwhile");
+        let table = catalog.table_by_id(table).ok_or_else(gone)?.clone();
+        let index = table.index(index).ok_or_else(gone)?.clone();
+        let prefix = table.index_prefix(IndexId::PRIMARY);
+        let mut left = Some(Span::new(prefix.clone(), quorate_txn::keys::prefix_end(&prefix)));
+        while let Some(span) = left {
+            let txn = Txn::begin(self.dist().clone(), true);
+            let request = ScanRequest { rows_max: Some(BACKFILL_ROWS), ..ScanRequest::all(span) };
+            let page = txn.scan(request).await?;
+            left = page.resume;
+            for entry in backfill(&table, &index, &page.rows)? {
+                txn.write(entry)?;
+            }
+            let Some(intent) = txn.intent() else { continue };
+            let keys: Vec<_> = intent.writes.iter().map(|w| w.key.clone()).collect();
+            match self.dist().clone().commit(intent).await {
+                Err(e) if e.sqlstate == SqlState::UNIQUE_VIOLATION => {
+                    let mut error = violation(Some(&catalog), &index, &keys[0]);
+                    error.detail = e.detail.clone().map(|d| d.replace("already exists", "is duplicated"));
+                    return Err(error);
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an index back that could not be built.
+    async fn take_back(&self, table: TableId, index: IndexId) {
+        let catalog = self.catalog().current();
+        let name = catalog.table_by_id(table).and_then(|t| t.index(index)).map(|i| i.name.clone());
+        let Some(name) = name else { return };
+        let op = DdlOp::DropIndex { names: vec![name], if_exists: true };
+        match self.commit_change(&op).await {
+            Ok(change) => {
+                if let Err(e) = self.barrier_everywhere(change.version).await {
+                    tracing::warn!(error = %e, "a barrier failed");
+                }
+                self.collect(change.garbage);
+            }
+            Err(e) => tracing::warn!(error = %e, "an index that failed could not be taken back"),
+        }
+    }
+
+    /// Deletes keys nobody refers to, in the background: a failure leaves garbage, nothing else.
+    fn collect(&self, garbage: Vec<Span>) {
+        let dist = self.dist().clone();
+        if garbage.is_empty() {
+            return;
+        }
+        runtime::spawn(async move {
+            for span in garbage {
+                let mut left = Some(span);
+                while let Some(span) = left {
+                    let txn = Txn::begin(dist.clone(), true);
+                    let request =
+                        ScanRequest { rows_max: Some(GARBAGE_KEYS), ..ScanRequest::all(span) };
+                    let Ok(page) = txn.scan(request).await else { return };
+                    left = page.resume;
+                    for (key, _) in page.rows {
+                        if txn.write(WriteOp::delete(key)).is_err() {
+                            return;
+                        }
+                    }
+                    let Some(intent) = txn.intent() else { continue };
+                    if dist.clone().commit(intent).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Splits ranges at these keys; what is split there already is left alone.
+    ///
+    /// # Errors
+    /// What a range says.
+    pub async fn split_at(&self, keys: Vec<bytes::Bytes>) -> Result<(), SqlError> {
+        for key in keys {
+            let body = range_request::Body::Split(pb::SplitRequest { key: key.clone() });
+            let request = Outgoing { key: key.clone(), body };
+            match self.dist().sender().settle(request, RANGE_PATIENCE).await {
+                Ok(range_response::Body::Split(_)) => {}
+                Ok(_) => return Err(SqlError::internal("a split was answered wrongly")),
+                Err(failure) => {
+                    let route = self.dist().sender().route(&key).await;
+                    let start = route.ok().and_then(|r| r.descriptor).map(|d| d.start);
+                    if start.as_ref() == Some(&key) {
+                        continue;
+                    }
+                    return Err(split_error(&failure));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest catalog, read now.
+    pub async fn newest_catalog(&self) -> Result<Arc<CatalogSnapshot>, SqlError> {
+        self.catalog().refresh().await
+    }
+}
+
+/// Ids one schema change may use: a table and its storage, for each table of the statement.
+const IDS_PER_CHANGE: u64 = 64;
+
+fn split_error(failure: &Failure) -> SqlError {
+    SqlError::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "the range could not be split")
+        .with_detail(failure.to_string())
+}
+
+/// The span of all catalog rows, for those who watch it.
+pub fn catalog_rows() -> Span {
+    codec::catalog_span()
+}

@@ -1,0 +1,246 @@
+//! Statements a session carries out by itself: transactions, settings, schema changes.
+
+use std::sync::Arc;
+
+use quorate_planner::error::{SqlError, SqlState};
+use quorate_planner::parse::{
+    IsolationLevel, SetValue, SplitTarget, StatementKind, TxnModes, split_keys,
+};
+
+use super::rows::text_columns;
+use super::{OutColumn, Outcome, Ready, RowSource, Session, State};
+
+/// Columns of `SHOW`.
+pub(super) fn show_columns(name: Option<&str>) -> Result<Arc<[OutColumn]>, SqlError> {
+    Ok(match name {
+        Some(name) => text_columns(&[&name.to_ascii_lowercase()]),
+        None => text_columns(&["name", "setting"]),
+    })
+}
+
+fn tag(tag: impl Into<String>) -> Outcome {
+    Outcome::Command { tag: tag.into(), rows: None }
+}
+
+impl Session {
+    /// Carries out a statement that is no plan.
+    pub(super) async fn command(&mut self, ready: &Arc<Ready>) -> Result<Outcome, SqlError> {
+        match &ready.statement.kind {
+            StatementKind::Empty | StatementKind::Plan => Ok(Outcome::Empty),
+            StatementKind::Ddl(op) => {
+                self.outside_a_block("a schema change")?;
+                self.check_may_write()?;
+                self.finish_implicit().await?;
+                for notice in self.gateway.change_schema(op.clone()).await? {
+                    self.note(notice.message.clone());
+                }
+                Ok(tag(op.tag()))
+            }
+            StatementKind::Begin(modes) => self.begin(modes),
+            StatementKind::Commit(chain) => self.commit(*chain).await,
+            StatementKind::Rollback(chain) => Ok(self.rollback(*chain)),
+            StatementKind::Savepoint(_)
+            | StatementKind::RollbackTo(_)
+            | StatementKind::Release(_) => Err(SqlError::unsupported("a savepoint")),
+            StatementKind::SetTransaction(modes) => {
+                if !self.in_block() {
+                    let text = "SET TRANSACTION can only be used in transaction blocks";
+                    self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
+                } else {
+                    self.set_modes(modes, "transaction", true)?;
+                }
+                Ok(tag("SET"))
+            }
+            StatementKind::SetCharacteristics(modes) => {
+                self.set_modes(modes, "default_transaction", false)?;
+                Ok(tag("SET"))
+            }
+            StatementKind::Set(name, value, local) => self.set(name, value, *local),
+            StatementKind::Show(name) => self.show(name.as_deref()),
+            StatementKind::Reset(None) => {
+                self.settings.reset_all();
+                Ok(tag("RESET"))
+            }
+            StatementKind::Reset(Some(name)) => {
+                self.settings.set(name, None, false, self.in_block())?;
+                Ok(tag("RESET"))
+            }
+            StatementKind::DiscardAll => {
+                self.outside_a_block("DISCARD ALL")?;
+                self.settings.reset_all();
+                self.deallocated.push(None);
+                Ok(tag("DISCARD ALL"))
+            }
+            StatementKind::Deallocate(name) => {
+                self.deallocated.push(name.clone());
+                Ok(tag(if name.is_some() { "DEALLOCATE" } else { "DEALLOCATE ALL" }))
+            }
+            StatementKind::SplitAt(target, rows) => {
+                self.outside_a_block("SPLIT AT")?;
+                self.split_ranges(target, rows).await
+            }
+            StatementKind::Maintenance(done) => Ok(tag(*done)),
+        }
+    }
+
+    /// Prepared statements to forget since the last call; `None`: all.
+    pub fn take_deallocated(&mut self) -> Vec<Option<String>> {
+        std::mem::take(&mut self.deallocated)
+    }
+
+    fn outside_a_block(&self, what: &str) -> Result<(), SqlError> {
+        if self.in_block() {
+            return Err(SqlError::new(
+                SqlState::FEATURE_NOT_SUPPORTED,
+                format!("{what} cannot run inside a transaction block"),
+            )
+            .with_hint("End the transaction first."));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, modes: &TxnModes) -> Result<Outcome, SqlError> {
+        if self.in_block() {
+            let text = "there is already a transaction in progress";
+            self.warn(SqlState::ACTIVE_SQL_TRANSACTION, text);
+        } else {
+            self.state = match std::mem::replace(&mut self.state, State::Idle) {
+                // What the same pipeline did before belongs to the block, as in Postgres.
+                State::Implicit(open) => State::Block(open),
+                _ => State::Block(self.begin_txn(true)),
+            };
+            if self.settings.default_read_only() {
+                self.settings.set("transaction_read_only", Some("on"), true, true)?;
+            }
+        }
+        self.set_modes(modes, "transaction", true)?;
+        Ok(tag("BEGIN"))
+    }
+
+    async fn commit(&mut self, chain: bool) -> Result<Outcome, SqlError> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Block(open) => {
+                let result = self.gateway.commit(&open.txn, &open.pin).await;
+                self.settings.transaction_ended(result.is_ok());
+                result?;
+                self.chained(chain);
+                Ok(tag("COMMIT"))
+            }
+            State::Failed => {
+                self.settings.transaction_ended(false);
+                self.chained(chain);
+                Ok(tag("ROLLBACK"))
+            }
+            other @ (State::Idle | State::Implicit(_)) => {
+                self.state = other;
+                self.finish_implicit().await?;
+                let text = "there is no transaction in progress";
+                self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
+                Ok(tag("COMMIT"))
+            }
+        }
+    }
+
+    fn rollback(&mut self, chain: bool) -> Outcome {
+        let before = std::mem::replace(&mut self.state, State::Idle);
+        self.settings.transaction_ended(false);
+        if matches!(before, State::Idle | State::Implicit(_)) {
+            let text = "there is no transaction in progress";
+            self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
+        } else {
+            self.chained(chain);
+        }
+        tag("ROLLBACK")
+    }
+
+    /// `AND CHAIN`: another block begins at once.
+    fn chained(&mut self, chain: bool) {
+        if chain {
+            self.state = State::Block(self.begin_txn(true));
+        }
+    }
+
+    fn set_modes(&mut self, modes: &TxnModes, prefix: &str, local: bool) -> Result<(), SqlError> {
+        let in_block = self.in_block();
+        if let Some(level) = modes.isolation {
+            let level = match level {
+                IsolationLevel::ReadCommitted => "read committed",
+                IsolationLevel::RepeatableRead => "repeatable read",
+                IsolationLevel::Serializable => "serializable",
+            };
+            self.set_isolation(&format!("{prefix}_isolation"), level, local)?;
+        }
+        let mut flag = |name: &str, value: Option<bool>| match value {
+            None => Ok(()),
+            Some(on) => {
+                let value = if on { "on" } else { "off" };
+                self.settings.set(&format!("{prefix}_{name}"), Some(value), local, in_block)
+            }
+        };
+        flag("read_only", modes.read_only)?;
+        flag("deferrable", modes.deferrable)
+    }
+
+    /// A level below ours runs as ours, and the client is told.
+    fn set_isolation(&mut self, name: &str, level: &str, local: bool) -> Result<(), SqlError> {
+        let in_block = self.in_block();
+        self.settings.set(name, Some(level), local, in_block)?;
+        if level.eq_ignore_ascii_case("read committed")
+            || level.eq_ignore_ascii_case("read uncommitted")
+        {
+            let upper = level.to_ascii_uppercase();
+            let text = format!("{upper} is not offered: REPEATABLE READ is used");
+            self.warn(SqlState::WARNING, text);
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, value: &SetValue, local: bool) -> Result<Outcome, SqlError> {
+        let value = match value {
+            SetValue::Default => None,
+            SetValue::Values(values) => Some(values.join(", ")),
+        };
+        let in_block = self.in_block();
+        if local && !in_block {
+            let text = "SET LOCAL can only be used in transaction blocks";
+            self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
+        }
+        match (&value, name.to_ascii_lowercase().as_str()) {
+            (Some(level), "transaction_isolation" | "default_transaction_isolation") => {
+                self.set_isolation(name, level, local)?;
+            }
+            _ => self.settings.set(name, value.as_deref(), local, in_block)?,
+        }
+        Ok(tag("SET"))
+    }
+
+    fn show(&self, name: Option<&str>) -> Result<Outcome, SqlError> {
+        let rows = match name {
+            Some(name) => {
+                let value = self.settings.get(name)?;
+                RowSource::of_texts(&[&name.to_ascii_lowercase()], vec![vec![value]])?
+            }
+            None => {
+                let row = |(name, value): (&str, String)| vec![name.to_string(), value];
+                let rows = self.settings.all().into_iter().map(row).collect();
+                RowSource::of_texts(&["name", "setting"], rows)?
+            }
+        };
+        Ok(Outcome::Command { tag: String::from("SHOW"), rows: Some(rows) })
+    }
+
+    async fn split_ranges(
+        &mut self,
+        target: &SplitTarget,
+        rows: &[Vec<Option<String>>],
+    ) -> Result<Outcome, SqlError> {
+        self.finish_implicit().await?;
+        let catalog = self.gateway.newest_catalog().await?;
+        let keys = split_keys(&catalog, target, rows)?;
+        self.gateway.split_at(keys).await?;
+        Ok(tag(match target {
+            SplitTarget::Table(_) => "ALTER TABLE",
+            SplitTarget::Index(_) => "ALTER INDEX",
+        }))
+    }
+}
