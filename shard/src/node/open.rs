@@ -25,7 +25,7 @@ use crate::log::{LogError, LogStore};
 use crate::raft::{
     Background, Driver, InlineBackground, RaftConfig, RaftDeps, Running, ThreadBackground,
 };
-use crate::range::{Allocator, FIRST_DB_RANGE, Factory, META_RANGE, Ranges, meta};
+use crate::range::{Allocator, BOOTSTRAP_NODE, FIRST_DB_RANGE, Factory, META_RANGE, Ranges, meta};
 use crate::transport::RaftTransport;
 use crate::transport::remote::RemoteTransport;
 
@@ -261,7 +261,7 @@ async fn begin(
     let identity = match &config.start {
         Start::Restart => return Err(OpenError::NoNode(opened.name.clone())),
         Start::Bootstrap => {
-            Identity::new(&runtime::cluster_id(config.seed), NodeId(1), true)
+            Identity::new(&runtime::cluster_id(config.seed), BOOTSTRAP_NODE, true)
         }
         Start::Join(seeds) => {
             let joined = join(config, seeds, clock).await?;

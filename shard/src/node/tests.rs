@@ -10,7 +10,7 @@ use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::range_request::Body as Ask;
 use quorate_proto::pb::range_response::Body as Answer;
 use quorate_proto::pb::{node_request, node_response, prepare_response, txn_status};
-use quorate_proto::{Connector as _, NodeId, NodeService, RangeId, Timestamp, TxnId, pb};
+use quorate_proto::{NodeId, NodeService, RangeId, Timestamp, TxnId, pb};
 use tempfile::TempDir;
 
 use super::config::NodeConfig;
@@ -566,8 +566,8 @@ async fn leaders_spread_over_the_nodes() {
     let cluster = Cluster::start(3).await;
     cluster.split(&key("m")).await;
     until("one leader a node", || async {
-        let led = cluster.live().map(|node| node.led().len());
-        led.clone().all(|count| count == 1).then_some(())
+        let mut led = cluster.live().map(|node| node.led().len());
+        led.all(|count| count == 1).then_some(())
     })
     .await;
     cluster.stop().await;

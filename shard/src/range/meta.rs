@@ -21,6 +21,8 @@ use crate::engine::{Batch, Cf, EngineSnapshot};
 
 /// The range of the meta keyspace.
 pub const META_RANGE: quorate_proto::RangeId = quorate_proto::RangeId(1);
+/// The node that begins a cluster.
+pub const BOOTSTRAP_NODE: quorate_proto::NodeId = quorate_proto::NodeId(1);
 /// The first range of the database.
 pub const FIRST_DB_RANGE: quorate_proto::RangeId = quorate_proto::RangeId(2);
 
@@ -150,7 +152,8 @@ pub(crate) fn apply(
             let mut node = register.node.clone().unwrap_or_default();
             if node.node_id == 0 {
                 let last = nodes(view)?.last().map_or(0, |node| node.node_id);
-                node.node_id = last + 1;
+                // The first node may not have registered its addresses yet.
+                node.node_id = last.max(BOOTSTRAP_NODE.0) + 1;
             }
             put(batch, &keys::meta_node(node.node_id), &node);
             Ok(allocated(node.node_id))
@@ -323,9 +326,9 @@ mod tests {
             let node = pb::NodeInfo { node_id, ..pb::NodeInfo::default() };
             Command::RegisterNode(pb::RegisterNodeCommand { node: Some(node) })
         };
-        assert_eq!(run(register(0)), 1);
-        assert_eq!(run(register(0)), 2);
+        assert_eq!(run(register(0)), 2, "1 is the node that began the cluster");
         assert_eq!(run(register(1)), 1);
-        assert_eq!(nodes(&*engine.snapshot()).expect("in memory").len(), 2);
+        assert_eq!(run(register(0)), 3);
+        assert_eq!(nodes(&*engine.snapshot()).expect("in memory").len(), 3);
     }
 }

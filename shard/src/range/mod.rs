@@ -25,6 +25,6 @@ mod writes;
 
 pub use admin::Allocator;
 pub use machine::Factory;
-pub use meta::{FIRST_DB_RANGE, META_RANGE};
+pub use meta::{BOOTSTRAP_NODE, FIRST_DB_RANGE, META_RANGE};
 pub use replica::{RangeEvents, Ranges, Replica};
 pub use scan::{NoPrograms, ScanEngine, ScanRun};
