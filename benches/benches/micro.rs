@@ -1,8 +1,4 @@
 //! Micro-benchmarks of what every statement does many times over.
-#![expect(
-    missing_docs,
-    reason = "criterion's macros make functions without documentation"
-)]
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use quorate_planner::keyenc::{Datum, decode, encode};
