@@ -52,10 +52,7 @@ const _: () = assert!(
     LIVE_FOR.as_millis() > 2 * PING_EVERY.as_millis(),
     "one lost answer does not make a node look dead"
 );
-const _: () = assert!(
-    CLOCK_BOUND_INTERVAL.as_millis() >= 1000,
-    "a bound costs a sync of the log"
-);
+const _: () = assert!(CLOCK_BOUND_INTERVAL.as_millis() >= 1000, "a bound costs a sync of the log");
 const _: () = assert!(
     SAFE_POINT_LAG.as_millis() > TXN_FLOOR_LAG.as_millis(),
     "the default window is above the least one"

@@ -282,9 +282,11 @@ impl Node {
                 return;
             }
             let votes = |replica: &&Arc<Replica>| {
-                replica.descriptor().replicas.iter().any(|r| {
-                    r.node_id == node.0 && r.role() == pb::ReplicaRole::Voter
-                })
+                replica
+                    .descriptor()
+                    .replicas
+                    .iter()
+                    .any(|r| r.node_id == node.0 && r.role() == pb::ReplicaRole::Voter)
             };
             if let Some(replica) = led.iter().rev().find(votes) {
                 self.move_lead(replica.range, node).await;
@@ -338,16 +340,11 @@ impl Node {
                 continue;
             }
             let ranges = self.ranges.clone();
-            let found = runtime::blocking(move || {
-                find_split_key(&*ranges.engine.snapshot(), &span)
-            })
-            .await;
+            let found =
+                runtime::blocking(move || find_split_key(&*ranges.engine.snapshot(), &span)).await;
             let Some(Ok(Some(key))) = found else { continue };
             let request = pb::RangeRequest {
-                range: Some(pb::RangeRef {
-                    range_id: replica.range.0,
-                    epoch: descriptor.epoch,
-                }),
+                range: Some(pb::RangeRef { range_id: replica.range.0, epoch: descriptor.epoch }),
                 body: Some(pb::range_request::Body::Split(pb::SplitRequest { key })),
             };
             let answer = self.ranges.serve(request, Instant::now() + STEP_TIMEOUT).await;

@@ -51,7 +51,12 @@ impl Node {
             };
             let again = matches!(
                 last.kind,
-                Some(Kind::NotLeader(_) | Kind::Unavailable(_) | Kind::Unknown(_) | Kind::StaleRoute(_))
+                Some(
+                    Kind::NotLeader(_)
+                        | Kind::Unavailable(_)
+                        | Kind::Unknown(_)
+                        | Kind::StaleRoute(_)
+                )
             );
             if !again || Instant::now() + META_RETRY >= deadline {
                 return Err(last);

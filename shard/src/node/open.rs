@@ -71,10 +71,12 @@ fn open_storage(config: &NodeConfig) -> Result<Opened, OpenError> {
         _ => OpenError::Engine(error),
     })?;
     let log =
-        RaftEngineLog::open(&dir.join("raft"), LogConfig::default()).map_err(|error| match &error {
-            LogError::Failed(why) => locked(dir, why).unwrap_or(OpenError::Log(error)),
-            _ => OpenError::Log(error),
-        })?;
+        RaftEngineLog::open(&dir.join("raft"), LogConfig::default()).map_err(
+            |error| match &error {
+                LogError::Failed(why) => locked(dir, why).unwrap_or(OpenError::Log(error)),
+                _ => OpenError::Log(error),
+            },
+        )?;
     let disk = DiskGuard::new(Arc::new(FolderSpace::new(dir)), config.reserve.clone());
     Ok(Opened {
         engine: Arc::new(engine),
@@ -202,10 +204,8 @@ impl Node {
                 epoch: Some(pb::Epoch { conf: 1, version: 1 }),
                 replicas: vec![replica],
             };
-            let state = pb::RangeState {
-                descriptor: Some(descriptor),
-                ..pb::RangeState::default()
-            };
+            let state =
+                pb::RangeState { descriptor: Some(descriptor), ..pb::RangeState::default() };
             let created = self.raft.create_group(state).await;
             created.map_err(|e| OpenError::System(format!("bootstrap of {range}: {e}")))?;
         }
@@ -260,9 +260,7 @@ async fn begin(
 ) -> Result<Identity, OpenError> {
     let identity = match &config.start {
         Start::Restart => return Err(OpenError::NoNode(opened.name.clone())),
-        Start::Bootstrap => {
-            Identity::new(&runtime::cluster_id(config.seed), BOOTSTRAP_NODE, true)
-        }
+        Start::Bootstrap => Identity::new(&runtime::cluster_id(config.seed), BOOTSTRAP_NODE, true),
         Start::Join(seeds) => {
             let joined = join(config, seeds, clock).await?;
             identity::store_addresses(&*opened.log, joined.nodes.clone())?;
@@ -310,7 +308,8 @@ async fn join(
             }
         }
         if clock.monotonic() >= ends {
-            let why = if whys.is_empty() { String::from("no seed is known") } else { whys.join("; ") };
+            let why =
+                if whys.is_empty() { String::from("no seed is known") } else { whys.join("; ") };
             return Err(OpenError::NotJoined(why));
         }
         tokio::time::sleep(META_RETRY).await;

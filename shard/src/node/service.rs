@@ -148,7 +148,10 @@ impl Node {
         self.ask_others(Ask::Locate(request), deadline).await
     }
 
-    fn locate_here(&self, request: &pb::LocateRequest) -> Result<pb::LocateResponse, pb::RangeError> {
+    fn locate_here(
+        &self,
+        request: &pb::LocateRequest,
+    ) -> Result<pb::LocateResponse, pb::RangeError> {
         let limit = usize::try_from(request.limit.max(1)).unwrap_or(usize::MAX);
         let snapshot = self.ranges.engine.snapshot();
         let stored = meta::routes(&*snapshot, &request.start, &request.end, limit);
@@ -167,7 +170,9 @@ impl Node {
         let Some(replica) = self.ranges.replica(id) else { return };
         let own = replica.descriptor();
         let same_bounds = own.start == stored.start && own.end == stored.end;
-        if same_bounds && own.epoch.map(|e| (e.version, e.conf)) >= stored.epoch.map(|e| (e.version, e.conf)) {
+        if same_bounds
+            && own.epoch.map(|e| (e.version, e.conf)) >= stored.epoch.map(|e| (e.version, e.conf))
+        {
             route.descriptor = Some(own);
         }
         if let Some(leader) = self.raft.lease(id).and_then(|lease| lease.leader_node) {

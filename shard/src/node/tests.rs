@@ -124,11 +124,7 @@ impl Cluster {
     /// The range of a key and its leader, as the meta range tells.
     async fn locate(&self, key: &[u8]) -> Option<(pb::RangeDescriptor, NodeId)> {
         let end = quorate_txn::keys::next_key(key);
-        let request = pb::LocateRequest {
-            start: Bytes::copy_from_slice(key),
-            end,
-            limit: 1,
-        };
+        let request = pb::LocateRequest { start: Bytes::copy_from_slice(key), end, limit: 1 };
         let mut call = self.make_call(Vec::new());
         call.node = Some(pb::NodeRequest { body: Some(node_request::Body::Locate(request)) });
         let node = self.any().clone();
@@ -223,9 +219,7 @@ impl Cluster {
     async fn split(&self, key: &[u8]) -> (pb::RangeDescriptor, pb::RangeDescriptor) {
         let request = Ask::Split(pb::SplitRequest { key: Bytes::copy_from_slice(key) });
         match self.send(key, request).await {
-            Ok(Answer::Split(answer)) => {
-                (answer.left.expect("left"), answer.right.expect("right"))
-            }
+            Ok(Answer::Split(answer)) => (answer.left.expect("left"), answer.right.expect("right")),
             other => panic!("a split answered {other:?}"),
         }
     }
@@ -479,10 +473,7 @@ async fn write_without_a_majority_is_unknown() {
     let network = cluster.network.clone().expect("in process");
     let (descriptor, _) = cluster.locate(&key("a")).await.expect("known");
     let request = |body| pb::RangeRequest {
-        range: Some(pb::RangeRef {
-            range_id: descriptor.range_id,
-            epoch: descriptor.epoch,
-        }),
+        range: Some(pb::RangeRef { range_id: descriptor.range_id, epoch: descriptor.epoch }),
         body: Some(body),
     };
     let commit = pb::CommitRequest {
@@ -537,13 +528,9 @@ async fn keys_that_leave_by_a_split_are_not_read_meanwhile() {
             read_ts: leader.clock().now().0,
             ..pb::ReadRequest::default()
         };
-        let range = pb::RangeRef {
-            range_id: FIRST_DB_RANGE.0,
-            epoch: replica.descriptor().epoch,
-        };
+        let range = pb::RangeRef { range_id: FIRST_DB_RANGE.0, epoch: replica.descriptor().epoch };
         let body = Some(Ask::Read(read));
-        let mut call =
-            cluster.make_call(vec![pb::RangeRequest { range: Some(range), body }]);
+        let mut call = cluster.make_call(vec![pb::RangeRequest { range: Some(range), body }]);
         call.timeout_ms = 100;
         leader.call(call)
     };
@@ -603,13 +590,8 @@ async fn nodes_over_tcp_on_rocksdb_and_raft_engine() {
         servers.push(tokio::spawn(server));
         nodes.push(Some(node));
     }
-    let cluster = Cluster {
-        network: None,
-        disks: Vec::new(),
-        nodes,
-        next_txn: AtomicU64::new(1),
-        dir,
-    };
+    let cluster =
+        Cluster { network: None, disks: Vec::new(), nodes, next_txn: AtomicU64::new(1), dir };
     cluster.wait_for_replicas(3).await;
     for n in 0..10 {
         cluster.commit(&key(&format!("k{n}")), b"v").await.expect("committed");

@@ -11,8 +11,8 @@
 //! * `refusals` holds every refusal that stands in the range, the unwritten ones included (P5).
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, Weak};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -207,8 +207,7 @@ impl Machine {
         let mut floors = floors_of(state);
         let node = self.replica.node.clone();
         let snapshot = node.engine.snapshot();
-        let view =
-            EngineView::new(&*snapshot, span).with_refusals(!self.refusals.is_empty());
+        let view = EngineView::new(&*snapshot, span).with_refusals(!self.refusals.is_empty());
         let applied = apply::apply(body, &floors, &view)
             .map_err(|e| format!("entry {} of {}: {e}", entry.index, self.replica.range))?;
         let mut bytes = i128::from(state.bytes);
@@ -275,17 +274,12 @@ impl Machine {
         cut.epoch = Some(epoch);
         state.bytes /= 2;
         state.descriptor = Some(cut.clone());
-        let right_state = pb::RangeState {
-            descriptor: Some(right.clone()),
-            ..state.clone()
-        };
+        let right_state = pb::RangeState { descriptor: Some(right.clone()), ..state.clone() };
         self.refusals.retain(|(key, _)| *key < split.key);
         let answer = pb::SplitResponse { left: Some(cut), right: Some(right) };
         let mut work = Work::answer(Answer::Split(answer));
-        work.effect = Some(Effect::Split {
-            right: Box::new(right_state),
-            handover: self.split_handover(),
-        });
+        work.effect =
+            Some(Effect::Split { right: Box::new(right_state), handover: self.split_handover() });
         work.split = Some(Some(split.key.clone()));
         work.news = true;
         work
@@ -388,10 +382,7 @@ fn read_refusals(
     Ok(found)
 }
 
-fn read_locks(
-    snapshot: &dyn EngineSnapshot,
-    span: &KeySpan,
-) -> Result<Vec<(Bytes, Lock)>, String> {
+fn read_locks(snapshot: &dyn EngineSnapshot, span: &KeySpan) -> Result<Vec<(Bytes, Lock)>, String> {
     let mut iter = snapshot.iter(Cf::Locks, &span.start, &span.end);
     let mut found = Vec::new();
     iter.seek_first();

@@ -26,10 +26,7 @@ pub const BOOTSTRAP_NODE: quorate_proto::NodeId = quorate_proto::NodeId(1);
 /// The first range of the database.
 pub const FIRST_DB_RANGE: quorate_proto::RangeId = quorate_proto::RangeId(2);
 
-fn get<M: Message + Default>(
-    view: &dyn EngineSnapshot,
-    key: &[u8],
-) -> Result<Option<M>, String> {
+fn get<M: Message + Default>(view: &dyn EngineSnapshot, key: &[u8]) -> Result<Option<M>, String> {
     let bytes = view.get(Cf::Latest, key).map_err(|e| e.to_string())?;
     bytes.map(|bytes| M::decode(bytes).map_err(|e| e.to_string())).transpose()
 }

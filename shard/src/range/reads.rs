@@ -1,8 +1,10 @@
 //! Reading at the leader: reads, scans, checks, look-ups and heartbeats.
 //!
 //! # The order of a read (rules L1, P1, R1, R4)
-//! 1. the lease; 2. under the range's mutex: route, `max_read_ts`, lock table, safe point;
-//! 3. one snapshot of the engine, the rows; 4. route, safe point and lease again.
+//! 1. The lease.
+//! 2. Under the range's mutex: route, `max_read_ts`, lock table, safe point.
+//! 3. One snapshot of the engine, the rows.
+//! 4. Route, safe point and lease again.
 //!
 //! Without step 4 a process that slept in step 3 answers from the past, a split in between reads
 //! keys that left, and garbage collection may have taken what was to be read.
@@ -395,11 +397,7 @@ impl Replica {
 }
 
 fn read_value(value: Option<Bytes>) -> pb::ReadValue {
-    pb::ReadValue {
-        present: value.is_some(),
-        value: value.unwrap_or_default(),
-        commit_ts: 0,
-    }
+    pb::ReadValue { present: value.is_some(), value: value.unwrap_or_default(), commit_ts: 0 }
 }
 
 fn limits(request: &pb::ScanRequest) -> ScanLimits {

@@ -1,8 +1,9 @@
 //! Writing at the leader: from the request to the applied command.
 //!
 //! # The order of a prepare or one-range commit
-//! 1. reserve on disk (S5); 2. under the range's mutex: route, lock table, state, timestamp
-//! (P1, P14, P9), proposal; 3. the applied and visible command's own answer.
+//! 1. The reserve on disk (S5).
+//! 2. Under the range's mutex: route, lock table, state, timestamp (P1, P14, P9), proposal.
+//! 3. The applied and visible command's own answer.
 //!
 //! Once proposed, an answer that does not come in time is *unknown*, never a failure: the entry
 //! may still be applied.
@@ -26,6 +27,7 @@ use super::requests::Attempt;
 use crate::mvcc::EngineView;
 
 /// What is known of an attempt to propose.
+#[expect(clippy::large_enum_variant, reason = "made once a request and taken apart at once")]
 enum Proposed {
     Waiting(oneshot::Receiver<Answer>),
     Known(Attempt),
@@ -188,10 +190,9 @@ impl Replica {
             Ok(Ok(Answer::Error(error))) => Err(error),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(errors::unknown("the replica stopped before the entry was applied")),
-            Err(_) => Err(errors::unknown(format!(
-                "{}: the entry was not applied in time",
-                self.range
-            ))),
+            Err(_) => {
+                Err(errors::unknown(format!("{}: the entry was not applied in time", self.range)))
+            }
         }
     }
 
@@ -235,10 +236,8 @@ impl Replica {
         deadline: Instant,
     ) -> Outcome {
         let anchor = request.txn.as_ref().map(|txn| txn.anchor.clone()).unwrap_or_default();
-        let body = Command::Verdict(pb::VerdictCommand {
-            txn: request.txn,
-            verdict: request.verdict,
-        });
+        let body =
+            Command::Verdict(pb::VerdictCommand { txn: request.txn, verdict: request.verdict });
         self.replicate(epoch, &[&anchor], body, deadline).await
     }
 
