@@ -20,7 +20,7 @@ use quorate_planner::catalog::{CatalogSnapshot, IndexState, TableId};
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::exec::SessionValues;
 use quorate_planner::parse::{Statement, StatementKind};
-use quorate_planner::plan::{ExecContext, Execution, Plannable, Prepared, Settings};
+use quorate_planner::plan::{ExecContext, Execution, Prepared, Settings};
 use quorate_planner::types::PgType;
 use quorate_proto::Timestamp;
 
@@ -84,8 +84,7 @@ pub struct Ready {
 impl Ready {
     /// Types of the client's parameters.
     pub fn param_types(&self) -> &[PgType] {
-        let all = self.plan.as_ref().map_or(&[][..], |plan| &plan.param_types);
-        &all[..all.len().min(self.statement.params)]
+        self.plan.as_ref().map_or(&[][..], |plan| &plan.param_types)
     }
 
     /// Result columns; `None` if there is no result.
@@ -284,16 +283,8 @@ impl Session {
         statement: &Statement,
         param_types: &[Option<PgType>],
     ) -> Result<Arc<Prepared>, SqlError> {
-        let mut types: Vec<Option<PgType>> = param_types.to_vec();
-        types.resize(statement.params, None);
-        types.extend(statement.lifted_types());
-        let parsed = || {
-            let parsed = statement.parse_plan()?;
-            Ok(Plannable { statement: parsed.statement, locks: parsed.locks })
-        };
-        let fingerprint = statement.fingerprint.clone();
         let planner = self.gateway.planner();
-        planner.cached(fingerprint, catalog, &self.planner_settings, &types, parsed)
+        planner.prepare(statement, catalog, &self.planner_settings, param_types)
     }
 
     fn catalog(&self) -> Arc<CatalogSnapshot> {
@@ -346,13 +337,9 @@ impl Session {
         &mut self,
         statement: &Statement,
         plan: &Arc<Prepared>,
-        mut params: Params,
+        params: Params,
     ) -> Result<Outcome, SqlError> {
-        let types = plan.param_types.iter().skip(statement.params);
-        for (literal, ty) in statement.lifted.iter().zip(types) {
-            params.push(literal.value_as(*ty)?);
-        }
-        let context = self.context(params)?;
+        let context = self.context(statement, params)?;
         let columns: Arc<[OutColumn]> = plan.columns.clone().unwrap_or_default().into();
         Ok(match plan.execute(context).await? {
             Execution::Rows(stream) => Outcome::Rows(RowSource::new(columns, stream)),
@@ -363,7 +350,7 @@ impl Session {
         })
     }
 
-    fn context(&self, params: Params) -> Result<ExecContext, SqlError> {
+    fn context(&self, statement: &Statement, params: Params) -> Result<ExecContext, SqlError> {
         let (State::Implicit(open) | State::Block(open)) = &self.state else {
             return Err(SqlError::internal("a plan runs without a transaction"));
         };
@@ -371,6 +358,7 @@ impl Session {
         Ok(ExecContext {
             txn: open.txn.clone(),
             params,
+            lifted: statement.lifted.clone(),
             session: SessionValues {
                 user: self.user.clone(),
                 database: self.database.clone(),
