@@ -119,3 +119,107 @@ fn one_cached_plan_runs_concurrently_with_different_parameters() {
     drop(start(3));
     assert_eq!(prepared.plans_built(), 10, "and then they are used again");
 }
+
+fn texts(answer: &crate::testing::Answer) -> Vec<String> {
+    let row = |row: &Vec<Option<String>>| {
+        row.iter().map(|c| c.as_deref().unwrap_or("NULL")).collect::<Vec<_>>().join("|")
+    };
+    answer.rows.iter().map(row).collect()
+}
+
+#[test]
+fn the_same_text_with_other_literals_is_planned_once() {
+    let db = db(&["create table t (a int primary key, b text)", "insert into t values (1, 'x')"]);
+    block_on(db.run("insert into t values (2, 'y')")).expect("inserted");
+    let misses = db.planner.cache_stats().misses;
+    block_on(db.run("insert into t values (3, 'z')")).expect("inserted");
+    assert_eq!(db.planner.cache_stats().misses, misses, "found by its fingerprint");
+    let first = block_on(db.run("select b from t where a = 2")).expect("rows");
+    let misses = db.planner.cache_stats().misses;
+    let second = block_on(db.run("select b from t where a = 3")).expect("rows");
+    assert_eq!((texts(&first), texts(&second)), (vec!["y".into()], vec!["z".into()]));
+    assert_eq!(db.planner.cache_stats().misses, misses);
+}
+
+#[test]
+fn parameters_take_their_types_from_where_they_stand() {
+    let db = db(&["create table t (a int primary key, b varchar(5), c numeric(5,2), d date)"]);
+    let types = |sql: &str| {
+        let prepared = db.prepare(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        let names: Vec<_> = prepared.param_types.iter().map(|ty| ty.typname()).collect();
+        names.join(",")
+    };
+    assert_eq!(types("select * from t where a = $1 and b = $2"), "int4,text");
+    assert_eq!(types("insert into t values ($1, $2, $3, $4)"), "int4,varchar,numeric,date");
+    assert_eq!(types("update t set d = $1 where a = $2"), "date,int4");
+    assert_eq!(types("select $1::int8"), "int8");
+    assert_eq!(types("select a from t order by a limit $1 offset $2"), "int8,int8");
+    assert_eq!(types("select $1"), "text");
+}
+
+#[test]
+fn limits_and_values_take_parameters() {
+    let db = db(&["create table t (a int primary key)", "insert into t values (1), (2), (3), (4)"]);
+    let int = |n: i64| ScalarValue::Int64(Some(n));
+    let sql = "select a from t order by a limit $1 offset $2";
+    let answer = block_on(db.run_with(sql, vec![int(2), int(1)])).expect("rows");
+    assert_eq!(texts(&answer), ["2", "3"]);
+    let negative = block_on(db.run_with(sql, vec![int(-1), int(0)])).expect_err("refused");
+    assert_eq!(negative.sqlstate.code(), "2201W");
+}
+
+#[test]
+fn for_update_locks_the_rows_that_are_returned() {
+    let db = db(&[
+        "create table t (a int primary key, b int)",
+        "insert into t values (1, 1), (2, 2), (3, 1)",
+    ]);
+    for (sql, keys) in [
+        ("select a from t where b = 1 for update", 2),
+        ("select a from t where a = 2 for share", 1),
+        ("select a from t order by a limit 1 for update", 1),
+        ("select a from t where a = 9 for update", 0),
+    ] {
+        let prepared = db.prepare(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        let txn = db.store.begin(true);
+        let mut context = db.context(Arc::clone(&txn), vec![]).expect("a context");
+        context.lifted = crate::parse::parse(sql).expect("valid")[0].lifted.clone();
+        let Execution::Rows(rows) = block_on(prepared.execute(context)).expect("runs") else {
+            panic!("a query gives rows")
+        };
+        let columns = prepared.columns.clone().expect("columns");
+        block_on(text_rows(rows, &columns)).expect("rows");
+        assert_eq!(txn.locked().len(), keys, "{sql}");
+    }
+}
+
+#[test]
+fn filters_run_beside_the_data_over_many_pages() {
+    let db = db(&["create table t (a int primary key, b int, c text)"]);
+    for chunk in 0..5 {
+        let rows: Vec<_> = (chunk * 100..chunk * 100 + 100)
+            .map(|a| format!("({a}, {}, 'r{a}')", a % 7))
+            .collect();
+        let sql = format!("insert into t values {}", rows.join(", "));
+        block_on(db.run(&sql)).expect("inserted");
+    }
+    let answer = block_on(db.run("select c from t where b = 3 and a > 480")).expect("rows");
+    assert_eq!(texts(&answer), ["r486", "r493"]);
+    let answer = block_on(db.run("select count(*), sum(a) from t where b = 3")).expect("rows");
+    assert_eq!(texts(&answer), ["71|17608"]);
+    let answer = block_on(db.run("select a from t where b = 3 limit 2")).expect("rows");
+    assert_eq!(texts(&answer), ["3", "10"]);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_program_of_any_bytes_is_refused_and_breaks_nothing(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+    ) {
+        let mut program = vec![1u8];
+        program.extend(bytes);
+        proptest::prop_assert!(crate::program::ProgramEngine::new().start(&program).is_err());
+    }
+}

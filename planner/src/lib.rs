@@ -3,6 +3,10 @@
 //! * [`types`]: types as PostgreSQL has them, in text, in binary and in Arrow.
 //! * [`catalog`]: tables and indexes, and the changes DDL makes.
 //! * [`keyenc`], [`row`]: rows as keys and values.
+//! * [`plan`], [`cache`]: statements planned once.
+//! * [`exec`], [`dml`], [`program`]: plans at work.
+//! * [`infoschema`]: the catalog as tables.
+//! * [`testing`]: a database in memory.
 //! * [`kv`]: what SQL asks of a transaction.
 //! * [`error`]: what a client is told.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own their time"))]
@@ -11,6 +15,7 @@ pub mod catalog;
 pub mod error;
 pub mod keyenc;
 pub mod kv;
+pub mod parse;
 pub mod program;
 pub mod row;
 pub mod types;

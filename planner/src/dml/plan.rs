@@ -18,7 +18,7 @@ use crate::exec::values::{Rows, ValuesTable};
 use crate::plan::build::{Build, Scope, parameter_index};
 use crate::plan::instance::Template;
 use crate::plan::rewrite::folded;
-use crate::plan::shim as semantics;
+use crate::plan::meaning as semantics;
 use crate::types::PgType;
 
 /// Parses SQL that this module wrote.

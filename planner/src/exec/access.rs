@@ -159,6 +159,22 @@ fn comparable(column: &ColumnDef, ty: &DataType) -> bool {
     own == *ty || *ty == DataType::Null || (own.is_signed_integer() && ty.is_signed_integer())
 }
 
+/// `a = 1 OR a = 2`, which is what DataFusion makes of a short IN list: the column and the values.
+fn alternatives(expr: &Expr) -> Option<(&Expr, Vec<&Expr>)> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else { return None };
+    match op {
+        Operator::Or => {
+            let (column, mut values) = alternatives(left)?;
+            let (other, more) = alternatives(right)?;
+            values.extend(more);
+            (column == other && values.len() <= POINTS_MAX).then_some((column, values))
+        }
+        Operator::Eq if !left.column_refs().is_empty() => Some((left, vec![right])),
+        Operator::Eq => Some((right, vec![left])),
+        _ => None,
+    }
+}
+
 fn key_conditions(table: &TableDef, conjuncts: &[Expr]) -> Vec<KeyCondition> {
     let mut out = Vec::new();
     for (conjunct, expr) in conjuncts.iter().enumerate() {
@@ -189,6 +205,11 @@ fn key_conditions(table: &TableDef, conjuncts: &[Expr]) -> Vec<KeyCondition> {
                     add(left, *op, &[right]);
                     if let Some(swapped) = op.swap() {
                         add(right, swapped, &[left]);
+                    }
+                }
+                Operator::Or => {
+                    if let Some((column, values)) = alternatives(expr) {
+                        add(column, Operator::Eq, &values);
                     }
                 }
                 _ => {}

@@ -137,6 +137,11 @@ impl Build<'_> {
                     {
                         let field = placeholder.field.as_ref();
                         let known = field.and_then(|field| PgType::of_field(field).ok());
+                        // `varchar` has no operators of its own: it is compared as text.
+                        let known = known.map(|ty| match ty {
+                            PgType::Varchar(_) => PgType::Text,
+                            other => other,
+                        });
                         found.push((i, known.or(limit.then_some(PgType::Int8))));
                     }
                     Ok(TreeNodeRecursion::Continue)

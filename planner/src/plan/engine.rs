@@ -39,7 +39,7 @@ use crate::exec::values::{Rows, ValuesTable};
 use crate::exec::{RunCell, Slot};
 use crate::infoschema;
 use crate::kv::LockStrength;
-use crate::plan::shim as semantics;
+use crate::plan::meaning as semantics;
 use crate::types::PgType;
 
 /// Polls that a future of the physical planner gets. It waits for nothing, and yields only to be

@@ -122,7 +122,7 @@ pub fn register(mut state: SessionState) -> SqlResult<SessionState> {
     for function in constants() {
         state.register_udf(Arc::new(ScalarUDF::new_from_impl(function)))?;
     }
-    crate::plan::shim::register(&mut state)?;
+    crate::plan::meaning::register(&mut state)?;
     Ok(state)
 }
 

@@ -15,8 +15,9 @@ pub mod engine;
 pub mod explain;
 pub mod functions;
 pub mod instance;
+pub mod meaning;
 mod prepare;
-pub mod shim;
+
 pub mod rewrite;
 pub mod table;
 
@@ -26,14 +27,15 @@ use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
 
 pub use build::OutColumn;
-pub use prepare::{Plannable, Planner, PlannerConfig, Settings};
+pub use prepare::{Planner, PlannerConfig, Settings};
 
-use crate::catalog::{CatalogSnapshot, TableDef, TableId};
+use crate::catalog::{CatalogSnapshot, DdlOp, TableDef, TableId};
 use crate::dml::DmlPlan;
 use crate::dml::run::{DmlContext, run};
 use crate::error::{SqlError, SqlResult};
 use crate::exec::{RunState, SessionValues};
 use crate::kv::KvTxn;
+use crate::parse::{Literal, StatementKind};
 use crate::types::PgType;
 use instance::Template;
 
@@ -52,8 +54,14 @@ pub enum PreparedKind {
     Dml(Arc<TableDef>),
     /// `EXPLAIN`; `true`: `ANALYZE`.
     Explain(bool),
-    /// Anything a session or gateway runs by itself.
-    Command,
+    /// Changes the catalog: run by the gateway.
+    Ddl(DdlOp),
+    /// Begins or ends a transaction, or a part of one: run by the session.
+    Transaction(StatementKind),
+    /// Anything else a session or gateway runs by itself.
+    Command(StatementKind),
+    /// There is no statement.
+    Empty,
 }
 
 /// The plan behind a kind.
@@ -74,6 +82,10 @@ pub struct Prepared {
     pub param_types: Vec<PgType>,
     /// Its result columns; `None` if it gives no rows.
     pub columns: Option<Vec<OutColumn>>,
+    /// Types of all parameters, lifted literals included.
+    all_types: Vec<PgType>,
+    /// The literals are in the plan: none are bound.
+    literal: bool,
     pub(crate) body: Body,
 }
 
@@ -84,6 +96,8 @@ pub struct ExecContext {
     pub txn: Arc<dyn KvTxn>,
     /// Values of the parameters, in the types of [`Prepared::param_types`].
     pub params: Vec<ScalarValue>,
+    /// The literals of the statement that is executed ([`crate::parse::Statement::lifted`]).
+    pub lifted: Vec<Literal>,
     /// The session.
     pub session: SessionValues,
     /// For the names of keys in errors.
@@ -114,7 +128,7 @@ impl ExecContext {
     }
 
     fn dml(self) -> DmlContext {
-        let Self { txn, params, session, catalog } = self;
+        let Self { txn, params, session, catalog, .. } = self;
         DmlContext { txn, params, session, catalog }
     }
 }
@@ -157,6 +171,12 @@ impl Prepared {
             ));
         }
         context.params.truncate(self.param_types.len());
+        if !self.literal {
+            let types = &self.all_types[self.param_types.len()..];
+            for (literal, ty) in std::mem::take(&mut context.lifted).iter().zip(types) {
+                context.params.push(literal.value_as(*ty)?);
+            }
+        }
         match &self.body {
             Body::Query(template) => {
                 Ok(Execution::Rows(Box::pin(template.execute(context.state())?)))

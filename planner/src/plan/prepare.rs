@@ -3,6 +3,8 @@
 use std::sync::{Arc, LazyLock};
 
 use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 
 use super::build::{Build, Scope};
 use super::engine::Engine;
@@ -11,7 +13,7 @@ use crate::cache::{CacheStats, PlanCache};
 use crate::catalog::CatalogSnapshot;
 use crate::dml;
 use crate::error::{SqlError, SqlResult, SqlState};
-use crate::kv::LockStrength;
+use crate::parse::{Parsed, Statement, StatementKind};
 use crate::types::PgType;
 
 /// Settings of a session that change what a statement means.
@@ -46,6 +48,8 @@ impl Default for PlannerConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CacheKey {
     statement: Arc<str>,
+    /// The text itself, not the fingerprint.
+    literal: bool,
     catalog_version: u64,
     settings: Settings,
     params: Vec<Option<PgType>>,
@@ -68,15 +72,6 @@ impl Engine {
     }
 }
 
-/// A statement that becomes a plan, with the locking clauses the parser took off it.
-#[derive(Debug, Clone)]
-pub struct Plannable {
-    /// The statement.
-    pub statement: ast::Statement,
-    /// Row locks, by table name or alias; for all tables without a name.
-    pub locks: Vec<(Option<String>, LockStrength)>,
-}
-
 impl Planner {
     /// A planner with an empty cache.
     pub fn new(config: PlannerConfig) -> Self {
@@ -91,46 +86,139 @@ impl Planner {
         self.cache.stats()
     }
 
-    /// Finds a plan or makes it.
-    pub fn cached(
+    /// Finds a statement's plan or makes it. `params` are the types the client gave.
+    pub fn prepare(
         &self,
-        statement: Arc<str>,
+        statement: &Statement,
         catalog: &Arc<CatalogSnapshot>,
         settings: &Settings,
         params: &[Option<PgType>],
-        parsed: impl FnOnce() -> SqlResult<Plannable>,
     ) -> SqlResult<Arc<Prepared>> {
-        let key = CacheKey {
-            statement,
+        let kind = match &statement.kind {
+            StatementKind::Plan => {
+                return self.prepare_plan(statement, catalog, settings, params);
+            }
+            StatementKind::Empty => PreparedKind::Empty,
+            StatementKind::Ddl(op) => PreparedKind::Ddl(op.clone()),
+            StatementKind::Begin(_)
+            | StatementKind::Commit(_)
+            | StatementKind::Rollback(_)
+            | StatementKind::Savepoint(_)
+            | StatementKind::RollbackTo(_)
+            | StatementKind::Release(_)
+            | StatementKind::SetTransaction(_) => {
+                PreparedKind::Transaction(statement.kind.clone())
+            }
+            other => PreparedKind::Command(other.clone()),
+        };
+        let columns = match &statement.kind {
+            StatementKind::Show(name) => Some(show_columns(name.as_deref())),
+            _ => None,
+        };
+        Ok(Arc::new(Prepared {
+            kind,
+            param_types: vec![],
+            columns,
+            all_types: vec![],
+            literal: false,
+            body: Body::None,
+        }))
+    }
+
+    fn prepare_plan(
+        &self,
+        statement: &Statement,
+        catalog: &Arc<CatalogSnapshot>,
+        settings: &Settings,
+        params: &[Option<PgType>],
+    ) -> SqlResult<Arc<Prepared>> {
+        let key = |text: &Arc<str>, literal: bool| CacheKey {
+            statement: Arc::clone(text),
+            literal,
             catalog_version: catalog.version(),
             settings: settings.clone(),
             params: params.to_vec(),
         };
-        if let Some(found) = self.cache.get(&key) {
+        let lifted_key = key(&statement.fingerprint, false);
+        if let Some(found) = self.cache.get(&lifted_key) {
             return Ok(found);
         }
-        let prepared = self.plan(parsed()?, catalog, settings, params)?;
-        Ok(self.cache.insert(key, Arc::new(prepared)))
+        let literal_key = key(&statement.text, true);
+        if !statement.lifted.is_empty()
+            && let Some(found) = self.cache.get(&literal_key)
+        {
+            return Ok(found);
+        }
+        let mut types = params.to_vec();
+        types.resize(statement.params.max(params.len()), None);
+        let own = types.len();
+        types.extend(statement.lifted_types());
+        let planned = self.plan(statement.parse_plan()?, catalog, settings, (types, own));
+        match planned {
+            Ok(prepared) => Ok(self.cache.insert(lifted_key, Arc::new(prepared))),
+            Err(error) if statement.lifted.is_empty() => Err(error),
+            // Where a literal decides the plan, the statement is planned with its literals.
+            Err(_) => {
+                let mut types = params.to_vec();
+                types.resize(own, None);
+                let parsed = parse_literal(statement)?;
+                let mut prepared = self.plan(parsed, catalog, settings, (types, own))?;
+                prepared.literal = true;
+                Ok(self.cache.insert(literal_key, Arc::new(prepared)))
+            }
+        }
     }
 
-    /// Plans a statement.
+    /// Plans a statement; of its parameters the first `own` are the client's.
     fn plan(
         &self,
-        parsed: Plannable,
+        parsed: Parsed,
         catalog: &Arc<CatalogSnapshot>,
         settings: &Settings,
-        params: &[Option<PgType>],
+        (params, own): (Vec<Option<PgType>>, usize),
     ) -> SqlResult<Prepared> {
         let mut build = Build {
             engine: &self.engine,
             catalog,
             database: &settings.database,
-            params: params.to_vec(),
+            params,
             locks: parsed.locks,
         };
         let (kind, body, columns) = plan_statement(&mut build, parsed.statement)?;
-        Ok(Prepared { kind, param_types: build.param_types(), columns, body })
+        let all_types = build.param_types();
+        let param_types = all_types[..own.min(all_types.len())].to_vec();
+        Ok(Prepared { kind, param_types, columns, all_types, literal: false, body })
     }
+}
+
+/// The statement with its literals as they stand.
+fn parse_literal(statement: &Statement) -> SqlResult<Parsed> {
+    let mut parsed = Parser::parse_sql(&PostgreSqlDialect {}, &statement.text)?;
+    let mut tree = match (parsed.pop(), parsed.is_empty()) {
+        (Some(tree), true) => tree,
+        _ => return Err(SqlError::syntax("one statement is expected")),
+    };
+    // Locking clauses were read from the tokens; literals change nothing about them.
+    let locks = statement.parse_plan()?.locks;
+    if let ast::Statement::Query(query) = &mut tree {
+        query.locks.clear();
+    }
+    Ok(Parsed { statement: tree, locks })
+}
+
+/// The columns of SHOW.
+fn show_columns(name: Option<&str>) -> Vec<super::OutColumn> {
+    let names: &[&str] = match &name {
+        Some(name) => std::slice::from_ref(name),
+        None => &["name", "setting", "description"],
+    };
+    let column = |name: &&str| super::OutColumn {
+        name: (*name).to_owned(),
+        ty: PgType::Text,
+        table_oid: 0,
+        column_no: 0,
+    };
+    names.iter().map(column).collect()
 }
 
 type Planned = (PreparedKind, Body, Option<Vec<super::OutColumn>>);

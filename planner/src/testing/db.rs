@@ -5,21 +5,18 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use datafusion::sql::sqlparser::parser::Parser;
 use futures::StreamExt;
 use parking_lot::Mutex;
 
 use super::{MemStore, MemTxn};
-use crate::catalog::{CatalogSnapshot, DdlOp, catalog_span, ddl_op, decode_catalog};
+use crate::catalog::{CatalogSnapshot, DdlOp, catalog_span, decode_catalog};
 use crate::dml::backfill::backfill;
 use crate::error::{SqlError, SqlResult};
 use crate::exec::SessionValues;
 use crate::exec::access::whole_prefix;
-use crate::kv::LockStrength;
+use crate::parse::{Statement, StatementKind, parse};
 use crate::plan::{
-    ExecContext, Execution, OutColumn, Plannable, Planner, PlannerConfig, Prepared, Settings,
+    ExecContext, Execution, OutColumn, Planner, PlannerConfig, Prepared, Settings,
 };
 use crate::types::PgType;
 use crate::types::text::to_text;
@@ -77,12 +74,8 @@ impl MemDb {
 
     /// Plans a statement or finds its plan.
     pub fn prepare(&self, sql: &str, params: &[Option<PgType>]) -> SqlResult<Arc<Prepared>> {
-        let catalog = self.catalog()?;
-        let settings = Settings::default();
-        self.planner.cached(Arc::from(sql), &catalog, &settings, params, || {
-            let (statement, locks) = parse_one(sql)?;
-            Ok(Plannable { statement, locks })
-        })
+        let statement = parse_one(sql)?;
+        self.planner.prepare(&statement, &self.catalog()?, &Settings::default(), params)
     }
 
     /// What an execution in a transaction gets.
@@ -95,7 +88,7 @@ impl MemDb {
             txn_time_us: now,
             statement_time_us: now,
         };
-        Ok(ExecContext { txn, params, session, catalog: self.catalog()? })
+        Ok(ExecContext { txn, params, lifted: vec![], session, catalog: self.catalog()? })
     }
 
     /// Runs one statement, without parameters.
@@ -105,24 +98,22 @@ impl MemDb {
 
     /// Runs one statement. After an error an open transaction is gone.
     pub async fn run_with(&self, sql: &str, params: Vec<ScalarValue>) -> SqlResult<Answer> {
-        let (statement, _) = parse_one(sql)?;
-        let answer = match &statement {
-            ast::Statement::StartTransaction { .. } => {
+        let statement = parse_one(sql)?;
+        let answer = match &statement.kind {
+            StatementKind::Begin(_) => {
                 *self.block.lock() = Some(self.store.begin(true));
                 Ok(command("BEGIN"))
             }
-            ast::Statement::Commit { .. } => {
+            StatementKind::Commit(_) => {
                 let open = self.block.lock().take();
                 open.map_or(Ok(()), |txn| txn.commit()).map(|()| command("COMMIT"))
             }
-            ast::Statement::Rollback { .. } => {
+            StatementKind::Rollback(_) => {
                 self.block.lock().take();
                 Ok(command("ROLLBACK"))
             }
-            other => match ddl_op(other)? {
-                Some(op) => self.change(&op),
-                None => self.execute(sql, params).await,
-            },
+            StatementKind::Ddl(op) => self.change(op),
+            _ => self.execute(&statement, params).await,
         };
         if answer.is_err() {
             self.block.lock().take();
@@ -130,12 +121,18 @@ impl MemDb {
         answer
     }
 
-    async fn execute(&self, sql: &str, params: Vec<ScalarValue>) -> SqlResult<Answer> {
-        let prepared = self.prepare(sql, &[])?;
+    async fn execute(
+        &self,
+        statement: &Statement,
+        params: Vec<ScalarValue>,
+    ) -> SqlResult<Answer> {
+        let settings = Settings::default();
+        let prepared = self.planner.prepare(statement, &self.catalog()?, &settings, &[])?;
         let open = self.block.lock().clone();
         let txn = open.clone().unwrap_or_else(|| self.store.begin(false));
         let columns = prepared.columns.clone().unwrap_or_default();
-        let context = self.context(Arc::clone(&txn), params)?;
+        let mut context = self.context(Arc::clone(&txn), params)?;
+        context.lifted.clone_from(&statement.lifted);
         let answer = match prepared.execute(context).await? {
             Execution::Rows(stream) => {
                 let rows = text_rows(stream, &columns).await?;
@@ -178,24 +175,13 @@ fn command(tag: &str) -> Answer {
     Answer { tag: tag.into(), names: vec![], rows: vec![] }
 }
 
-/// One statement, without the locking clauses of its outermost query.
-fn parse_one(sql: &str) -> SqlResult<(ast::Statement, Vec<(Option<String>, LockStrength)>)> {
-    let mut parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
-    let mut statement = match (parsed.pop(), parsed.is_empty()) {
-        (Some(statement), true) => statement,
-        _ => return Err(SqlError::syntax("one statement is expected")),
-    };
-    let mut locks = Vec::new();
-    if let ast::Statement::Query(query) = &mut statement {
-        for clause in query.locks.drain(..) {
-            let strength = match clause.lock_type {
-                ast::LockType::Share => LockStrength::Share,
-                ast::LockType::Update => LockStrength::Update,
-            };
-            locks.push((clause.of.map(|name| name.to_string()), strength));
-        }
+/// The only statement of a text.
+fn parse_one(sql: &str) -> SqlResult<Statement> {
+    let mut parsed = parse(sql)?;
+    match (parsed.pop(), parsed.is_empty()) {
+        (Some(statement), true) => Ok(statement),
+        _ => Err(SqlError::syntax("one statement is expected")),
     }
-    Ok((statement, locks))
 }
 
 /// All rows of a result as text.
