@@ -74,9 +74,8 @@ fn a_point_select_gets_one_key_once_and_is_planned_once() {
         let prepared = db.prepare(sql, &[]).expect("a plan");
         assert!(Arc::ptr_eq(&first, &prepared), "found in the cache");
         let txn = db.store.begin(true);
-        let context = db
-            .context(Arc::clone(&txn), vec![ScalarValue::Int32(Some(a))])
-            .expect("a context");
+        let context =
+            db.context(Arc::clone(&txn), vec![ScalarValue::Int32(Some(a))]).expect("a context");
         let Execution::Rows(rows) = block_on(prepared.execute(context)).expect("runs") else {
             panic!("a query gives rows")
         };
@@ -197,9 +196,8 @@ fn for_update_locks_the_rows_that_are_returned() {
 fn filters_run_beside_the_data_over_many_pages() {
     let db = db(&["create table t (a int primary key, b int, c text)"]);
     for chunk in 0..5 {
-        let rows: Vec<_> = (chunk * 100..chunk * 100 + 100)
-            .map(|a| format!("({a}, {}, 'r{a}')", a % 7))
-            .collect();
+        let rows: Vec<_> =
+            (chunk * 100..chunk * 100 + 100).map(|a| format!("({a}, {}, 'r{a}')", a % 7)).collect();
         let sql = format!("insert into t values {}", rows.join(", "));
         block_on(db.run(&sql)).expect("inserted");
     }

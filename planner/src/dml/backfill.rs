@@ -36,8 +36,8 @@ pub fn backfill(
 /// `23505` for an index that cannot be unique, as CREATE UNIQUE INDEX says it.
 pub fn violation(catalog: Option<&CatalogSnapshot>, index: &IndexDef, key: &[u8]) -> SqlError {
     let message = format!("could not create unique index \"{}\"", index.name);
-    let error = SqlError::new(SqlState::UNIQUE_VIOLATION, message)
-        .on_constraint(index.name.clone());
+    let error =
+        SqlError::new(SqlState::UNIQUE_VIOLATION, message).on_constraint(index.name.clone());
     match catalog.and_then(|catalog| describe_key(catalog, key)) {
         Some(key) => error.with_detail(format!("Key {} is duplicated.", key.key())),
         None => error,

@@ -17,8 +17,8 @@ use crate::error::{SqlError, SqlResult, SqlState};
 use crate::exec::values::{Rows, ValuesTable};
 use crate::plan::build::{Build, Scope, parameter_index};
 use crate::plan::instance::Template;
-use crate::plan::rewrite::folded;
 use crate::plan::meaning as semantics;
+use crate::plan::rewrite::folded;
 use crate::types::PgType;
 
 /// Parses SQL that this module wrote.
@@ -46,8 +46,7 @@ fn is_default(expr: &ast::Expr) -> bool {
 
 fn visible_column(table: &TableDef, name: &str) -> SqlResult<usize> {
     table.columns.iter().position(|c| !c.hidden && c.name == name).ok_or_else(|| {
-        let message =
-            format!("column \"{name}\" of relation \"{}\" does not exist", table.name);
+        let message = format!("column \"{name}\" of relation \"{}\" does not exist", table.name);
         SqlError::new(SqlState::UNDEFINED_COLUMN, message)
     })
 }
@@ -260,10 +259,7 @@ fn returning(
 }
 
 /// The table of an UPDATE or DELETE, with its alias.
-fn target_of(
-    build: &Build<'_>,
-    relation: &ast::TableFactor,
-) -> SqlResult<(Arc<TableDef>, String)> {
+fn target_of(build: &Build<'_>, relation: &ast::TableFactor) -> SqlResult<(Arc<TableDef>, String)> {
     let ast::TableFactor::Table { name, alias, .. } = relation else {
         return Err(SqlError::syntax("a table is expected"));
     };

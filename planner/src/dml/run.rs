@@ -32,10 +32,7 @@ pub struct DmlContext {
 }
 
 /// Runs a statement; answers the tag and the rows of RETURNING.
-pub async fn run(
-    plan: &DmlPlan,
-    context: DmlContext,
-) -> SqlResult<(String, Option<PlanStream>)> {
+pub async fn run(plan: &DmlPlan, context: DmlContext) -> SqlResult<(String, Option<PlanStream>)> {
     let state = RunState {
         txn: Arc::clone(&context.txn),
         params: context.params.clone(),
@@ -205,8 +202,7 @@ impl Statement<'_> {
     fn returned(&mut self, batch: &RecordBatch) -> SqlResult<()> {
         if self.plan.returning.is_some() && batch.num_rows() > 0 {
             let columns = self.plan.table.columns.iter().enumerate();
-            let shown: Vec<usize> =
-                columns.filter(|(_, c)| !c.hidden).map(|(i, _)| i).collect();
+            let shown: Vec<usize> = columns.filter(|(_, c)| !c.hidden).map(|(i, _)| i).collect();
             let batch = batch.project(&shown)?;
             let fields = self.plan.table.visible_columns();
             let fields: Vec<_> = fields.map(|c| c.ty.field(&c.name, c.nullable)).collect();
@@ -268,8 +264,7 @@ fn with_row_ids(table: &TableDef, batch: RecordBatch) -> SqlResult<RecordBatch> 
 
 /// Row ids no other row has.
 fn row_ids(rows: usize) -> SqlResult<ArrayRef> {
-    let mut builder =
-        datafusion::arrow::array::FixedSizeBinaryBuilder::with_capacity(rows, 16);
+    let mut builder = datafusion::arrow::array::FixedSizeBinaryBuilder::with_capacity(rows, 16);
     for _ in 0..rows {
         builder.append_value(uuid::Uuid::new_v4().as_bytes())?;
     }

@@ -181,10 +181,8 @@ fn key_conditions(table: &TableDef, conjuncts: &[Expr]) -> Vec<KeyCondition> {
         let mut add = |column_side: &Expr, op: Operator, values: &[&Expr]| {
             let Some(column) = column_of(column_side, table) else { return };
             let typed = |value: &&Expr| {
-                let ty = datafusion::logical_expr::ExprSchemable::get_type(
-                    *value,
-                    &DFSchema::empty(),
-                );
+                let ty =
+                    datafusion::logical_expr::ExprSchemable::get_type(*value, &DFSchema::empty());
                 ty.is_ok_and(|ty| comparable(&table.columns[column], &ty))
             };
             if !values.iter().all(typed) {
@@ -197,11 +195,7 @@ fn key_conditions(table: &TableDef, conjuncts: &[Expr]) -> Vec<KeyCondition> {
         };
         match expr {
             Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
-                Operator::Eq
-                | Operator::Lt
-                | Operator::LtEq
-                | Operator::Gt
-                | Operator::GtEq => {
+                Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq => {
                     add(left, *op, &[right]);
                     if let Some(swapped) = op.swap() {
                         add(right, swapped, &[left]);
@@ -282,11 +276,7 @@ fn candidate(
     let whole = path.equal.len() == index.columns.len();
     path.points = whole && (primary || index.unique);
     let range = !path.lower.is_empty() || !path.upper.is_empty();
-    let class = if path.points && primary {
-        2
-    } else {
-        u8::from(path.points)
-    };
+    let class = if path.points && primary { 2 } else { u8::from(path.points) };
     let covering = primary || covers(table, index, needed);
     Candidate { rank: (class, path.equal.len(), range, covering, primary), path, answered }
 }
@@ -307,9 +297,7 @@ pub fn choose(table: &TableDef, conjuncts: &[Expr], needed: &[usize]) -> (Access
         .iter()
         .filter(|index| index.state == IndexState::Public)
         .map(|index| candidate(table, index, &conditions, needed))
-        .filter(|c| {
-            c.path.index == IndexId::PRIMARY || c.rank.0 > 0 || c.rank.1 > 0 || c.rank.2
-        })
+        .filter(|c| c.path.index == IndexId::PRIMARY || c.rank.0 > 0 || c.rank.1 > 0 || c.rank.2)
         .max_by_key(|c| c.rank)
         .expect("the primary key is always public");
     let mut answered = best.answered;

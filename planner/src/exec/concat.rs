@@ -18,8 +18,8 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
-    ReplaceChildrenOptions,
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
+    PlanProperties, ReplaceChildrenOptions,
 };
 use futures::{StreamExt, stream};
 
@@ -102,17 +102,15 @@ impl ExecutionPlan for ConcatExec {
                 Ok(batches) => batches.left_stream(),
                 Err(error) => stream::iter([Err(error)]).right_stream(),
             });
-        let limited = stream::try_unfold(
-            (Box::pin(parts), self.limit),
-            |(mut parts, left)| async move {
+        let limited =
+            stream::try_unfold((Box::pin(parts), self.limit), |(mut parts, left)| async move {
                 if left == Some(0) {
                     return Ok(None);
                 }
                 let Some(batch) = parts.next().await.transpose()? else { return Ok(None) };
                 let rows = left.map_or(batch.num_rows(), |left| left.min(batch.num_rows()));
                 Ok(Some((batch.slice(0, rows), (parts, left.map(|left| left - rows)))))
-            },
-        );
+            });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), limited)))
     }
 }

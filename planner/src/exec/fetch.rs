@@ -89,8 +89,8 @@ impl RowReader {
             let held = row::index_columns(&self.table, index, key, value)?;
             for (column, builder) in columns.clone().zip(&mut builders) {
                 let found = held.iter().find(|(id, _)| *id == column.id);
-                let (_, value) = found
-                    .ok_or_else(|| SqlError::internal("an index does not hold a column"))?;
+                let (_, value) =
+                    found.ok_or_else(|| SqlError::internal("an index does not hold a column"))?;
                 builder.append(value)?;
             }
         }

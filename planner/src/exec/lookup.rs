@@ -26,8 +26,8 @@ use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
-    ReplaceChildrenOptions,
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
+    PlanProperties, ReplaceChildrenOptions,
 };
 use futures::{StreamExt, stream};
 
@@ -255,9 +255,7 @@ impl LookupJoinExec {
             let mut columns: Vec<ArrayRef> = Vec::new();
             for column in filter.column_indices() {
                 columns.push(match column.side {
-                    JoinSide::Left => {
-                        take(outer.column(column.index).as_ref(), &outer_at, None)?
-                    }
+                    JoinSide::Left => take(outer.column(column.index).as_ref(), &outer_at, None)?,
                     _ => take(inner.column(column.index).as_ref(), &inner_at, None)?,
                 });
             }
@@ -438,8 +436,7 @@ fn replace(join: &HashJoinExec) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
     };
     for swap in [false, true] {
         let Some(outer_join) = plain(swap) else { continue };
-        let (outer, inner, on) =
-            if swap { (right, left, &swapped) } else { (left, right, &on) };
+        let (outer, inner, on) = if swap { (right, left, &swapped) } else { (left, right, &on) };
         let filter = filter.clone().map(|f| if swap { f.swap() } else { f });
         if !is_selective(outer) {
             continue;
@@ -529,9 +526,11 @@ fn prefix_of(
             let same = scan.layout.columns()[scan.projection[*right]] == place;
             same && *outer.field(*left).data_type() == column.ty.arrow()
         });
-        let fixed = own.columns.iter().position(|c| c.column == part.column).filter(|i| {
-            scan.path.equal.get(*i).is_some_and(|values| values.len() == 1)
-        });
+        let fixed = own
+            .columns
+            .iter()
+            .position(|c| c.column == part.column)
+            .filter(|i| scan.path.equal.get(*i).is_some_and(|values| values.len() == 1));
         match (joined, fixed) {
             (_, Some(i)) => prefix.push(KeyPart::Fixed(i)),
             (Some((left, _)), None) => prefix.push(KeyPart::Outer(*left)),
@@ -547,8 +546,7 @@ fn ordered_as(
     lookup: Arc<dyn ExecutionPlan>,
     swapped: bool,
 ) -> DfResult<Arc<dyn ExecutionPlan>> {
-    let (left, right) =
-        (join.left().schema().fields().len(), join.right().schema().fields().len());
+    let (left, right) = (join.left().schema().fields().len(), join.right().schema().fields().len());
     let place = |i: usize| match (swapped, i < left) {
         (false, _) => i,
         (true, true) => right + i,

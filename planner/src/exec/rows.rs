@@ -59,11 +59,7 @@ impl UserDefinedLogicalNodeCore for ParamValues {
         write!(f, "ParamValues: rows={}", self.rows.len())
     }
 
-    fn with_exprs_and_inputs(
-        &self,
-        exprs: Vec<Expr>,
-        _inputs: Vec<LogicalPlan>,
-    ) -> DfResult<Self> {
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, _inputs: Vec<LogicalPlan>) -> DfResult<Self> {
         let width = self.schema.fields().len().max(1);
         let rows = exprs.chunks(width).map(<[Expr]>::to_vec).collect();
         Ok(Self { schema: Arc::clone(&self.schema), rows })
@@ -83,8 +79,7 @@ impl ParamValuesExec {
     /// The physical node of `values` in the instance that owns `cell`.
     pub fn try_new(values: &ParamValues, cell: Arc<RunCell>) -> SqlResult<Self> {
         let source = |expr: &Expr| {
-            Source::of(expr)
-                .ok_or_else(|| SqlError::unsupported(format_args!("{expr} in VALUES")))
+            Source::of(expr).ok_or_else(|| SqlError::unsupported(format_args!("{expr} in VALUES")))
         };
         let row = |row: &Vec<Expr>| row.iter().map(source).collect::<SqlResult<Vec<_>>>();
         let rows = values.rows.iter().map(row).collect::<SqlResult<Vec<_>>>()?;

@@ -144,9 +144,7 @@ impl Slot {
             Slot::Param(i) => state.params.get(*i).cloned().ok_or_else(|| {
                 SqlError::internal(format!("there is no value for parameter ${}", i + 1))
             })?,
-            Slot::TxnTime => {
-                ScalarValue::TimestampMicrosecond(Some(session.txn_time_us), zone())
-            }
+            Slot::TxnTime => ScalarValue::TimestampMicrosecond(Some(session.txn_time_us), zone()),
             Slot::StatementTime => {
                 ScalarValue::TimestampMicrosecond(Some(session.statement_time_us), zone())
             }
@@ -198,9 +196,7 @@ impl fmt::Debug for ParameterUdf {
 
 impl PartialEq for ParameterUdf {
     fn eq(&self, other: &Self) -> bool {
-        self.slot == other.slot
-            && self.field == other.field
-            && Arc::ptr_eq(&self.cell, &other.cell)
+        self.slot == other.slot && self.field == other.field && Arc::ptr_eq(&self.cell, &other.cell)
     }
 }
 

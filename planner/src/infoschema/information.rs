@@ -103,11 +103,8 @@ fn columns(about: &About<'_>) -> Relation {
 }
 
 fn schemata(about: &About<'_>) -> Relation {
-    let mut out = Relation::new(&[
-        ("catalog_name", Text),
-        ("schema_name", Text),
-        ("schema_owner", Text),
-    ]);
+    let mut out =
+        Relation::new(&[("catalog_name", Text), ("schema_name", Text), ("schema_owner", Text)]);
     for schema in ["public", "pg_catalog", "information_schema"] {
         out.push(vec![text(about.database), text(schema), text("quorate")]);
     }

@@ -52,13 +52,10 @@ impl Relation {
                 ScalarValue::Null => ScalarValue::try_from(&ty.arrow()),
                 value => Ok(value.clone()),
             });
-            columns.push(ScalarValue::iter_to_array(
-                cells.collect::<Result<Vec<_>, _>>()?,
-            )?);
+            columns.push(ScalarValue::iter_to_array(cells.collect::<Result<Vec<_>, _>>()?)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
-        let batch =
-            RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?;
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&schema), columns, &options)?;
         Ok(ValuesTable { schema, rows: Rows::Fixed(batch) })
     }
 }

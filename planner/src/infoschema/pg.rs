@@ -231,9 +231,10 @@ fn pg_index(about: &About<'_>) -> Relation {
     ]);
     for table in about.catalog.tables() {
         for index in shown_indexes(table) {
-            let places = index.columns.iter().map(|part| {
-                table.position(part.column).map_or(0, |place| place + 1).to_string()
-            });
+            let places = index
+                .columns
+                .iter()
+                .map(|part| table.position(part.column).map_or(0, |place| place + 1).to_string());
             let primary = index.id == IndexId::PRIMARY;
             out.push(vec![
                 oid(index_oid(table, index)),

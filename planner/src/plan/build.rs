@@ -58,12 +58,8 @@ pub struct Scope {
 impl Build<'_> {
     /// The table of a name in a statement that writes to it.
     pub fn target(&self, name: &ast::ObjectName) -> SqlResult<Arc<TableDef>> {
-        let parts: Vec<String> = name
-            .0
-            .iter()
-            .filter_map(|part| part.as_ident())
-            .map(rewrite::folded)
-            .collect();
+        let parts: Vec<String> =
+            name.0.iter().filter_map(|part| part.as_ident()).map(rewrite::folded).collect();
         let (schema, table) = match parts.as_slice() {
             [table] => ("public", table),
             [schema, table] => (schema.as_str(), table),
@@ -109,7 +105,11 @@ impl Build<'_> {
             }
             let known = &mut self.params[i];
             if known.is_none_or(|ty| ty == PgType::Unknown) {
-                *known = Some(ty.without_modifier());
+                // A numeric is rounded to its column's digits as it is bound.
+                *known = Some(match ty {
+                    PgType::Numeric(_) => ty,
+                    other => other.without_modifier(),
+                });
             }
         }
     }

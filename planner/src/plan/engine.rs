@@ -133,7 +133,7 @@ impl Engine {
     ) -> SqlResult<LogicalPlan> {
         let types = params.iter().map(|ty| ty.map(|ty| Arc::new(ty.field("", true)))).collect();
         let mut context = PlannerContext::new().with_prepare_param_data_types(types);
-        let planner = SqlToRel::new_with_options(names, self.options.clone());
+        let planner = SqlToRel::new_with_options(names, self.options);
         let plan = planner.sql_statement_to_plan_with_context(statement, &mut context)?;
         bind_session_functions(plan)
     }

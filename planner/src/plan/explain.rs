@@ -90,10 +90,8 @@ pub(super) async fn execute(
         lines.push(analysis(rows, &txn.stats().since(&before)));
     }
     let schema: SchemaRef = Arc::new(Schema::new(vec![PgType::Text.field("QUERY PLAN", false)]));
-    let batch = RecordBatch::try_new(
-        Arc::clone(&schema),
-        vec![Arc::new(StringArray::from(lines))],
-    )?;
+    let batch =
+        RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(StringArray::from(lines))])?;
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(batch)]))))
 }
 

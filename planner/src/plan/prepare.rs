@@ -106,9 +106,7 @@ impl Planner {
             | StatementKind::Savepoint(_)
             | StatementKind::RollbackTo(_)
             | StatementKind::Release(_)
-            | StatementKind::SetTransaction(_) => {
-                PreparedKind::Transaction(statement.kind.clone())
-            }
+            | StatementKind::SetTransaction(_) => PreparedKind::Transaction(statement.kind.clone()),
             other => PreparedKind::Command(other.clone()),
         };
         let columns = match &statement.kind {

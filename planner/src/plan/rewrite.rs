@@ -51,12 +51,9 @@ pub fn column_name(expr: &SqlExpr) -> String {
     match expr {
         SqlExpr::Identifier(ident) => folded(ident),
         SqlExpr::CompoundIdentifier(idents) => idents.last().map_or_else(unnamed, folded),
-        SqlExpr::Function(call) => call
-            .name
-            .0
-            .last()
-            .and_then(|part| part.as_ident())
-            .map_or_else(unnamed, folded),
+        SqlExpr::Function(call) => {
+            call.name.0.last().and_then(|part| part.as_ident()).map_or_else(unnamed, folded)
+        }
         SqlExpr::Cast { expr, data_type, .. } => match column_name(expr) {
             name if name == "?column?" => type_name(data_type),
             name => name,

@@ -21,8 +21,7 @@ use crate::exec::run::ParameterUdf;
 use crate::plan::engine::Engine;
 
 /// The functions every node has.
-static FUNCTIONS: LazyLock<Arc<TaskContext>> =
-    LazyLock::new(|| Engine::shared().task_context());
+static FUNCTIONS: LazyLock<Arc<TaskContext>> = LazyLock::new(|| Engine::shared().task_context());
 
 /// Functions travel by name only.
 #[derive(Debug)]

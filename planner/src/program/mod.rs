@@ -1,5 +1,5 @@
-//! Scan programs: the part of a scan that runs beside the data (filter, projection, limit), as bytes
-//! that a gateway sends with a scan and a node runs over the rows it reads.
+//! Scan programs: the part of a scan that runs beside the data (filter, projection, limit), as
+//! bytes that a gateway sends with a scan and a node runs over the rows it reads.
 //!
 //! A program is the layout of the rows, a filter over the columns decoded, the columns to put out
 //! and a limit. The filter is DataFusion's physical expression in its own protobuf form, with
@@ -121,8 +121,7 @@ impl ProgramEngine {
             Some((&VERSION, body)) => body,
             _ => return Err(bad("its version is unknown".into())),
         };
-        let parts: Parts =
-            serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
+        let parts: Parts = serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
         let schema = parts.layout.schema();
         if parts.projection.iter().any(|i| *i >= schema.fields().len()) {
             return Err(bad("it puts out a column it does not read".into()));

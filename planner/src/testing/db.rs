@@ -15,9 +15,7 @@ use crate::error::{SqlError, SqlResult};
 use crate::exec::SessionValues;
 use crate::exec::access::whole_prefix;
 use crate::parse::{Statement, StatementKind, parse};
-use crate::plan::{
-    ExecContext, Execution, OutColumn, Planner, PlannerConfig, Prepared, Settings,
-};
+use crate::plan::{ExecContext, Execution, OutColumn, Planner, PlannerConfig, Prepared, Settings};
 use crate::types::PgType;
 use crate::types::text::to_text;
 
@@ -121,11 +119,7 @@ impl MemDb {
         answer
     }
 
-    async fn execute(
-        &self,
-        statement: &Statement,
-        params: Vec<ScalarValue>,
-    ) -> SqlResult<Answer> {
+    async fn execute(&self, statement: &Statement, params: Vec<ScalarValue>) -> SqlResult<Answer> {
         let settings = Settings::default();
         let prepared = self.planner.prepare(statement, &self.catalog()?, &settings, &[])?;
         let open = self.block.lock().clone();
