@@ -231,8 +231,9 @@ impl Dist {
         }
     }
 
-    /// Rule T4: nobody is told of a commit before its timestamp has passed here.
-    async fn commit_wait(&self, ts: Timestamp) {
+    /// Rule T4: nobody is told of a commit, or of a read that moved, before its timestamp has
+    /// passed here.
+    pub(super) async fn commit_wait(&self, ts: Timestamp) {
         let wait = self.clock().wait_until_passed(ts);
         if !wait.is_zero() {
             self.commits.clock_waits.fetch_add(1, Ordering::Relaxed);

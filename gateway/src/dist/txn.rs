@@ -226,6 +226,8 @@ impl Txn {
         if !checks.is_empty() && !self.unchanged(checks, new_ts).await? {
             return Err(failed("a row it read before was changed meanwhile"));
         }
+        // Rule T4, also for a read timestamp that moved.
+        self.dist.commit_wait(new_ts).await;
         let mut state = self.state.lock();
         if state.read_ts != old_ts {
             // Another read of the same statement was faster.

@@ -263,7 +263,8 @@ fn cannot_be_changed(known: &Known) -> SqlError {
 
 /// The value as it is shown, if it may be set.
 fn check(known: &Known, value: &str) -> Result<String, SqlError> {
-    let value = value.trim();
+    // Some drivers send the value as they would write it in SQL.
+    let value = value.trim().trim_matches('\'');
     let invalid = || {
         SqlError::new(
             SqlState::INVALID_PARAMETER_VALUE,
