@@ -4,7 +4,7 @@
 //! The rule takes it instead of a hash join where the join's equalities continue a prefix of an
 //! inner index further than the inner table's own filter does, and the outer side reads little.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -57,10 +57,21 @@ pub struct LookupJoinExec {
     on: Vec<(usize, usize)>,
     /// What else must hold, over outer columns followed by inner ones.
     filter: Option<JoinFilter>,
-    /// Outer rows without a match are put out with NULLs.
-    outer_join: bool,
+    /// What becomes of rows with and without a match.
+    mode: Mode,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
+}
+
+/// The sorts of joins that can be done by looking up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Outer and inner rows that match.
+    Inner,
+    /// The same, and outer rows without a match with NULLs.
+    Left,
+    /// Inner rows that some outer row matches, each once.
+    SemiInner,
 }
 
 /// Where the value of a key column comes from.
@@ -73,10 +84,19 @@ enum KeyPart {
 }
 
 impl LookupJoinExec {
-    fn properties_of(outer: &Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Arc<PlanProperties> {
+    fn properties_of(
+        outer: &Arc<dyn ExecutionPlan>,
+        schema: &SchemaRef,
+        mode: Mode,
+    ) -> Arc<PlanProperties> {
         // Outer columns come first and outer rows keep their order.
         let orders = outer.equivalence_properties().oeq_class().iter().cloned();
-        let equivalence = EquivalenceProperties::new_with_orderings(Arc::clone(schema), orders);
+        let equivalence = match mode {
+            Mode::SemiInner => EquivalenceProperties::new(Arc::clone(schema)),
+            Mode::Inner | Mode::Left => {
+                EquivalenceProperties::new_with_orderings(Arc::clone(schema), orders)
+            }
+        };
         Arc::new(PlanProperties::new(
             equivalence,
             Partitioning::UnknownPartitioning(1),
@@ -192,8 +212,23 @@ impl LookupJoinExec {
     }
 
     /// One batch of outer rows, joined.
-    async fn join(&self, outer: RecordBatch, state: &RunState) -> SqlResult<RecordBatch> {
-        let keys = self.keys_of(&outer, state)?;
+    /// `seen` are the keys of earlier batches.
+    async fn join(
+        &self,
+        outer: RecordBatch,
+        state: &RunState,
+        seen: &mut HashSet<Bytes>,
+    ) -> SqlResult<RecordBatch> {
+        let mut keys = self.keys_of(&outer, state)?;
+        if self.mode == Mode::SemiInner {
+            // An inner row has one key: with each key looked up once, each row comes once.
+            keys.retain(|key| key.as_ref().is_some_and(|key| seen.insert(key.clone())));
+            let (inner, _) = self.look_up(&keys, state).await?;
+            let columns = inner.columns().to_vec();
+            let options = RecordBatchOptions::new().with_row_count(Some(inner.num_rows()));
+            let schema = Arc::clone(&self.schema);
+            return Ok(RecordBatch::try_new_with_options(schema, columns, &options)?);
+        }
         let (inner, of) = self.look_up(&keys, state).await?;
         let mut outer_rows: Vec<u64> = Vec::new();
         let mut inner_rows: Vec<u64> = Vec::new();
@@ -206,7 +241,7 @@ impl LookupJoinExec {
         let (mut outer_rows, mut inner_rows) =
             self.matching(&outer, &inner, outer_rows, inner_rows)?;
         let mut optional: Vec<Option<u64>> = inner_rows.drain(..).map(Some).collect();
-        if self.outer_join {
+        if self.mode == Mode::Left {
             let mut with_all = Vec::new();
             let mut pairs = outer_rows.iter().zip(&optional).peekable();
             for row in 0..outer.num_rows() as u64 {
@@ -276,7 +311,11 @@ impl DisplayAs for LookupJoinExec {
     fn fmt_as(&self, _t: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         let table = self.inner.table();
         let index = table.index(self.index).map_or("?", |i| i.name.as_str());
-        let kind = if self.outer_join { "left" } else { "inner" };
+        let kind = match self.mode {
+            Mode::Inner => "inner",
+            Mode::Left => "left",
+            Mode::SemiInner => "semi",
+        };
         let reads = if self.points { "gets" } else { "scans" };
         write!(f, "LookupJoin: {kind}, table={}, index={index}, {reads}", table.name)?;
         if let Some(filter) = &self.inner.filter {
@@ -317,7 +356,7 @@ impl ExecutionPlan for LookupJoinExec {
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let mut join = self.as_ref().clone();
         join.outer = children.swap_remove(0);
-        join.properties = Self::properties_of(&join.outer, &join.schema);
+        join.properties = Self::properties_of(&join.outer, &join.schema, join.mode);
         Ok(Arc::new(join))
     }
 
@@ -339,8 +378,8 @@ impl ExecutionPlan for LookupJoinExec {
         let state = self.inner.cell.get()?;
         let outer = self.outer.execute(partition, context)?;
         let batches = stream::try_unfold(
-            (outer, None::<RecordBatch>, self.clone(), state),
-            |(mut outer, mut rest, join, state)| async move {
+            (outer, None::<RecordBatch>, self.clone(), state, HashSet::new()),
+            |(mut outer, mut rest, join, state, mut seen)| async move {
                 loop {
                     let batch = match rest.take() {
                         Some(batch) => batch,
@@ -356,9 +395,9 @@ impl ExecutionPlan for LookupJoinExec {
                     if rows == 0 {
                         continue;
                     }
-                    let joined = join.join(batch.slice(0, rows), &state).await?;
+                    let joined = join.join(batch.slice(0, rows), &state, &mut seen).await?;
                     if joined.num_rows() > 0 {
-                        return Ok(Some((joined, (outer, rest, join, state))));
+                        return Ok(Some((joined, (outer, rest, join, state, seen))));
                     }
                 }
             },
@@ -429,19 +468,24 @@ fn replace(join: &HashJoinExec) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
     let filter = join.filter().cloned();
     let (left, right) = (join.left(), join.right());
     let plain = |swap: bool| match join.join_type() {
-        JoinType::Inner => Some(false),
-        JoinType::Left if !swap => Some(true),
-        JoinType::Right if swap => Some(true),
+        JoinType::Inner => Some(Mode::Inner),
+        JoinType::Left if !swap => Some(Mode::Left),
+        JoinType::Right if swap => Some(Mode::Left),
+        JoinType::RightSemi if !swap && filter.is_none() => Some(Mode::SemiInner),
+        JoinType::LeftSemi if swap && filter.is_none() => Some(Mode::SemiInner),
         _ => None,
     };
     for swap in [false, true] {
-        let Some(outer_join) = plain(swap) else { continue };
+        let Some(mode) = plain(swap) else { continue };
         let (outer, inner, on) = if swap { (right, left, &swapped) } else { (left, right, &on) };
         let filter = filter.clone().map(|f| if swap { f.swap() } else { f });
         if !is_selective(outer) {
             continue;
         }
-        if let Some(lookup) = lookup(outer, inner, on, filter, outer_join)? {
+        if let Some(lookup) = lookup(outer, inner, on, filter, mode)? {
+            if mode == Mode::SemiInner {
+                return semi_columns(join, lookup).map(Some);
+            }
             return ordered_as(join, lookup, swap).map(Some);
         }
     }
@@ -462,7 +506,7 @@ fn lookup(
     inner: &Arc<dyn ExecutionPlan>,
     on: &[(usize, usize)],
     filter: Option<JoinFilter>,
-    outer_join: bool,
+    mode: Mode,
 ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
     let Some(scan) = inner_scan(inner) else { return Ok(None) };
     let table = Arc::clone(scan.table());
@@ -486,15 +530,22 @@ fn lookup(
     if answered < kept || ranged {
         return Ok(None);
     }
+    // A semi join compares nothing but keys.
+    if mode == Mode::SemiInner && prefix.len() - answered != on.len() {
+        return Ok(None);
+    }
     let fields = outer.schema().fields().iter().cloned().collect::<Vec<_>>();
     let inner_schema = scan.schema();
     let inner_fields = inner_schema.fields().iter().map(|field| {
-        let nullable = field.is_nullable() || outer_join;
+        let nullable = field.is_nullable() || mode == Mode::Left;
         Arc::new(field.as_ref().clone().with_nullable(nullable))
     });
-    let all = fields.into_iter().chain(inner_fields).collect::<Vec<_>>();
+    let all = match mode {
+        Mode::SemiInner => inner_fields.collect::<Vec<_>>(),
+        Mode::Inner | Mode::Left => fields.into_iter().chain(inner_fields).collect(),
+    };
     let schema: SchemaRef = Arc::new(datafusion::arrow::datatypes::Schema::new(all));
-    let properties = LookupJoinExec::properties_of(outer, &schema);
+    let properties = LookupJoinExec::properties_of(outer, &schema, mode);
     Ok(Some(Arc::new(LookupJoinExec {
         outer: Arc::clone(outer),
         inner: scan,
@@ -503,7 +554,7 @@ fn lookup(
         points,
         on: on.to_vec(),
         filter,
-        outer_join,
+        mode,
         schema,
         properties,
     })))
@@ -538,6 +589,20 @@ fn prefix_of(
         }
     }
     prefix.iter().any(|part| matches!(part, KeyPart::Outer(_))).then_some(prefix)
+}
+
+/// The columns a semi join puts out.
+fn semi_columns(
+    join: &HashJoinExec,
+    lookup: Arc<dyn ExecutionPlan>,
+) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let Some(projection) = join.projection.as_ref() else { return Ok(lookup) };
+    let schema = lookup.schema();
+    let exprs = projection.iter().map(|i| {
+        let name = schema.field(*i).name().clone();
+        ProjectionExpr { expr: Arc::new(Column::new(&name, *i)), alias: name }
+    });
+    Ok(Arc::new(ProjectionExec::try_new(exprs.collect::<Vec<_>>(), lookup)?))
 }
 
 /// The columns of a lookup join in the order and under the names of the hash join it replaces.
