@@ -100,6 +100,64 @@ impl Gateway {
         }
     }
 
+    /// A schema change inside a transaction block: its catalog rows are written by the transaction
+    /// itself, so that it is undone with it, and only its own statements see it before the commit.
+    ///
+    /// # Errors
+    /// What the statement is refused with; `0A000` for an index on a table that others can write.
+    pub async fn change_in_block(
+        &self,
+        txn: &Txn,
+        pending: &mut PendingSchema,
+        base: &CatalogSnapshot,
+        op: &DdlOp,
+    ) -> Result<Vec<SqlError>, SqlError> {
+        let catalog = read(txn).await?;
+        let first = self.allocate_ids(IDS_PER_CHANGE).await?;
+        let mut next = first..first + IDS_PER_CHANGE;
+        let change = op.apply(&catalog, &mut || next.next().unwrap_or(first))?;
+        if let Some((table, _)) = change.backfill
+            && base.table_by_id(table).is_some()
+        {
+            return Err(SqlError::unsupported(
+                "CREATE INDEX inside a transaction block, on a table from before it,",
+            )
+            .with_hint("End the transaction first."));
+        }
+        for write in &change.writes {
+            txn.write(write.clone())?;
+        }
+        let mut version = change.version;
+        if let Some((table, index)) = change.backfill {
+            let built = read(txn).await?;
+            fill_own_table(txn, &built, table, index).await?;
+            let done = DdlOp::FinishIndex { table, index }.apply(&built, &mut || first)?;
+            for write in &done.writes {
+                txn.write(write.clone())?;
+            }
+            version = done.version;
+        }
+        pending.version = version;
+        pending.garbage.extend(change.garbage);
+        let after = read(txn).await?;
+        // Plans are cached by version: what only this transaction sees must not be found by others.
+        let private = PRIVATE_VERSION | u64::from(runtime::random_i32().cast_unsigned()) << 20;
+        let tables = after.tables().map(|table| table.as_ref().clone());
+        pending.catalog = Some(Arc::new(CatalogSnapshot::new(private + version, tables)?));
+        Ok(change.notices)
+    }
+
+    /// After the commit of a transaction that changed the schema.
+    ///
+    /// # Errors
+    /// The change is committed; only the word of it may not have reached every gateway.
+    pub async fn publish(&self, pending: PendingSchema) -> Result<(), SqlError> {
+        self.catalog().refresh().await?;
+        self.barrier_everywhere(pending.version).await?;
+        self.collect(pending.garbage);
+        Ok(())
+    }
+
     /// Asks this node, or another one if it cannot answer.
     async fn ask_any_node(
         &self,
@@ -249,6 +307,44 @@ impl Gateway {
     pub async fn newest_catalog(&self) -> Result<Arc<CatalogSnapshot>, SqlError> {
         self.catalog().refresh().await
     }
+}
+
+/// Above every version of a stored catalog.
+const PRIVATE_VERSION: u64 = 1 << 62;
+
+/// Schema changes of a transaction that has not committed.
+#[derive(Debug, Default)]
+pub struct PendingSchema {
+    /// What the transaction's own statements go by.
+    pub catalog: Option<Arc<CatalogSnapshot>>,
+    version: u64,
+    garbage: Vec<Span>,
+}
+
+/// The entries of an index on a table that only this transaction knows.
+async fn fill_own_table(
+    txn: &Txn,
+    catalog: &CatalogSnapshot,
+    table: TableId,
+    index: IndexId,
+) -> Result<(), SqlError> {
+    let gone = || SqlError::internal("the table of a new index is gone");
+    let table = catalog.table_by_id(table).ok_or_else(gone)?;
+    let index = table.index(index).ok_or_else(gone)?;
+    let prefix = table.index_prefix(IndexId::PRIMARY);
+    let mut left = Some(Span::new(prefix.clone(), quorate_txn::keys::prefix_end(&prefix)));
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(span) = left {
+        let page = txn.scan(ScanRequest::all(span)).await?;
+        left = page.resume;
+        for entry in backfill(table, index, &page.rows)? {
+            if index.unique && !seen.insert(entry.key.clone()) {
+                return Err(violation(Some(catalog), index, &entry.key));
+            }
+            txn.write(entry)?;
+        }
+    }
+    Ok(())
 }
 
 /// Ids one schema change may use: a table and its storage, for each table of the statement.

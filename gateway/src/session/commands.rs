@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use quorate_planner::catalog::DdlOp;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::parse::{
     IsolationLevel, SetValue, SplitTarget, StatementKind, TxnModes, split_keys,
@@ -28,12 +29,8 @@ impl Session {
         match &ready.statement.kind {
             StatementKind::Empty | StatementKind::Plan => Ok(Outcome::Empty),
             StatementKind::Ddl(op) => {
-                self.outside_a_block("a schema change")?;
                 self.check_may_write()?;
-                self.finish_implicit().await?;
-                for notice in self.gateway.change_schema(op.clone()).await? {
-                    self.note(notice.message.clone());
-                }
+                self.change_schema(op).await?;
                 Ok(tag(op.tag()))
             }
             StatementKind::Begin(modes) => self.begin(modes),
@@ -83,6 +80,23 @@ impl Session {
         }
     }
 
+    async fn change_schema(&mut self, op: &DdlOp) -> Result<(), SqlError> {
+        let notices = match &mut self.state {
+            State::Block(open) => {
+                let base = open.pin.catalog().clone();
+                self.gateway.change_in_block(&open.txn, &mut open.schema, &base, op).await?
+            }
+            State::Idle | State::Implicit(_) | State::Failed => {
+                self.finish_implicit().await?;
+                self.gateway.change_schema(op.clone()).await?
+            }
+        };
+        for notice in notices {
+            self.note(notice.message.clone());
+        }
+        Ok(())
+    }
+
     /// Prepared statements to forget since the last call; `None`: all.
     pub fn take_deallocated(&mut self) -> Vec<Option<String>> {
         std::mem::take(&mut self.deallocated)
@@ -120,7 +134,7 @@ impl Session {
     async fn commit(&mut self, chain: bool) -> Result<Outcome, SqlError> {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Block(open) => {
-                let result = self.gateway.commit(&open.txn, &open.pin).await;
+                let result = self.commit_open(open).await;
                 self.settings.transaction_ended(result.is_ok());
                 result?;
                 self.chained(chain);

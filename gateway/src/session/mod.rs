@@ -32,6 +32,7 @@ use crate::Gateway;
 use crate::catalog::Pin;
 use crate::dist::Txn;
 use crate::pg::startup::Hello;
+use crate::schema::PendingSchema;
 
 /// Values bound to a statement's parameters.
 pub type Params = Vec<ScalarValue>;
@@ -117,6 +118,14 @@ enum State {
 struct Open {
     txn: Arc<Txn>,
     pin: Pin,
+    /// Schema changes it has made.
+    schema: PendingSchema,
+}
+
+impl Open {
+    fn catalog(&self) -> &Arc<CatalogSnapshot> {
+        self.schema.catalog.as_ref().unwrap_or_else(|| self.pin.catalog())
+    }
 }
 
 /// A client's session.
@@ -289,7 +298,7 @@ impl Session {
 
     fn catalog(&self) -> Arc<CatalogSnapshot> {
         match &self.state {
-            State::Implicit(open) | State::Block(open) => open.pin.catalog().clone(),
+            State::Implicit(open) | State::Block(open) => open.catalog().clone(),
             State::Idle | State::Failed => self.gateway.catalog().current(),
         }
     }
@@ -366,7 +375,7 @@ impl Session {
                 txn_time_us: begun,
                 statement_time_us: micros(self.gateway.dist().clock().physical()),
             },
-            catalog: open.pin.catalog().clone(),
+            catalog: open.catalog().clone(),
         })
     }
 
@@ -376,7 +385,8 @@ impl Session {
 
     fn begin_txn(&self, explicit: bool) -> Open {
         let pin = self.gateway.catalog().pin();
-        Open { txn: Arc::new(Txn::begin(self.gateway.dist().clone(), explicit)), pin }
+        let txn = Arc::new(Txn::begin(self.gateway.dist().clone(), explicit));
+        Open { txn, pin, schema: PendingSchema::default() }
     }
 
     fn check_may_write(&self) -> Result<(), SqlError> {
@@ -412,12 +422,22 @@ impl Session {
     /// `40001`, `23505`, `40003` and what else a commit can say.
     pub async fn finish_implicit(&mut self) -> Result<(), SqlError> {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Implicit(open) => self.gateway.commit(&open.txn, &open.pin).await.map(|_| ()),
+            State::Implicit(open) => self.commit_open(open).await,
             other => {
                 self.state = other;
                 Ok(())
             }
         }
+    }
+
+    async fn commit_open(&self, open: Open) -> Result<(), SqlError> {
+        self.gateway.commit(&open.txn, &open.pin).await?;
+        if open.schema.catalog.is_some() {
+            // The barrier would wait for our own pin.
+            drop(open.pin);
+            self.gateway.publish(open.schema).await?;
+        }
+        Ok(())
     }
 
     /// After an error: an implicit transaction is gone, a block has failed.
