@@ -46,6 +46,8 @@ pub struct CommitMetrics {
     pub unknown: AtomicU64,
     /// Commits that waited for the physical clock (rule T4).
     pub clock_waits: AtomicU64,
+    /// Consensus rounds that clients waited for: rounds of proposing requests before the answer.
+    pub consensus_rounds: AtomicU64,
     /// Transactions of others that were finished here.
     pub recoveries: AtomicU64,
 }
@@ -81,13 +83,15 @@ struct Driver<M> {
     pending: FuturesUnordered<BoxFuture<'static, Vec<Input>>>,
     timers: BTreeMap<TimerId, Duration>,
     todo: Vec<Action>,
+    /// Rounds with requests that must be replicated, so far.
+    rounds: u64,
 }
 
 impl<M: Machine> Driver<M> {
     fn new(dist: Arc<Dist>, mut machine: M) -> Self {
         let todo = machine.step(dist.clock().monotonic(), Input::Start);
         let (pending, timers) = (FuturesUnordered::new(), BTreeMap::new());
-        Self { dist, machine, pending, timers, todo }
+        Self { dist, machine, pending, timers, todo, rounds: 0 }
     }
 
     /// Drives until there is something to tell.
@@ -145,6 +149,7 @@ impl<M: Machine> Driver<M> {
         if sends.is_empty() {
             return;
         }
+        self.rounds += u64::from(sends.iter().any(|(_, request)| replicates(&request.body)));
         let dist = self.dist.clone();
         let (calls, requests): (Vec<CallId>, Vec<Outgoing>) = sends.into_iter().unzip();
         self.pending.push(Box::pin(async move {
@@ -190,6 +195,20 @@ impl<M: Machine> Driver<M> {
     }
 }
 
+/// Whether a range answers this only after a round of consensus.
+fn replicates(body: &pb::range_request::Body) -> bool {
+    use pb::range_request::Body;
+    matches!(
+        body,
+        Body::Prepare(_)
+            | Body::Commit(_)
+            | Body::Verdict(_)
+            | Body::Close(_)
+            | Body::Resolve(_)
+            | Body::DropRecord(_)
+    )
+}
+
 impl Dist {
     /// Commits; returns when the client may be told.
     ///
@@ -209,6 +228,7 @@ impl Dist {
             // A coordinator answers before it is done; without an answer nothing is known.
             Reached::Recovered(_) | Reached::Done => Outcome::Unknown,
         };
+        self.commits.consensus_rounds.fetch_add(driver.rounds, Ordering::Relaxed);
         runtime::spawn(driver.finish());
         self.told(outcome).await
     }

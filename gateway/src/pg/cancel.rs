@@ -83,7 +83,8 @@ mod tests {
     async fn only_the_right_secret_cancels() {
         let registry = Arc::new(CancelRegistry::default());
         let session = registry.register(7);
-        let waiting = session.cancelled.notified();
+        let cancelled = session.cancelled.clone();
+        let waiting = cancelled.notified();
         tokio::pin!(waiting);
         waiting.as_mut().enable();
         registry.cancel(session.pid, &SecretKey::I32(8));
