@@ -30,10 +30,7 @@ impl Pattern {
             }
         }
         let name = parts.pop().filter(|name| !name.is_empty());
-        Self {
-            schema: parts.pop(),
-            name,
-        }
+        Self { schema: parts.pop(), name }
     }
 
     /// Conditions on two columns; without a schema, system schemas are left out.
@@ -48,10 +45,7 @@ impl Pattern {
 
     /// The same, but a name alone is looked for in all schemas.
     fn conditions_anywhere(&self, schema_column: &str, name_column: &str) -> String {
-        let schema = self
-            .schema
-            .as_ref()
-            .map(|schema| matches(schema_column, schema));
+        let schema = self.schema.as_ref().map(|schema| matches(schema_column, schema));
         let name = self.name.as_ref().map(|name| matches(name_column, name));
         let conditions: Vec<String> = schema.into_iter().chain(name).collect();
         conditions.join(" AND ")
@@ -64,13 +58,7 @@ fn matches(column: &str, value: &str) -> String {
 }
 
 fn columns(names: &[&str]) -> Vec<Column> {
-    names
-        .iter()
-        .map(|name| Column {
-            name: (*name).to_owned(),
-            numeric: false,
-        })
-        .collect()
+    names.iter().map(|name| Column { name: (*name).to_owned(), numeric: false }).collect()
 }
 
 fn cell(row: &Row, index: usize) -> &str {
@@ -81,8 +69,7 @@ impl Session {
     /// `\l`
     pub async fn list_databases(&mut self) -> Result<Success, ShellError> {
         let sql = "SELECT datname FROM pg_catalog.pg_database ORDER BY datname";
-        self.list("List of databases", &["Name"], sql, "No databases.")
-            .await
+        self.list("List of databases", &["Name"], sql, "No databases.").await
     }
 
     /// `\dt`
@@ -93,8 +80,7 @@ impl Session {
              WHERE {conditions} ORDER BY schemaname, tablename"
         );
         let names = ["Schema", "Name", "Type", "Owner"];
-        self.list("List of relations", &names, &sql, &none_found(pattern))
-            .await
+        self.list("List of relations", &names, &sql, &none_found(pattern)).await
     }
 
     /// `\di`
@@ -105,8 +91,7 @@ impl Session {
              WHERE {conditions} ORDER BY schemaname, indexname"
         );
         let names = ["Schema", "Name", "Type", "Table"];
-        self.list("List of relations", &names, &sql, &none_found(pattern))
-            .await
+        self.list("List of relations", &names, &sql, &none_found(pattern)).await
     }
 
     /// `\d` without a name
@@ -126,8 +111,7 @@ impl Session {
             row[2] = Some(kind);
         }
         let names = ["Schema", "Name", "Type"];
-        self.show_list("List of relations", &names, rows, &none_found(""))
-            .await
+        self.show_list("List of relations", &names, rows, &none_found("")).await
     }
 
     /// `\d name`
@@ -201,12 +185,7 @@ impl Session {
             return Ok(Success::No);
         }
         let title = Some(title.to_owned());
-        let table = Table {
-            title,
-            columns: columns(names),
-            rows,
-            footer: None,
-        };
+        let table = Table { title, columns: columns(names), rows, footer: None };
         self.print(&table.show(self.style))?;
         Ok(Success::Yes)
     }
@@ -243,9 +222,7 @@ fn column_row(row: &Row) -> Row {
         (name, ..) => name.to_owned(),
     };
     let nullable = if cell(row, 7) == "NO" { "not null" } else { "" };
-    [cell(row, 2), &data_type, nullable, cell(row, 8)]
-        .map(|text| Some(text.to_owned()))
-        .into()
+    [cell(row, 2), &data_type, nullable, cell(row, 8)].map(|text| Some(text.to_owned())).into()
 }
 
 /// `Indexes:` and a line for each, from names and definitions.
@@ -255,14 +232,8 @@ fn index_footer(indexes: &[Row]) -> String {
     }
     let line = |row: &Row| {
         let definition = cell(row, 1);
-        let unique = if definition.starts_with("CREATE UNIQUE") {
-            "UNIQUE, "
-        } else {
-            ""
-        };
-        let how = definition
-            .split_once(" USING ")
-            .map_or(definition, |(_, how)| how);
+        let unique = if definition.starts_with("CREATE UNIQUE") { "UNIQUE, " } else { "" };
+        let how = definition.split_once(" USING ").map_or(definition, |(_, how)| how);
         format!("    \"{}\" {unique}{how}", cell(row, 0))
     };
     let lines: Vec<String> = indexes.iter().map(line).collect();
@@ -277,14 +248,8 @@ mod tests {
     fn names_become_conditions() {
         let conditions = |text| Pattern::parse(text).conditions("s", "n");
         assert_eq!(conditions(""), format!("s NOT IN {SYSTEM_SCHEMAS}"));
-        assert_eq!(
-            conditions("Orders"),
-            format!("s NOT IN {SYSTEM_SCHEMAS} AND n = 'orders'")
-        );
-        assert_eq!(
-            conditions("\"It's.\""),
-            format!("s NOT IN {SYSTEM_SCHEMAS} AND n = 'It''s.'")
-        );
+        assert_eq!(conditions("Orders"), format!("s NOT IN {SYSTEM_SCHEMAS} AND n = 'orders'"));
+        assert_eq!(conditions("\"It's.\""), format!("s NOT IN {SYSTEM_SCHEMAS} AND n = 'It''s.'"));
         assert_eq!(conditions("public.ord*"), "s = 'public' AND n LIKE 'ord%'");
     }
 }

@@ -80,11 +80,7 @@ impl ServerMessage {
         if let Some(position) = self.position {
             text.push_str(&show_position(sql, position));
         }
-        let more = [
-            ("DETAIL", &self.detail),
-            ("HINT", &self.hint),
-            ("CONTEXT", &self.context),
-        ];
+        let more = [("DETAIL", &self.detail), ("HINT", &self.hint), ("CONTEXT", &self.context)];
         for (name, value) in more {
             if let Some(value) = value {
                 writeln!(text, "{name}:  {value}").expect("writing to a string succeeds");
@@ -103,15 +99,10 @@ fn show_position(sql: &str, position: usize) -> String {
     if index > chars.len() {
         return String::new();
     }
-    let line_start = chars[..index]
-        .iter()
-        .rposition(|c| *c == '\n')
-        .map_or(0, |at| at + 1);
+    let line_start = chars[..index].iter().rposition(|c| *c == '\n').map_or(0, |at| at + 1);
     let line_number = chars[..line_start].iter().filter(|c| **c == '\n').count() + 1;
-    let line_end = chars[index..]
-        .iter()
-        .position(|c| *c == '\n')
-        .map_or(chars.len(), |n| index + n);
+    let line_end =
+        chars[index..].iter().position(|c| *c == '\n').map_or(chars.len(), |n| index + n);
     let mut line: Vec<char> = chars[line_start..line_end].to_vec();
     while line.last() == Some(&'\r') {
         line.pop();
@@ -119,9 +110,7 @@ fn show_position(sql: &str, position: usize) -> String {
     let mut column = (index - line_start).min(line.len());
     let (mut before, mut after) = ("", "");
     if line.len() > WINDOW_COLUMNS {
-        let right = line
-            .len()
-            .min((column + WINDOW_RIGHT_MIN).max(WINDOW_COLUMNS));
+        let right = line.len().min((column + WINDOW_RIGHT_MIN).max(WINDOW_COLUMNS));
         let left = right - WINDOW_COLUMNS;
         if right < line.len() {
             after = "...";
@@ -170,10 +159,7 @@ mod tests {
         let sql = format!("select {}x{}", "1, ".repeat(40), ", 2".repeat(40));
         let shown = error(128).show(&sql);
         let lines: Vec<&str> = shown.lines().collect();
-        assert!(
-            lines[1].starts_with("LINE 1: ...") && lines[1].ends_with("..."),
-            "{shown}"
-        );
+        assert!(lines[1].starts_with("LINE 1: ...") && lines[1].ends_with("..."), "{shown}");
         let caret = lines[2].find('^').expect("has a caret");
         assert_eq!(&lines[1][caret..=caret], "x", "{shown}");
     }

@@ -109,8 +109,5 @@ fn remember(
 }
 
 fn input_error(error: ReadlineError) -> ShellError {
-    ShellError::Input {
-        name: "the terminal".to_owned(),
-        source: std::io::Error::other(error),
-    }
+    ShellError::Input { name: "the terminal".to_owned(), source: std::io::Error::other(error) }
 }

@@ -94,9 +94,7 @@ async fn run_again(
     splitter: &mut Splitter,
     expanded: bool,
 ) -> Result<Success, ShellError> {
-    let statement = splitter
-        .take()
-        .unwrap_or_else(|| session.last_statement.clone());
+    let statement = splitter.take().unwrap_or_else(|| session.last_statement.clone());
     if statement.is_empty() {
         return Ok(Success::Yes);
     }
@@ -119,18 +117,14 @@ fn toggle_alignment(session: &mut Session) -> Result<(), ShellError> {
 
 /// `\set NAME VALUE` or `-v NAME=VALUE`.
 fn set(session: &mut Session, argument: &str) -> Result<Success, ShellError> {
-    let (name, value) = argument
-        .split_once(char::is_whitespace)
-        .unwrap_or((argument, ""));
+    let (name, value) = argument.split_once(char::is_whitespace).unwrap_or((argument, ""));
     set_variable(session, name, unquote(value.trim()))
 }
 
 /// Sets the only variable there is.
 pub fn set_variable(session: &mut Session, name: &str, value: &str) -> Result<Success, ShellError> {
     if name != "ON_ERROR_STOP" {
-        session.complain(&format!(
-            "unknown variable \"{name}\"; there is ON_ERROR_STOP\n"
-        ))?;
+        session.complain(&format!("unknown variable \"{name}\"; there is ON_ERROR_STOP\n"))?;
         return Ok(Success::No);
     }
     session.on_error_stop = !matches!(value, "off" | "false" | "no" | "0");
@@ -138,11 +132,7 @@ pub fn set_variable(session: &mut Session, name: &str, value: &str) -> Result<Su
 }
 
 fn tell(session: &mut Session, text: &str) -> Result<(), ShellError> {
-    if session.quiet {
-        Ok(())
-    } else {
-        session.print(&format!("{text}\n"))
-    }
+    if session.quiet { Ok(()) } else { session.print(&format!("{text}\n")) }
 }
 
 fn on_off(on: bool) -> &'static str {
@@ -158,8 +148,6 @@ fn switch(before: bool, argument: &str) -> bool {
 }
 
 fn unquote(text: &str) -> &str {
-    let inner = text
-        .strip_prefix('\'')
-        .and_then(|text| text.strip_suffix('\''));
+    let inner = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
     inner.unwrap_or(text)
 }

@@ -37,11 +37,8 @@ const CODE_COMMAND_FAILED: u8 = 1;
 /// be printed in one line and has an exit code of its own.
 pub async fn run(options: ShellOptions) -> Result<u8, ShellError> {
     let stdin = std::io::stdin();
-    let input: Option<Box<dyn BufRead + Send>> = if stdin.is_terminal() {
-        None
-    } else {
-        Some(Box::new(BufReader::new(stdin)))
-    };
+    let input: Option<Box<dyn BufRead + Send>> =
+        if stdin.is_terminal() { None } else { Some(Box::new(BufReader::new(stdin))) };
     let result = run_with(options, input, Console::standard()).await;
     match result {
         // Whoever read our output has seen enough.

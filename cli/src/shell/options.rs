@@ -22,12 +22,7 @@ pub struct ShellOptions {
     pub files: Vec<PathBuf>,
 
     /// Set a variable; ON_ERROR_STOP=1 ends a script at its first error with exit code 3
-    #[arg(
-        short = 'v',
-        long = "set",
-        visible_alias = "variable",
-        value_name = "NAME=VALUE"
-    )]
+    #[arg(short = 'v', long = "set", visible_alias = "variable", value_name = "NAME=VALUE")]
     pub variables: Vec<String>,
 
     /// Print values with a bar between them, without aligning them

@@ -40,9 +40,7 @@ pub async fn run_lines(
 ) -> Result<Success, ShellError> {
     let depth = session.scripts.len();
     let shown = name.clone().unwrap_or_else(|| "standard input".to_owned());
-    session
-        .scripts
-        .extend(name.map(|file| ScriptPlace { file, line: 0 }));
+    session.scripts.extend(name.map(|file| ScriptPlace { file, line: 0 }));
     let is_named = session.scripts.len() > depth;
     let mut splitter = Splitter::default();
     let mut success = Success::Yes;
@@ -50,10 +48,7 @@ pub async fn run_lines(
     while success == Success::Yes {
         line.clear();
         let read = input.read_until(b'\n', &mut line);
-        let length = read.map_err(|source| ShellError::Input {
-            name: shown.clone(),
-            source,
-        })?;
+        let length = read.map_err(|source| ShellError::Input { name: shown.clone(), source })?;
         if length == 0 {
             break;
         }
@@ -71,11 +66,7 @@ pub async fn run_lines(
     }
     session.scripts.truncate(depth);
     // Quitting ends this script, not the one that included it.
-    Ok(if success == Success::Quit {
-        Success::Yes
-    } else {
-        success
-    })
+    Ok(if success == Success::Quit { Success::Yes } else { success })
 }
 
 /// Runs what one line completes.

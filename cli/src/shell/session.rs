@@ -20,10 +20,7 @@ pub struct Console {
 impl Console {
     /// Standard output and standard error.
     pub fn standard() -> Self {
-        Self {
-            out: Box::new(io::stdout()),
-            err: Box::new(io::stderr()),
-        }
+        Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()) }
     }
 }
 
@@ -79,10 +76,7 @@ const CODE_INTERRUPTED: u8 = 130;
 /// Results of a query that are not printed.
 type Collected = Result<Vec<Row>, ServerMessage>;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a shell tells how long a statement really took"
-)]
+#[expect(clippy::disallowed_methods, reason = "a shell tells how long a statement really took")]
 fn now() -> Instant {
     Instant::now()
 }
@@ -92,20 +86,14 @@ impl Session {
     pub async fn open(options: &ShellOptions, console: Console) -> Result<Self, ShellError> {
         let target = Target::parse(&options.url)?;
         let wire = Wire::connect(&target).await?;
-        let interrupts = signal(SignalKind::interrupt()).map_err(|source| ShellError::Input {
-            name: "signals".to_owned(),
-            source,
-        })?;
+        let interrupts = signal(SignalKind::interrupt())
+            .map_err(|source| ShellError::Input { name: "signals".to_owned(), source })?;
         let format = match (options.csv, options.unaligned) {
             (true, _) => Format::Csv,
             (false, true) => Format::Unaligned,
             (false, false) => Format::Aligned,
         };
-        let style = Style {
-            format,
-            tuples_only: options.tuples_only,
-            expanded: options.expanded,
-        };
+        let style = Style { format, tuples_only: options.tuples_only, expanded: options.expanded };
         Ok(Self {
             wire,
             target,
@@ -125,9 +113,7 @@ impl Session {
     /// Prints to the results.
     pub fn print(&mut self, text: &str) -> Result<(), ShellError> {
         let written = self.console.out.write_all(text.as_bytes());
-        written
-            .and_then(|()| self.console.out.flush())
-            .map_err(ShellError::Output)
+        written.and_then(|()| self.console.out.flush()).map_err(ShellError::Output)
     }
 
     /// Prints to the errors, with the place in the script if one runs.
@@ -136,13 +122,8 @@ impl Session {
             Some(script) => format!("quorate:{}:{}: ", script.file, script.line),
             None => String::new(),
         };
-        let written = self
-            .console
-            .err
-            .write_all(format!("{place}{text}").as_bytes());
-        written
-            .and_then(|()| self.console.err.flush())
-            .map_err(ShellError::Output)
+        let written = self.console.err.write_all(format!("{place}{text}").as_bytes());
+        written.and_then(|()| self.console.err.flush()).map_err(ShellError::Output)
     }
 
     /// Runs statements and prints what comes of them.
@@ -181,15 +162,10 @@ impl Session {
             };
             match answer {
                 Answer::Columns(columns) => {
-                    let column = |c: super::wire::WireColumn| Column {
-                        name: c.name,
-                        numeric: c.numeric,
-                    };
+                    let column =
+                        |c: super::wire::WireColumn| Column { name: c.name, numeric: c.numeric };
                     let columns = columns.into_iter().map(column).collect();
-                    table = Some(Table {
-                        columns,
-                        ..Table::default()
-                    });
+                    table = Some(Table { columns, ..Table::default() });
                 }
                 Answer::Row(row) => {
                     if let Some(table) = &mut table {
@@ -255,9 +231,7 @@ impl Session {
         if !self.interactive {
             return Err(ShellError::Lost { server, reason });
         }
-        self.complain(&format!(
-            "The connection to {server} was lost ({reason}).\n"
-        ))?;
+        self.complain(&format!("The connection to {server} was lost ({reason}).\n"))?;
         self.wire = Wire::connect(&self.target).await?;
         self.complain(&format!("Connected again, to {}.\n", self.wire.server()))?;
         Ok(Success::No)

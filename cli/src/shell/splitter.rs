@@ -110,11 +110,7 @@ impl Splitter {
 
     fn step_plain(&mut self, rest: &str, c: char) -> usize {
         match c {
-            '\'' => {
-                self.state = State::SingleQuote {
-                    escapes: self.after_e(),
-                }
-            }
+            '\'' => self.state = State::SingleQuote { escapes: self.after_e() },
             '"' => self.state = State::DoubleQuote,
             '(' => self.parens += 1,
             ')' => self.parens = self.parens.saturating_sub(1),
@@ -196,10 +192,7 @@ mod tests {
 
     fn split(text: &str) -> (Vec<Piece>, Splitter) {
         let mut splitter = Splitter::default();
-        let pieces = text
-            .lines()
-            .flat_map(|line| splitter.push_line(line))
-            .collect();
+        let pieces = text.lines().flat_map(|line| splitter.push_line(line)).collect();
         (pieces, splitter)
     }
 
@@ -214,10 +207,7 @@ mod tests {
 
     #[test]
     fn semicolons_end_statements() {
-        assert_eq!(
-            statements("select 1; select 2;;"),
-            ["select 1;", "select 2;"]
-        );
+        assert_eq!(statements("select 1; select 2;;"), ["select 1;", "select 2;"]);
         assert_eq!(statements("select\n  1\n;"), ["select\n  1;"]);
     }
 
@@ -249,15 +239,9 @@ mod tests {
 
     #[test]
     fn comments_to_the_end_of_the_line_are_dropped() {
-        assert_eq!(
-            statements("select 1 -- one; two\n + 2;"),
-            ["select 1 \n + 2;"]
-        );
+        assert_eq!(statements("select 1 -- one; two\n + 2;"), ["select 1 \n + 2;"]);
         assert_eq!(statements("-- nothing;\n"), Vec::<String>::new());
-        assert_eq!(
-            statements("select '--'; select 2;"),
-            ["select '--';", "select 2;"]
-        );
+        assert_eq!(statements("select '--'; select 2;"), ["select '--';", "select 2;"]);
     }
 
     #[test]
@@ -265,10 +249,7 @@ mod tests {
         let (pieces, splitter) = split("select 1 \\gx\n\\d t  \nselect '\\d';");
         let command = |text: &str| Piece::Meta(text.to_owned());
         assert_eq!(pieces[..2], [command("gx"), command("d t")]);
-        assert_eq!(
-            pieces[2],
-            Piece::Statement("select 1 \nselect '\\d';".to_owned())
-        );
+        assert_eq!(pieces[2], Piece::Statement("select 1 \nselect '\\d';".to_owned()));
         assert!(splitter.is_idle());
     }
 

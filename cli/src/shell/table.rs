@@ -80,10 +80,7 @@ impl Table {
     }
 
     fn names(&self) -> Vec<&str> {
-        self.columns
-            .iter()
-            .map(|column| column.name.as_str())
-            .collect()
+        self.columns.iter().map(|column| column.name.as_str()).collect()
     }
 
     fn aligned(&self, style: Style) -> String {
@@ -95,11 +92,7 @@ impl Table {
             }
         }
         if !style.tuples_only {
-            let total = widths
-                .iter()
-                .map(|width| width + 3)
-                .sum::<usize>()
-                .saturating_sub(1);
+            let total = widths.iter().map(|width| width + 3).sum::<usize>().saturating_sub(1);
             if let Some(title) = &self.title {
                 let indent = total.saturating_sub(width(title)) / 2;
                 writeln!(out, "{}{title}", " ".repeat(indent)).expect(TO_STRING);
@@ -170,21 +163,12 @@ impl Table {
         if let (Some(title), false) = (&self.title, style.tuples_only) {
             writeln!(out, "{title}").expect(TO_STRING);
         }
-        let name_width = self
-            .names()
-            .iter()
-            .map(|name| width(name))
-            .max()
-            .unwrap_or(0);
+        let name_width = self.names().iter().map(|name| width(name)).max().unwrap_or(0);
         let cells = self.rows.iter().flatten();
         let cell_width = cells.map(|cell| width(text(cell))).max().unwrap_or(0);
         for (number, row) in (1..).zip(&self.rows) {
             if style.tuples_only && number > 1 {
-                let rule = format!(
-                    "{}+{}",
-                    "-".repeat(name_width + 1),
-                    "-".repeat(cell_width + 1)
-                );
+                let rule = format!("{}+{}", "-".repeat(name_width + 1), "-".repeat(cell_width + 1));
                 writeln!(out, "{rule}").expect(TO_STRING);
             } else if !style.tuples_only {
                 writeln!(out, "{}", record_head(number, name_width, cell_width)).expect(TO_STRING);
@@ -269,29 +253,18 @@ fn lines(text: &str) -> Vec<&str> {
 
 /// Columns of the widest line.
 fn width(text: &str) -> usize {
-    text.split('\n')
-        .map(UnicodeWidthStr::width)
-        .max()
-        .unwrap_or(0)
+    text.split('\n').map(UnicodeWidthStr::width).max().unwrap_or(0)
 }
 
 fn centre(text: &str, width_wanted: usize) -> String {
     let room = width_wanted.saturating_sub(width(text));
-    format!(
-        "{}{text}{}",
-        " ".repeat(room / 2),
-        " ".repeat(room - room / 2)
-    )
+    format!("{}{text}{}", " ".repeat(room / 2), " ".repeat(room - room / 2))
 }
 
 /// `-[ RECORD 1 ]-+----`: the crossing is left out where the label covers it.
 fn record_head(number: usize, name_width: usize, cell_width: usize) -> String {
     let label = format!("-[ RECORD {number} ]");
-    let mut rule = format!(
-        "{}+{}",
-        "-".repeat(name_width + 1),
-        "-".repeat(cell_width + 1)
-    );
+    let mut rule = format!("{}+{}", "-".repeat(name_width + 1), "-".repeat(cell_width + 1));
     if rule.len() > label.len() {
         rule.replace_range(..label.len(), &label);
         rule
@@ -306,11 +279,7 @@ fn expanded_cell(out: &mut String, name: &str, cell: &str, name_width: usize, ce
         let name = if index == 0 { name } else { "" };
         let name_pad = " ".repeat(name_width.saturating_sub(name.width()));
         let goes_on = index + 1 < parts.len();
-        let pad = if goes_on {
-            cell_width.saturating_sub(part.width())
-        } else {
-            0
-        };
+        let pad = if goes_on { cell_width.saturating_sub(part.width()) } else { 0 };
         let end = if goes_on { "+" } else { "" };
         writeln!(out, "{name}{name_pad} | {part}{}{end}", " ".repeat(pad)).expect(TO_STRING);
     }
@@ -329,10 +298,7 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        let column = |name: &str, numeric| Column {
-            name: name.to_owned(),
-            numeric,
-        };
+        let column = |name: &str, numeric| Column { name: name.to_owned(), numeric };
         let cell = |text: &str| Some(text.to_owned());
         Table {
             columns: vec![column("id", true), column("name", false)],
@@ -345,10 +311,7 @@ mod tests {
     fn aligned_like_psql() {
         let expected = " id  | name  \n-----+-------\n   1 | a,\"b\"\n 100 | \n(2 rows)\n\n";
         assert_eq!(table().show(Style::default()), expected);
-        let style = Style {
-            tuples_only: true,
-            ..Style::default()
-        };
+        let style = Style { tuples_only: true, ..Style::default() };
         assert_eq!(table().show(style), "   1 | a,\"b\"\n 100 | \n\n");
     }
 
@@ -366,31 +329,19 @@ mod tests {
 
     #[test]
     fn expanded_like_psql() {
-        let style = Style {
-            expanded: true,
-            ..Style::default()
-        };
+        let style = Style { expanded: true, ..Style::default() };
         let expected = "-[ RECORD 1 ]\nid   | 1\nname | a,\"b\"\n\
                         -[ RECORD 2 ]\nid   | 100\nname | \n\n";
         assert_eq!(table().show(style), expected);
         assert_eq!(record_head(1, 14, 3), "-[ RECORD 1 ]--+----");
-        assert_eq!(
-            record_head(1, 3, 20),
-            format!("-[ RECORD 1 ]{}", "-".repeat(13))
-        );
+        assert_eq!(record_head(1, 3, 20), format!("-[ RECORD 1 ]{}", "-".repeat(13)));
     }
 
     #[test]
     fn unaligned_and_csv() {
-        let style = |format| Style {
-            format,
-            ..Style::default()
-        };
+        let style = |format| Style { format, ..Style::default() };
         let expected = "id|name\n1|a,\"b\"\n100|\n(2 rows)\n";
         assert_eq!(table().show(style(Format::Unaligned)), expected);
-        assert_eq!(
-            table().show(style(Format::Csv)),
-            "id,name\n1,\"a,\"\"b\"\"\"\n100,\n"
-        );
+        assert_eq!(table().show(style(Format::Csv)), "id,name\n1,\"a,\"\"b\"\"\"\n100,\n");
     }
 }

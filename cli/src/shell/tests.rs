@@ -41,23 +41,13 @@ struct Ran {
 }
 
 async fn shell(url: &str, arguments: &[&str], input: &str) -> Ran {
-    let options = Cli::try_parse_from([&["sql", url], arguments].concat())
-        .expect("arguments parse")
-        .options;
+    let options =
+        Cli::try_parse_from([&["sql", url], arguments].concat()).expect("arguments parse").options;
     let (out, err) = (Buffer::default(), Buffer::default());
-    let console = Console {
-        out: Box::new(out.clone()),
-        err: Box::new(err.clone()),
-    };
+    let console = Console { out: Box::new(out.clone()), err: Box::new(err.clone()) };
     let input = Box::new(Cursor::new(input.to_owned().into_bytes()));
-    let code = run_with(options, Some(input), console)
-        .await
-        .expect("the server is there");
-    Ran {
-        code,
-        out: out.text(),
-        err: err.text(),
-    }
+    let code = run_with(options, Some(input), console).await.expect("the server is there");
+    Ran { code, out: out.text(), err: err.text() }
 }
 
 /// The same through psql; standard output, standard error, exit code.
@@ -77,10 +67,7 @@ fn psql(url: &str, arguments: &[&str], input: &str) -> Option<Ran> {
     drop(stdin);
     let output = child.wait_with_output().expect("psql ends");
     let text = |bytes| String::from_utf8(bytes).expect("is UTF-8");
-    let code = output
-        .status
-        .code()
-        .and_then(|code| u8::try_from(code).ok());
+    let code = output.status.code().and_then(|code| u8::try_from(code).ok());
     Some(Ran {
         code: code.expect("psql ended by itself"),
         out: text(output.stdout),
@@ -127,11 +114,7 @@ async fn prints_what_psql_prints() {
     let ours = shell(&url, &[], SCRIPT).await;
     assert_eq!(ours.err, "");
     assert_eq!(ours.code, 0);
-    assert!(
-        ours.out.contains("CREATE TABLE\nINSERT 0 3\n id | name"),
-        "{}",
-        ours.out
-    );
+    assert!(ours.out.contains("CREATE TABLE\nINSERT 0 3\n id | name"), "{}", ours.out);
     shell(&url, &["-c", "drop table t"], "").await;
     let Some(theirs) = psql(&url, &[], SCRIPT) else {
         return;
@@ -147,18 +130,9 @@ async fn prints_what_psql_prints() {
     assert_eq!((ours.code, theirs.code), (0, 0));
 
     let queries = "select id, name from t order by id; select 'a,b' as x, 'say \"hi\"', null;";
-    for flags in [
-        vec!["--csv"],
-        vec!["-A"],
-        vec!["-t"],
-        vec!["-At"],
-        vec!["-x", "-t"],
-        vec!["-q"],
-    ] {
-        let (ours, theirs) = (
-            shell(&url, &flags, queries).await,
-            psql(&url, &flags, queries),
-        );
+    for flags in [vec!["--csv"], vec!["-A"], vec!["-t"], vec!["-At"], vec!["-x", "-t"], vec!["-q"]]
+    {
+        let (ours, theirs) = (shell(&url, &flags, queries).await, psql(&url, &flags, queries));
         assert_eq!(ours.out, theirs.expect("psql is there").out, "{flags:?}");
     }
 }
@@ -171,20 +145,12 @@ async fn exit_codes_are_psqls() {
     let url = server.url();
     let folder = tempfile::tempdir().expect("makes a folder");
     let file = folder.path().join("inner.sql");
-    std::fs::write(
-        &file,
-        "select 1;\nselect oops;\n\\q\nselect 'not reached';\n",
-    )
-    .expect("writes");
+    std::fs::write(&file, "select 1;\nselect oops;\n\\q\nselect 'not reached';\n").expect("writes");
     let file = file.to_str().expect("is text");
     let include = format!("\\i {file}\nselect 'outer';\n");
     let cases: Vec<(Vec<&str>, &str, u8)> = vec![
         (vec![], "select oops;\nselect 1;\n", 0),
-        (
-            vec!["-v", "ON_ERROR_STOP=1"],
-            "select oops;\nselect 1;\n",
-            3,
-        ),
+        (vec!["-v", "ON_ERROR_STOP=1"], "select oops;\nselect 1;\n", 3),
         (vec![], "\\set ON_ERROR_STOP on\nselect oops;\n", 3),
         (vec!["-c", "select oops"], "", 1),
         (vec!["-c", "select oops", "-c", "select 1"], "", 0),
@@ -196,24 +162,16 @@ async fn exit_codes_are_psqls() {
     ];
     for (arguments, input, expected) in cases {
         let ours = shell(&url, &arguments, input).await;
-        assert_eq!(
-            ours.code, expected,
-            "{arguments:?} {input:?}: {} {}",
-            ours.out, ours.err
-        );
+        assert_eq!(ours.code, expected, "{arguments:?} {input:?}: {} {}", ours.out, ours.err);
         let Some(theirs) = psql(&url, &arguments, input) else {
             continue;
         };
-        assert_eq!(
-            theirs.code, expected,
-            "psql differs: {arguments:?} {input:?}"
-        );
+        assert_eq!(theirs.code, expected, "psql differs: {arguments:?} {input:?}");
         assert_eq!(ours.out, theirs.out, "{arguments:?} {input:?}");
     }
     let ran = shell(&url, &["-f", file], "").await;
     assert!(
-        ran.err
-            .starts_with(&format!("quorate:{file}:2: ERROR:  column \"oops\"")),
+        ran.err.starts_with(&format!("quorate:{file}:2: ERROR:  column \"oops\"")),
         "{}",
         ran.err
     );
@@ -296,35 +254,21 @@ async fn passwords_are_proved_and_errors_have_one_line() {
     let setup = "create role scram login password 'pass word';";
     shell(&server.url(), &[], setup).await;
     server.require_password("scram").expect("reloads");
-    let url = format!(
-        "postgres://scram:pass%20word@127.0.0.1:{}/postgres",
-        server.port()
-    );
+    let url = format!("postgres://scram:pass%20word@127.0.0.1:{}/postgres", server.port());
     let ran = shell(&url, &["-At", "-c", "select current_user"], "").await;
     assert_eq!(ran.out, "scram\n");
     let failing = [
-        (
-            url.replace("pass%20word", "wrong"),
-            "password authentication failed",
-        ),
+        (url.replace("pass%20word", "wrong"), "password authentication failed"),
         (url.replace(":pass%20word", ""), "asks for a password"),
-        (
-            "postgres://u@127.0.0.1:1/d".to_owned(),
-            "cannot connect to 127.0.0.1:1: ",
-        ),
+        ("postgres://u@127.0.0.1:1/d".to_owned(), "cannot connect to 127.0.0.1:1: "),
         (
             format!("postgres://postgres@127.0.0.1:{}/nothing", server.port()),
             "database \"nothing\" does not exist",
         ),
     ];
     for (url, expected) in failing {
-        let options = ShellOptions {
-            url,
-            ..ShellOptions::default()
-        };
-        let error = run_with(options, None, Console::standard())
-            .await
-            .expect_err("is refused");
+        let options = ShellOptions { url, ..ShellOptions::default() };
+        let error = run_with(options, None, Console::standard()).await.expect_err("is refused");
         let text = error.to_string();
         assert!(text.contains(expected) && !text.contains('\n'), "{text}");
         assert_eq!(error.exit_code(), 2);

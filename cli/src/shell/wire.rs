@@ -114,9 +114,7 @@ impl Target {
             bad(source.unwrap_or_else(|| error.to_string()))
         })?;
         if config.get_ssl_mode() == SslMode::Require {
-            return Err(bad(
-                "sslmode=require: this shell does not speak TLS".to_owned()
-            ));
+            return Err(bad("sslmode=require: this shell does not speak TLS".to_owned()));
         }
         let ports = config.get_ports();
         let port = |index: usize| ports.get(index).or(ports.first()).copied();
@@ -135,17 +133,9 @@ impl Target {
         }
         let user = config.get_user().unwrap_or("quorate").to_owned();
         let from_environment = || std::env::var("PGPASSWORD").ok().map(String::into_bytes);
-        let password = config
-            .get_password()
-            .map(<[u8]>::to_vec)
-            .or_else(from_environment);
+        let password = config.get_password().map(<[u8]>::to_vec).or_else(from_environment);
         let database = config.get_dbname().unwrap_or(&user).to_owned();
-        Ok(Self {
-            places,
-            user,
-            database,
-            password,
-        })
+        Ok(Self { places, user, database, password })
     }
 }
 
@@ -190,10 +180,7 @@ impl Wire {
         }
         let server: Vec<&str> = failures.iter().map(|(server, _)| server.as_str()).collect();
         let reason: Vec<&str> = failures.iter().map(|(_, reason)| reason.as_str()).collect();
-        Err(ShellError::Connect {
-            server: server.join(", "),
-            reason: reason.join("; "),
-        })
+        Err(ShellError::Connect { server: server.join(", "), reason: reason.join("; ") })
     }
 
     async fn connect_to(place: &Place, target: &Target) -> Result<Self, String> {
@@ -234,9 +221,7 @@ impl Wire {
                 }
                 Message::AuthenticationMd5Password(body) => {
                     let hash = md5_hash(target.user.as_bytes(), target.password()?, body.salt());
-                    self.send_password(hash.as_bytes())
-                        .await
-                        .map_err(in_words)?;
+                    self.send_password(hash.as_bytes()).await.map_err(in_words)?;
                 }
                 Message::AuthenticationSasl(_) => {
                     self.scram(target.password()?).await.map_err(in_words)?;
@@ -309,10 +294,7 @@ impl Wire {
                 Message::RowDescription(body) => {
                     let column = |field: postgres_protocol::message::backend::Field<'_>| {
                         let numeric = NUMERIC_TYPES.contains(&field.type_oid());
-                        Ok(WireColumn {
-                            name: field.name().to_owned(),
-                            numeric,
-                        })
+                        Ok(WireColumn { name: field.name().to_owned(), numeric })
                     };
                     Answer::Columns(body.fields().map(column).collect()?)
                 }
@@ -347,11 +329,7 @@ impl Wire {
 
     /// What it takes to cancel the query that runs.
     pub fn canceller(&self) -> Canceller {
-        Canceller {
-            place: self.place.clone(),
-            process: self.process,
-            secret: self.secret,
-        }
+        Canceller { place: self.place.clone(), process: self.process, secret: self.secret }
     }
 
     /// Where the server is.
@@ -372,10 +350,7 @@ impl Wire {
             io::ErrorKind::UnexpectedEof => "the server closed it".to_owned(),
             _ => error.to_string(),
         };
-        ShellError::Lost {
-            server: self.server(),
-            reason,
-        }
+        ShellError::Lost { server: self.server(), reason }
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -409,10 +384,7 @@ impl Canceller {
         let mut stream = open(&self.place).await?;
         let mut out = BytesMut::new();
         frontend::cancel_request(self.process, self.secret, &mut out);
-        stream
-            .write_all(&out)
-            .await
-            .map_err(|error| error.to_string())?;
+        stream.write_all(&out).await.map_err(|error| error.to_string())?;
         stream.shutdown().await.map_err(|error| error.to_string())
     }
 }
@@ -461,10 +433,7 @@ mod tests {
     fn addresses() {
         let target = Target::parse("postgres://me:pw@db.example:7000/shop").expect("parses");
         assert_eq!(target.places[0].to_string(), "db.example:7000");
-        assert_eq!(
-            (target.user.as_str(), target.database.as_str()),
-            ("me", "shop")
-        );
+        assert_eq!((target.user.as_str(), target.database.as_str()), ("me", "shop"));
         assert_eq!(target.password(), Ok(&b"pw"[..]));
         let target = Target::parse("postgres://me@h").expect("parses");
         assert_eq!(target.database, "me");
