@@ -69,21 +69,11 @@ async fn run(command: Command) -> u8 {
 
 /// Runs a workload and prints its report; fails if the data is not consistent afterwards.
 async fn bench(args: BenchArgs) -> Result<u8, BenchError> {
-    let (report, common): (Report, _) = match args.workload {
-        Workload::Tpcc(args) => {
-            let common = args.common.clone();
-            (quorate_benches::tpcc::run(*args).await?, common)
-        }
-        Workload::Kv(args) => {
-            let common = args.common.clone();
-            (quorate_benches::kv::run(args).await?, common)
-        }
-        Workload::Tpcb(args) => {
-            let common = args.common.clone();
-            (quorate_benches::tpcb::run(args).await?, common)
-        }
+    let report: Report = match args.workload {
+        Workload::Tpcc(args) => quorate_benches::tpcc::run(*args).await?,
+        Workload::Kv(args) => quorate_benches::kv::run(args).await?,
+        Workload::Tpcb(args) => quorate_benches::tpcb::run(args).await?,
     };
     print!("{report}");
-    report.write_files(&common)?;
     Ok(if report.is_consistent() { 0 } else { FAILED })
 }

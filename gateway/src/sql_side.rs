@@ -35,13 +35,13 @@ impl SqlSide for CatalogNames {
         program: &ScanProgram,
         rows: &[(Bytes, Bytes)],
     ) -> Result<(Bytes, bool), SqlError> {
-        run_bytes(&program.bytes(), rows)
+        run_bytes(program.bytes(), rows)
     }
 }
 
 /// Runs an encoded program over rows in scan order; also says whether it wants more.
 pub fn run_bytes(program: &[u8], rows: &[(Bytes, Bytes)]) -> Result<(Bytes, bool), SqlError> {
-    let mut run = ProgramEngine::default().start(program)?;
+    let mut run = ProgramEngine::new().start(program)?;
     let mut go_on = true;
     for (key, value) in rows {
         go_on = run.row(key, value)?;

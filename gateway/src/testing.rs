@@ -30,7 +30,6 @@ pub struct TestClock {
 
 impl TestClock {
     /// A clock that starts at a fixed date.
-    #[expect(clippy::disallowed_methods, reason = "the clock of the tests")]
     pub fn new() -> Arc<Self> {
         let base = Timestamp::from_duration(Duration::from_secs(1_800_000_000));
         Arc::new(Self { started: tokio::time::Instant::now(), base })

@@ -173,11 +173,21 @@ fn numeric_to_binary(value: Numeric, out: &mut Vec<u8>) -> SqlResult<()> {
         }
     };
     let (mantissa, scale) = match value {
-        Numeric::NaN => return Ok(special(NUMERIC_NAN, 0)),
-        Numeric::Infinity => return Ok(special(NUMERIC_INFINITY, 0x20)),
-        Numeric::NegativeInfinity => return Ok(special(NUMERIC_NEGATIVE_INFINITY, 0x20)),
+        Numeric::NaN => {
+            special(NUMERIC_NAN, 0);
+            return Ok(());
+        }
+        Numeric::Infinity => {
+            special(NUMERIC_INFINITY, 0x20);
+            return Ok(());
+        }
+        Numeric::NegativeInfinity => {
+            special(NUMERIC_NEGATIVE_INFINITY, 0x20);
+            return Ok(());
+        }
         Numeric::Finite { mantissa, scale } if mantissa == i256::ZERO => {
-            return Ok(special(0, scale));
+            special(0, scale);
+            return Ok(());
         }
         Numeric::Finite { mantissa, scale } => (mantissa, scale),
     };

@@ -140,7 +140,7 @@ pub fn parse_timestamp(text: &str, zoned: bool, session_offset_secs: i64) -> Sql
 
 /// The timestamp, unless it is outside the range of the type.
 pub fn check_timestamp(micros: i64) -> SqlResult<i64> {
-    if micros >= MICROS_END || micros < DAYS_MIN * DAY {
+    if !(DAYS_MIN * DAY..MICROS_END).contains(&micros) {
         return Err(out_of_range("timestamp"));
     }
     Ok(micros)
@@ -260,7 +260,7 @@ impl StampReader<'_> {
             None => (clock, None),
         };
         self.time = Some(parse_clock(clock).ok_or_else(|| self.invalid())?);
-        if self.time.is_some_and(|t| t > DAY || t < 0) || clock_field_too_large(clock) {
+        if self.time.is_some_and(|t| !(0..=DAY).contains(&t)) || clock_field_too_large(clock) {
             return Err(field_out_of_range(self.text));
         }
         if let Some(half) = half {

@@ -235,7 +235,7 @@ pub fn parse_uuid(text: &str) -> SqlResult<[u8; 16]> {
     let mut digits = String::with_capacity(32);
     for c in body.chars() {
         match c {
-            '-' if !digits.is_empty() && digits.len() % 4 == 0 && !digits.ends_with('-') => {}
+            '-' if !digits.is_empty() && digits.len().is_multiple_of(4) && !digits.ends_with('-') => {}
             c if c.is_ascii_hexdigit() => digits.push(c),
             _ => return Err(wrong()),
         }
