@@ -18,6 +18,7 @@ pub mod kv;
 pub mod parse;
 pub mod program;
 pub mod row;
+pub mod semantics;
 pub mod types;
 pub mod cache;
 pub mod dml;

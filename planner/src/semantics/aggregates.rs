@@ -1,0 +1,477 @@
+//! Aggregates: `sum` and `avg` exact and checked, `min` and `max` in PostgreSQL's order,
+//! `string_agg`. What DataFusion has that is equal is passed on.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, Expr, Signature, Volatility,
+};
+
+use super::cast::{number, of_number};
+use super::function::call;
+use super::{coerce, ops, table};
+use crate::error::{SqlError, SqlResult, SqlState};
+use crate::keyenc::Datum;
+use crate::types::PgType;
+use crate::types::numeric::{Numeric, out_of_range};
+
+/// Names of our aggregates.
+pub const OURS: [&str; 5] = ["sum", "avg", "min", "max", "string_agg"];
+
+/// An aggregate of ours.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct PgAggregate {
+    name: &'static str,
+    signature: Signature,
+}
+
+impl PgAggregate {
+    /// All of them, as DataFusion wants them.
+    pub fn all() -> Vec<Arc<AggregateUDF>> {
+        OURS.into_iter()
+            .map(|name| {
+                let signature = Signature::variadic_any(Volatility::Immutable);
+                Arc::new(AggregateUDF::new_from_impl(Self { name, signature }))
+            })
+            .collect()
+    }
+}
+
+fn undefined(name: &str, ty: PgType) -> SqlError {
+    SqlError::new(
+        SqlState::UNDEFINED_FUNCTION,
+        format!("function {name}({}) does not exist", ty.sql_name()),
+    )
+    .with_hint(
+        "No function matches the given name and argument types. You might need to add explicit \
+         type casts.",
+    )
+}
+
+/// The type of an aggregate of ours.
+fn result_type(name: &str, ty: PgType) -> SqlResult<PgType> {
+    use PgType::{Float4, Float8, Int2, Int4, Int8, Numeric};
+    Ok(match (name, ty) {
+        ("sum", Int2 | Int4) => Int8,
+        ("sum", Int8) => Numeric(Some((38, 0))),
+        ("sum", Numeric(Some((_, s)))) => Numeric(Some((38, s))),
+        ("sum", Numeric(None) | Float4 | Float8) => ty,
+        ("avg", Int2 | Int4 | Int8 | Numeric(_)) => Numeric(None),
+        ("avg", Float4 | Float8) => Float8,
+        ("min" | "max", PgType::Varchar(_) | PgType::Name | PgType::Unknown) => PgType::Text,
+        ("min" | "max", PgType::Char(_)) => PgType::Char(None),
+        ("min" | "max", PgType::Bool | PgType::Uuid | PgType::Bytea | PgType::Void) => {
+            return Err(undefined(name, ty));
+        }
+        ("min" | "max", Numeric(Some((_, s)))) => Numeric(Some((38, s))),
+        ("min" | "max", ty) => ty,
+        ("string_agg", PgType::Bytea) => {
+            return Err(SqlError::unsupported("string_agg of bytea"));
+        }
+        ("string_agg", ty) if ty.is_string() || ty == PgType::Unknown => PgType::Text,
+        ("sum" | "avg", PgType::Interval) => {
+            return Err(SqlError::unsupported(format_args!("{name} of intervals")));
+        }
+        _ => return Err(undefined(name, ty)),
+    })
+}
+
+/// The arguments of a call with their types settled; refuses aggregates that are not listed.
+pub fn arguments(
+    name: &str,
+    args: Vec<Expr>,
+    distinct: bool,
+    schema: &DFSchema,
+) -> SqlResult<Vec<Expr>> {
+    let types = args
+        .iter()
+        .map(|e| coerce::arg(e, schema).map(|a| a.ty))
+        .collect::<SqlResult<Vec<_>>>()?;
+    if OURS.contains(&name) {
+        let Some(first) = types.first() else { return Err(undefined(name, PgType::Void)) };
+        result_type(name, *first)?;
+        if distinct && coerce::needs_key(*first) {
+            return Err(SqlError::unsupported(format_args!("{name}(DISTINCT …) of {first}")));
+        }
+        return args
+            .into_iter()
+            .zip(types)
+            .map(|(e, ty)| match (name, ty) {
+                ("string_agg", ty) => coerce::convert(e, ty, PgType::Text, false),
+                ("min" | "max", PgType::Unknown) => {
+                    coerce::convert(e, ty, PgType::Text, false)
+                }
+                _ => Ok(e),
+            })
+            .collect();
+    }
+    if !table::EQUAL_AGGREGATES.contains(&name) {
+        return Err(SqlError::unsupported(format_args!("the aggregate {name}")));
+    }
+    let keyed = |(e, ty): (Expr, PgType)| {
+        let key = distinct && (coerce::needs_key(ty) || matches!(ty, PgType::Char(_)));
+        if key { call("pg_key", vec![e]) } else { e }
+    };
+    match name {
+        "count" => Ok(args.into_iter().zip(types).map(keyed).collect()),
+        "bool_and" | "bool_or" => {
+            let check = |(e, ty): (Expr, PgType)| match ty {
+                PgType::Bool => Ok(e),
+                ty => Err(undefined(name, ty)),
+            };
+            args.into_iter().zip(types).map(check).collect()
+        }
+        "bit_and" | "bit_or" | "bit_xor" => match types.iter().find(|t| !t.is_integer()) {
+            Some(ty) => Err(undefined(name, *ty)),
+            None => Ok(args),
+        },
+        "grouping" => Ok(args),
+        _ => {
+            let check = |(e, ty): (Expr, PgType)| match ty {
+                PgType::Float4 | PgType::Float8 => coerce::convert(e, ty, PgType::Float8, false),
+                ty if ty.is_number() => Err(SqlError::unsupported(format_args!(
+                    "{name} of exact numbers (cast them to double precision)"
+                ))),
+                ty => Err(undefined(name, ty)),
+            };
+            args.into_iter().zip(types).map(check).collect()
+        }
+    }
+}
+
+impl AggregateUDFImpl for PgAggregate {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, args: &[DataType]) -> DfResult<DataType> {
+        let first = args.first().and_then(PgType::of_arrow).unwrap_or(PgType::Void);
+        Ok(result_type(self.name, first)?.arrow())
+    }
+
+    fn return_field(&self, fields: &[FieldRef]) -> DfResult<FieldRef> {
+        let first = match fields.first() {
+            Some(field) => PgType::of_field(field)?,
+            None => PgType::Void,
+        };
+        let ty = result_type(self.name, first)?;
+        Ok(Arc::new(Field::new(self.name, ty.arrow(), true)))
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
+        let first = args.expr_fields.first();
+        let ty = first.map_or(Ok(PgType::Void), |field| PgType::of_field(field))?;
+        let ret = PgType::of_arrow(args.return_field.data_type())
+            .ok_or_else(|| SqlError::internal("an aggregate of an unknown type"))?;
+        Ok(match self.name {
+            "sum" => Box::new(Sum { ty, ret, exact: None, float: None, count: 0, average: false }),
+            "avg" => Box::new(Sum { ty, ret, exact: None, float: None, count: 0, average: true }),
+            "string_agg" => Box::new(StringAgg { text: None }),
+            name => Box::new(Extreme { ret, greatest: name == "max", best: None }),
+        })
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs) -> DfResult<Vec<FieldRef>> {
+        let value = |ty: DataType| Arc::new(Field::new(format!("{}_state", args.name), ty, true));
+        let count = Arc::new(Field::new(format!("{}_count", args.name), DataType::Int64, true));
+        Ok(match self.name {
+            "sum" | "avg" => vec![
+                value(DataType::LargeBinary),
+                Arc::new(Field::new(format!("{}_float", args.name), DataType::Float64, true)),
+                count,
+            ],
+            _ => vec![value(args.return_field.data_type().clone())],
+        })
+    }
+
+    fn order_sensitivity(&self) -> AggregateOrderSensitivity {
+        match self.name {
+            "string_agg" => AggregateOrderSensitivity::HardRequirement,
+            _ => AggregateOrderSensitivity::Insensitive,
+        }
+    }
+}
+
+/// `sum` and `avg`: integers and decimals in 128 bits as long as they fit, then as numerics.
+#[derive(Debug)]
+struct Sum {
+    ty: PgType,
+    ret: PgType,
+    exact: Option<Exact>,
+    float: Option<f64>,
+    count: i64,
+    average: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Exact {
+    /// With the scale of the argument's type.
+    Small(i128),
+    Large(Numeric),
+}
+
+impl Sum {
+    fn scale(&self) -> i8 {
+        match self.ty {
+            PgType::Numeric(Some((_, s))) => s,
+            _ => 0,
+        }
+    }
+
+    fn exact_sum(&self) -> Option<Numeric> {
+        self.exact.map(|sum| match sum {
+            Exact::Small(n) => Numeric::of_decimal(n, self.scale()),
+            Exact::Large(n) => n,
+        })
+    }
+
+    fn add_small(&mut self, value: i128) -> SqlResult<()> {
+        self.exact = Some(match self.exact {
+            None => Exact::Small(value),
+            Some(Exact::Small(sum)) => match sum.checked_add(value) {
+                Some(sum) => Exact::Small(sum),
+                None => {
+                    let (a, b) = (sum, value);
+                    let scale = self.scale();
+                    let sum = Numeric::of_decimal(a, scale).add(&Numeric::of_decimal(b, scale))?;
+                    Exact::Large(sum)
+                }
+            },
+            Some(Exact::Large(sum)) => {
+                Exact::Large(sum.add(&Numeric::of_decimal(value, self.scale()))?)
+            }
+        });
+        Ok(())
+    }
+
+    fn add_number(&mut self, value: Numeric) -> SqlResult<()> {
+        let sum = match self.exact_sum() {
+            Some(sum) => sum.add(&value)?,
+            None => value,
+        };
+        self.exact = Some(Exact::Large(sum));
+        Ok(())
+    }
+
+    fn add_float(&mut self, value: f64) -> SqlResult<()> {
+        let sum = self.float.unwrap_or(-0.0);
+        let next = if self.float.is_none() { value } else { sum + value };
+        let next = match self.ret {
+            PgType::Float4 => f64::from(next as f32),
+            _ => next,
+        };
+        if next.is_infinite() && sum.is_finite() && value.is_finite() {
+            return Err(SqlError::new(
+                SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+                "value out of range: overflow",
+            ));
+        }
+        self.float = Some(next);
+        Ok(())
+    }
+
+    fn update(&mut self, array: &ArrayRef) -> SqlResult<()> {
+        for row in 0..array.len() {
+            if array.is_null(row) {
+                continue;
+            }
+            match Datum::of_cell(array.as_ref(), row)? {
+                Datum::Int(v) => self.add_small(i128::from(v))?,
+                Datum::Decimal(v) => self.add_small(v)?,
+                Datum::Float8(v) => self.add_float(v)?,
+                Datum::Float4(v) => self.add_float(f64::from(v))?,
+                other => self.add_number(number(&other, self.ty)?)?,
+            }
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    fn result(&self) -> SqlResult<ScalarValue> {
+        if self.count == 0 {
+            return Ok(ScalarValue::try_from(&self.ret.arrow())?);
+        }
+        if let Some(sum) = self.float {
+            let value = if self.average { sum / self.count as f64 } else { sum };
+            return Ok(match self.ret {
+                PgType::Float4 => ScalarValue::Float32(Some(value as f32)),
+                _ => ScalarValue::Float64(Some(value)),
+            });
+        }
+        let sum = self.exact_sum().unwrap_or(Numeric::ZERO);
+        if self.average {
+            let average = sum.div(&Numeric::of_int(self.count))?;
+            return of_number(average, self.ret)?.to_scalar(self.ret);
+        }
+        match self.ret {
+            PgType::Int8 => {
+                let total = sum.to_i64()?.ok_or_else(|| out_of_range("bigint"))?;
+                Ok(ScalarValue::Int64(Some(total)))
+            }
+            ret => of_number(sum, ret)
+                .map_err(|_| SqlError::unsupported("a sum of more than 38 digits"))?
+                .to_scalar(ret),
+        }
+    }
+}
+
+impl Accumulator for Sum {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
+        Ok(self.update(&values[0])?)
+    }
+
+    fn evaluate(&mut self) -> DfResult<ScalarValue> {
+        Ok(self.result()?)
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>()
+    }
+
+    fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
+        Ok(vec![
+            ScalarValue::LargeBinary(self.exact_sum().map(Numeric::to_bytes)),
+            ScalarValue::Float64(self.float),
+            ScalarValue::Int64(Some(self.count)),
+        ])
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {
+        for row in 0..states[0].len() {
+            if let Datum::Bytes(sum) = Datum::of_cell(states[0].as_ref(), row)? {
+                self.add_number(Numeric::from_bytes(&sum)?)?;
+            }
+            if let Datum::Float8(sum) = Datum::of_cell(states[1].as_ref(), row)? {
+                self.add_float(sum)?;
+            }
+            if let Datum::Int(count) = Datum::of_cell(states[2].as_ref(), row)? {
+                self.count += count;
+            }
+        }
+        Ok(())
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
+        // Only exact sums: taking a float away again leaves its rounding behind.
+        for row in 0..values[0].len() {
+            if values[0].is_null(row) {
+                continue;
+            }
+            let value = number(&Datum::of_cell(values[0].as_ref(), row)?, self.ty)?;
+            self.add_number(value.neg())?;
+            self.count -= 1;
+        }
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        !matches!(self.ty, PgType::Float4 | PgType::Float8)
+    }
+}
+
+/// `min` and `max` by the bytes that order the type.
+#[derive(Debug)]
+struct Extreme {
+    ret: PgType,
+    greatest: bool,
+    best: Option<(Vec<u8>, Datum<'static>)>,
+}
+
+impl Extreme {
+    fn update(&mut self, array: &ArrayRef) -> SqlResult<()> {
+        for row in 0..array.len() {
+            if array.is_null(row) {
+                continue;
+            }
+            let value = Datum::of_cell(array.as_ref(), row)?;
+            let key = ops::order_bytes(&value, self.ret)?;
+            let better = self
+                .best
+                .as_ref()
+                .is_none_or(|(best, _)| key != *best && (key > *best) == self.greatest);
+            if better {
+                self.best = Some((key, super::cast::owned(value)));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Accumulator for Extreme {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
+        Ok(self.update(&values[0])?)
+    }
+
+    fn evaluate(&mut self) -> DfResult<ScalarValue> {
+        Ok(match &self.best {
+            Some((_, value)) => value.to_scalar(self.ret)?,
+            None => ScalarValue::try_from(&self.ret.arrow())?,
+        })
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.best.as_ref().map_or(0, |(key, _)| key.len() * 2)
+    }
+
+    fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
+        Ok(vec![self.evaluate()?])
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {
+        Ok(self.update(&states[0])?)
+    }
+}
+
+/// `string_agg`: NULLs are left out; each value brings its own separator.
+#[derive(Debug)]
+struct StringAgg {
+    text: Option<String>,
+}
+
+impl Accumulator for StringAgg {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
+        for row in 0..values[0].len() {
+            let value = Datum::of_cell(values[0].as_ref(), row)?;
+            if matches!(value, Datum::Null) {
+                continue;
+            }
+            let value = super::cast::string(&value)?;
+            match &mut self.text {
+                Some(text) => {
+                    let separator = Datum::of_cell(values[1].as_ref(), row)?;
+                    if !matches!(separator, Datum::Null) {
+                        text.push_str(super::cast::string(&separator)?);
+                    }
+                    text.push_str(value);
+                }
+                None => self.text = Some(value.to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> DfResult<ScalarValue> {
+        Ok(ScalarValue::Utf8(self.text.clone()))
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.text.as_ref().map_or(0, String::len)
+    }
+
+    fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
+        Ok(vec![ScalarValue::Utf8(self.text.clone())])
+    }
+
+    fn merge_batch(&mut self, _states: &[ArrayRef]) -> DfResult<()> {
+        Err(SqlError::internal("string_agg is not computed in parts").into())
+    }
+}

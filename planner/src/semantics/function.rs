@@ -1,0 +1,177 @@
+//! Functions of ours in DataFusion's plans: one type for all, told apart by name, so that they
+//! travel in scan programs by name.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef};
+use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::{Result as DfResult, ScalarValue};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    TypeSignature, Volatility,
+};
+
+use super::{ops, resolve, table};
+use crate::error::{SqlError, SqlResult};
+use crate::keyenc::Datum;
+use crate::row::ColumnBuilder;
+use crate::types::PgType;
+
+/// An argument as overload resolution sees it.
+#[derive(Debug, Clone)]
+pub struct Arg {
+    /// Its type.
+    pub ty: PgType,
+    /// Its value if it is a literal.
+    pub literal: Option<ScalarValue>,
+}
+
+/// A call with its types settled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// The types the arguments are brought to.
+    pub args: Vec<PgType>,
+    /// The type of the result.
+    pub ret: PgType,
+}
+
+/// A function of ours.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct PgFunction {
+    name: &'static str,
+    signature: Signature,
+}
+
+impl PgFunction {
+    /// The function of a name in the tables.
+    pub fn new(name: &'static str, volatility: Volatility) -> Self {
+        let any = vec![TypeSignature::VariadicAny, TypeSignature::Nullary];
+        Self { name, signature: Signature::one_of(any, volatility) }
+    }
+
+    /// As DataFusion wants it.
+    pub fn udf(name: &'static str) -> Arc<ScalarUDF> {
+        let volatility = if table::is_volatile(name) {
+            Volatility::Volatile
+        } else {
+            Volatility::Immutable
+        };
+        Arc::new(ScalarUDF::new_from_impl(Self::new(name, volatility)))
+    }
+}
+
+/// A call of one of our functions.
+pub fn call(name: &'static str, args: Vec<Expr>) -> Expr {
+    PgFunction::udf(name).call(args)
+}
+
+/// The name of our function that an expression calls.
+pub fn called(udf: &ScalarUDF) -> Option<&'static str> {
+    let any: &dyn std::any::Any = udf.inner().as_ref();
+    any.downcast_ref::<PgFunction>().map(|f| f.name)
+}
+
+/// The type of an expression whose field and literal value are known.
+pub fn arg_of(field: &FieldRef, literal: Option<&ScalarValue>) -> SqlResult<Arg> {
+    let tagged = field.metadata().contains_key(crate::types::TYPE_KEY);
+    let ty = match literal {
+        Some(ScalarValue::Utf8(_)) if !tagged => PgType::Unknown,
+        Some(ScalarValue::Int64(Some(v))) if !tagged && i32::try_from(*v).is_ok() => PgType::Int4,
+        _ => PgType::of_field(field)?,
+    };
+    Ok(Arg { ty, literal: literal.cloned() })
+}
+
+impl ScalarUDFImpl for PgFunction {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _args: &[DataType]) -> DfResult<DataType> {
+        Err(SqlError::internal("the type of a function is told by its arguments' fields").into())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> DfResult<FieldRef> {
+        let types = args
+            .arg_fields
+            .iter()
+            .zip(args.scalar_arguments)
+            .map(|(field, literal)| arg_of(field, *literal))
+            .collect::<SqlResult<Vec<_>>>()?;
+        let resolved = resolve::function(self.name, &types)?;
+        let field = resolved.ret.field(self.name, true);
+        // Only a cast tells the client of a modifier; all else is just of the type.
+        let plain = !matches!(self.name, "pg_cast" | "pg_assign")
+            && PgType::of_arrow(field.data_type()).map(|t| t.without_modifier())
+                == Some(resolved.ret.without_modifier());
+        let metadata = if plain { std::collections::HashMap::new() } else { resolved.ret.metadata() };
+        Ok(Arc::new(field.with_metadata(metadata)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        Ok(invoke(self.name, &args)?)
+    }
+}
+
+fn invoke(name: &'static str, call: &ScalarFunctionArgs) -> SqlResult<ColumnarValue> {
+    let ret = PgType::of_field(&call.return_field)?;
+    let scalar = call.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
+    let rows = if scalar && !table::is_volatile(name) { 1 } else { call.number_rows };
+    let mut types = Vec::with_capacity(call.args.len());
+    let mut arrays: Vec<ArrayRef> = Vec::with_capacity(call.args.len());
+    for (value, field) in call.args.iter().zip(&call.arg_fields) {
+        types.push(PgType::of_field(field)?);
+        // A scalar is kept as an array of one row: see `cell`.
+        arrays.push(match value {
+            ColumnarValue::Array(array) => Arc::clone(array),
+            ColumnarValue::Scalar(value) => value.to_array()?,
+        });
+    }
+    if let Some(done) = ops::vectorized(name, &arrays, ret, rows)? {
+        return Ok(done);
+    }
+    let strict = table::is_strict(name);
+    let eval = table::evaluator(name)?;
+    let mut builder = ColumnBuilder::new(ret, rows)?;
+    let mut cells: Vec<Datum<'_>> = Vec::with_capacity(arrays.len());
+    for row in 0..rows {
+        cells.clear();
+        for array in &arrays {
+            cells.push(cell(array, row)?);
+        }
+        if strict && cells.iter().any(|c| matches!(c, Datum::Null)) {
+            builder.append(&Datum::Null)?;
+            continue;
+        }
+        builder.append(&eval(&Call { name, types: &types, ret }, &cells)?)?;
+    }
+    let array = builder.finish();
+    if scalar && rows == 1 && !table::is_volatile(name) {
+        return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?));
+    }
+    Ok(ColumnarValue::Array(array))
+}
+
+fn cell(array: &ArrayRef, row: usize) -> SqlResult<Datum<'_>> {
+    if array.data_type() == &DataType::Null {
+        return Ok(Datum::Null);
+    }
+    Datum::of_cell(array.as_ref(), if array.len() == 1 { 0 } else { row })
+}
+
+/// What an evaluator knows beside the values.
+pub struct Call<'a> {
+    /// The function.
+    pub name: &'static str,
+    /// Types of the arguments.
+    pub types: &'a [PgType],
+    /// Type of the result.
+    pub ret: PgType,
+}
+
+/// Computes one row.
+pub type Evaluator = fn(&Call<'_>, &[Datum<'_>]) -> SqlResult<Datum<'static>>;

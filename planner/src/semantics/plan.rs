@@ -1,0 +1,229 @@
+//! The nodes of a plan: conditions, sort and group keys, set operations, VALUES.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::common::tree_node::{Transformed, TransformedResult};
+use datafusion::common::{DFSchema, Result as DfResult};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
+use datafusion::logical_expr::{
+    Aggregate, Distinct, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator,
+    Union, Values,
+};
+
+use super::coerce::{self, arg};
+use super::function::{Arg, call};
+use super::resolve;
+use crate::error::{SqlError, SqlResult};
+use crate::types::PgType;
+
+/// The plan with PostgreSQL's meaning in all its expressions.
+pub fn meaning(plan: LogicalPlan) -> SqlResult<LogicalPlan> {
+    Ok(plan.transform_up_with_subqueries(|node| Ok(Transformed::yes(fix(node)?))).data()?)
+}
+
+fn fix(node: LogicalPlan) -> SqlResult<LogicalPlan> {
+    match node {
+        // Bounds are counted in 64 bits; scans, names and definitions hold nothing to change.
+        LogicalPlan::Limit(_) | LogicalPlan::TableScan(_) | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::EmptyRelation(_) => {
+            Ok(node.recompute_schema()?)
+        }
+        LogicalPlan::Values(values) => fix_values(values),
+        LogicalPlan::Union(union) => fix_union(union),
+        LogicalPlan::Distinct(distinct) => {
+            if let Distinct::All(input) = &distinct {
+                for field in input.schema().fields() {
+                    refuse_grouping("DISTINCT", PgType::of_field(field)?)?;
+                }
+            }
+            Ok(LogicalPlan::Distinct(distinct).recompute_schema()?)
+        }
+        node => fix_expressions(node),
+    }
+}
+
+fn refuse_grouping(what: &str, ty: PgType) -> SqlResult<()> {
+    match ty {
+        PgType::Numeric(None) => Err(SqlError::unsupported(format_args!(
+            "{what} over numeric without precision (cast it to numeric(p,s))"
+        ))),
+        PgType::Interval => Err(SqlError::unsupported(format_args!("{what} over interval"))),
+        _ => Ok(()),
+    }
+}
+
+fn fix_expressions(node: LogicalPlan) -> SqlResult<LogicalPlan> {
+    let schema = merge_schema(&node.inputs());
+    let names = NamePreserver::new(&node);
+    let sorts = matches!(node, LogicalPlan::Sort(_));
+    let filters = matches!(node, LogicalPlan::Filter(_));
+    let fixed = node.map_expressions(|expr| {
+        if sorts {
+            let expr = coerce::expression(expr, &schema)?.data;
+            return Ok(Transformed::yes(coerce::sort_key(expr, &schema)?));
+        }
+        let name = names.save(&expr);
+        let mut expr = coerce::expression(expr, &schema)?.data;
+        if filters {
+            expr = coerce::boolean(expr, "WHERE", &schema)?;
+        }
+        Ok(Transformed::yes(name.restore(expr)))
+    });
+    let node = match fixed.data()? {
+        LogicalPlan::Aggregate(aggregate) => fix_aggregate(aggregate, &schema)?,
+        LogicalPlan::Join(join) => fix_join(join)?,
+        other => other,
+    };
+    let node = node.recompute_schema()?;
+    match node {
+        LogicalPlan::Window(_) => signed_counts(node),
+        other => Ok(other),
+    }
+}
+
+/// Floats that are equal are one group.
+fn fix_aggregate(aggregate: Aggregate, schema: &DFSchema) -> SqlResult<LogicalPlan> {
+    let Aggregate { input, group_expr, aggr_expr, .. } = aggregate;
+    let mut groups = Vec::with_capacity(group_expr.len());
+    for expr in group_expr {
+        if matches!(expr, Expr::GroupingSet(_)) {
+            groups.push(expr);
+            continue;
+        }
+        let ty = arg(&expr, schema)?.ty;
+        refuse_grouping("GROUP BY", ty)?;
+        let float = matches!(ty, PgType::Float4 | PgType::Float8);
+        if float && !is_key(&expr) {
+            let (relation, name) = expr.qualified_name();
+            let key = call("pg_key", vec![expr.unalias()]);
+            groups.push(key.alias_qualified(relation, name));
+        } else {
+            groups.push(expr);
+        }
+    }
+    Ok(LogicalPlan::Aggregate(Aggregate::try_new(input, groups, aggr_expr)?))
+}
+
+fn is_key(expr: &Expr) -> bool {
+    match expr {
+        Expr::Alias(alias) => is_key(&alias.expr),
+        Expr::ScalarFunction(f) => super::function::called(&f.func) == Some("pg_key"),
+        _ => false,
+    }
+}
+
+fn fix_join(mut join: Join) -> SqlResult<LogicalPlan> {
+    let (left, right) = (Arc::clone(join.left.schema()), Arc::clone(join.right.schema()));
+    let mut pairs = Vec::with_capacity(join.on.len());
+    for (l, r) in std::mem::take(&mut join.on) {
+        pairs.push(coerce::comparison_sides(Operator::Eq, l, r, (&left, &right))?);
+    }
+    join.on = pairs;
+    if let Some(filter) = join.filter.take() {
+        let both = left.join(&right)?;
+        join.filter = Some(coerce::boolean(filter, "JOIN/ON", &both)?);
+    }
+    Ok(LogicalPlan::Join(join))
+}
+
+/// DataFusion counts rows in unsigned numbers, PostgreSQL in `bigint`.
+fn signed_counts(node: LogicalPlan) -> SqlResult<LogicalPlan> {
+    let unsigned = |field: &Field| *field.data_type() == DataType::UInt64;
+    if !node.schema().fields().iter().any(|f| unsigned(f)) {
+        return Ok(node);
+    }
+    let mut exprs = Vec::new();
+    for (qualifier, field) in node.schema().iter() {
+        let column = Expr::Column((qualifier, field).into());
+        exprs.push(if unsigned(field) {
+            let cast = Expr::Cast(datafusion::logical_expr::Cast::new(
+                Box::new(column),
+                DataType::Int64,
+            ));
+            cast.alias_qualified(qualifier.cloned(), field.name())
+        } else {
+            column
+        });
+    }
+    Ok(LogicalPlanBuilder::from(node).project(exprs)?.build()?)
+}
+
+fn fix_values(values: Values) -> SqlResult<LogicalPlan> {
+    let empty = DFSchema::empty();
+    let width = values.schema.fields().len();
+    let mut rows = Vec::with_capacity(values.values.len());
+    for row in values.values {
+        let fixed = row.into_iter().map(|e| Ok(coerce::expression(e, &empty)?.data));
+        rows.push(fixed.collect::<DfResult<Vec<_>>>()?);
+    }
+    let mut fields = Vec::with_capacity(width);
+    for i in 0..width {
+        let args = rows.iter().map(|row| arg(&row[i], &empty)).collect::<SqlResult<Vec<_>>>()?;
+        let open = args.iter().all(|a| a.ty == PgType::Unknown);
+        let ty = resolve::common_type("VALUES", &args)?;
+        if !open {
+            for (row, arg) in rows.iter_mut().zip(&args) {
+                let expr = std::mem::take(&mut row[i]);
+                row[i] = coerce::convert(expr, arg.ty, ty, false)?;
+            }
+        }
+        let name = values.schema.field(i).name();
+        let first = rows.iter().map(|row| row[i].get_type(&empty)).find(|t| {
+            !matches!(t, Ok(DataType::Null))
+        });
+        let arrow = if open { first.transpose()?.unwrap_or(DataType::Null) } else { ty.arrow() };
+        fields.push(Field::new(name, arrow, true));
+    }
+    let schema = DFSchema::from_unqualified_fields(fields.into(), Default::default())?;
+    Ok(LogicalPlan::Values(Values { schema: Arc::new(schema), values: rows }))
+}
+
+/// What a branch of a UNION has in a column: a bare string or NULL has no type yet.
+fn branch_column(input: &LogicalPlan, i: usize) -> SqlResult<Arg> {
+    if let LogicalPlan::Projection(projection) = input
+        && let Expr::Literal(..) = projection.expr[i].clone().unalias()
+    {
+        return arg(&projection.expr[i], projection.input.schema());
+    }
+    let ty = PgType::of_field(input.schema().field(i))?;
+    Ok(Arg { ty, literal: None })
+}
+
+fn fix_union(union: Union) -> SqlResult<LogicalPlan> {
+    let width = union.inputs.first().map_or(0, |input| input.schema().fields().len());
+    let mut wanted = Vec::with_capacity(width);
+    for i in 0..width {
+        let args = union
+            .inputs
+            .iter()
+            .map(|input| branch_column(input, i))
+            .collect::<SqlResult<Vec<_>>>()?;
+        wanted.push(resolve::common_type("UNION", &args)?);
+    }
+    let mut inputs = Vec::with_capacity(union.inputs.len());
+    for input in union.inputs {
+        let mut exprs = Vec::with_capacity(width);
+        let mut changed = false;
+        for (i, ty) in wanted.iter().enumerate() {
+            let (qualifier, field) = input.schema().qualified_field(i);
+            let from = PgType::of_field(field)?;
+            let column = Expr::Column((qualifier, field).into());
+            if from.arrow() == ty.arrow() {
+                exprs.push(column);
+                continue;
+            }
+            changed = true;
+            let cast = coerce::convert(column, from, *ty, false)?;
+            exprs.push(cast.alias_qualified(qualifier.cloned(), field.name()));
+        }
+        inputs.push(if changed {
+            let input = Arc::unwrap_or_clone(input);
+            Arc::new(LogicalPlanBuilder::from(input).project(exprs)?.build()?)
+        } else {
+            input
+        });
+    }
+    Ok(LogicalPlan::Union(Union::try_new(inputs)?))
+}
