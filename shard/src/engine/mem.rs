@@ -158,6 +158,7 @@ impl Engine for MemEngine {
 
     /// Drops from the flushed state too, as a compaction of files does.
     fn compact(&self, span: &KeySpan) -> Result<(), EngineError> {
+        self.flush()?;
         let table = self.safe_points.table();
         let (start, end) = (Cf::History.bound(&span.start), Cf::History.bound(&span.end));
         let State { now, flushed, .. } = &mut *self.state.lock();

@@ -276,7 +276,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Where garbage collection reads the flushed safe points of ranges (rule S1).
     fn safe_points(&self) -> &SafePoints;
 
-    /// Drops what the safe points allow and what was deleted in the span, now.
+    /// Flushes, then drops what the safe points allow and what was deleted in the span, now.
     ///
     /// # Errors
     /// [`EngineError`].

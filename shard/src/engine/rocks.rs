@@ -420,6 +420,8 @@ impl Engine for RocksEngine {
     }
 
     fn compact(&self, span: &KeySpan) -> Result<(), EngineError> {
+        // RocksDB would flush where memtables overlap the span; this way it always does.
+        self.flush()?;
         for cf in Cf::DATA {
             let (start, end) = (cf.bound(&span.start), cf.bound(&span.end));
             let mut options = rocksdb::CompactOptions::default();

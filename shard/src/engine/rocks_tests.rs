@@ -205,6 +205,8 @@ proptest! {
         // The format version is what only one of them keeps.
         let mut batch = Batch::new();
         batch.delete(Cf::Local, local::FORMAT_KEY);
+        engines[0].write(&batch).expect("writes");
+        batch.clear();
         for op in ops.into_iter().chain([Op::Write]) {
             match op {
                 Op::Put(cf, key, value) => batch.put(cf, &key, &value),

@@ -56,8 +56,8 @@ pub trait LogStore: Send + Sync + fmt::Debug {
     /// returns, it is durable. May be called from several threads; syncs are shared.
     ///
     /// # Errors
-    /// [`LogError::Failed`]: stop the node at once, by leaving the process; the batch may or may not
-    /// be durable, and other threads may hang in this call.
+    /// [`LogError::Failed`]: stop the node at once, by leaving the process; the batch may or may
+    /// not be durable, and other threads may hang in this call.
     fn append(&self, batch: &mut LogBatch) -> Result<(), LogError>;
 
     /// The same without the sync: durable with the next `append`. Only for what may be lost
