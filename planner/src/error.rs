@@ -337,9 +337,18 @@ impl From<ArrowError> for SqlError {
             ArrowError::ArithmeticOverflow(message) => {
                 SqlError::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, message)
             }
-            other => SqlError::internal(other.to_string()),
+            other => regular_expression_or_internal(other.to_string()),
         }
     }
+}
+
+/// Regular expressions are compiled inside Arrow, which tells of a bad one only in words.
+fn regular_expression_or_internal(message: String) -> SqlError {
+    if message.to_lowercase().contains("regex") {
+        let what = "invalid regular expression";
+        return SqlError::new(SqlState::INVALID_REGULAR_EXPRESSION, what).with_detail(message);
+    }
+    SqlError::internal(message)
 }
 
 impl From<ParserError> for SqlError {
@@ -377,7 +386,7 @@ impl From<DataFusionError> for SqlError {
                 ArrowError::ArithmeticOverflow(message) => {
                     SqlError::new(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, message.clone())
                 }
-                other => SqlError::internal(other.to_string()),
+                other => regular_expression_or_internal(other.to_string()),
             },
             DataFusionError::Execution(message) if message.contains("more than one row") => {
                 SqlError::new(
@@ -385,7 +394,7 @@ impl From<DataFusionError> for SqlError {
                     "more than one row returned by a subquery used as an expression",
                 )
             }
-            other => SqlError::internal(other.strip_backtrace()),
+            other => regular_expression_or_internal(other.strip_backtrace()),
         }
     }
 }
@@ -422,16 +431,36 @@ fn plan_error(message: &str) -> SqlError {
         || has("must be in GROUP BY")
         || has("aggregate functions are not allowed")
         || has("not in GROUP BY")
+        || has("Aggregate functions are not allowed")
+        || has("calls cannot be nested")
     {
         SqlState::GROUPING_ERROR
     } else if has("Invalid function") || has("No function matches") || has("Cannot coerce") {
         SqlState::UNDEFINED_FUNCTION
     } else if has("table") && has("not found") {
         SqlState::UNDEFINED_TABLE
-    } else if has("ORDER BY position") || has("is not in select list") {
+    } else if has("ORDER BY position")
+        || has("is not in select list")
+        || has("Order by column out of bounds")
+        || has("Cannot find column with position")
+        || has("must appear in select list")
+    {
         SqlState::INVALID_COLUMN_REFERENCE
-    } else if has("same number of columns") || has("number of columns") {
+    } else if has("same number of columns")
+        || has("number of columns")
+        || has("should only return one column")
+        || has("with no tables specified")
+        || has("Inconsistent data length")
+    {
         SqlState::SYNTAX_ERROR
+    } else if has("non-boolean predicate") {
+        SqlState::DATATYPE_MISMATCH
+    } else if has("specified more than once") && has("WITH query") {
+        SqlState::DUPLICATE_ALIAS
+    } else if has("LIMIT must be >= 0") {
+        SqlState::INVALID_ROW_COUNT_IN_LIMIT
+    } else if has("OFFSET must be >=0") {
+        SqlState::INVALID_ROW_COUNT_IN_OFFSET
     } else {
         SqlState::FEATURE_NOT_SUPPORTED
     };

@@ -11,21 +11,21 @@
 //! * [`error`]: what a client is told.
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own their time"))]
 
+pub mod cache;
 pub mod catalog;
+pub mod dml;
 pub mod error;
+pub mod exec;
+pub mod infoschema;
 pub mod keyenc;
 pub mod kv;
 pub mod parse;
+pub mod plan;
 pub mod program;
 pub mod row;
 pub mod semantics;
-pub mod types;
-pub mod cache;
-pub mod dml;
-pub mod exec;
-pub mod infoschema;
-pub mod plan;
 pub mod testing;
+pub mod types;
 
 #[cfg(test)]
 mod engine_tests;

@@ -15,9 +15,8 @@ use bytes::Bytes;
 use datafusion::arrow::array::{
     ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder,
     FixedSizeBinaryBuilder, Float32Builder, Float64Builder, Int16Builder, Int32Builder,
-    Int64Builder, IntervalMonthDayNanoBuilder, LargeBinaryBuilder, LargeStringBuilder,
-    NullBuilder, RecordBatch, RecordBatchOptions, StringBuilder, TimestampMicrosecondBuilder,
-    UInt32Builder,
+    Int64Builder, IntervalMonthDayNanoBuilder, LargeBinaryBuilder, LargeStringBuilder, NullBuilder,
+    RecordBatch, RecordBatchOptions, StringBuilder, TimestampMicrosecondBuilder, UInt32Builder,
 };
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 
@@ -38,9 +37,7 @@ fn corrupt(what: &str) -> SqlError {
 /// The columns kept in the value of a table's rows, by ascending id.
 pub fn value_columns(table: &TableDef) -> Vec<ColumnId> {
     let in_key = |id| table.primary().columns.iter().any(|c| c.column == id);
-    let lossy = |ty| {
-        matches!(ty, PgType::Numeric(None) | PgType::Float4 | PgType::Float8)
-    };
+    let lossy = |ty| matches!(ty, PgType::Numeric(None) | PgType::Float4 | PgType::Float8);
     let mut ids: Vec<ColumnId> =
         table.columns.iter().filter(|c| !in_key(c.id) || lossy(c.ty)).map(|c| c.id).collect();
     ids.sort_unstable();
@@ -182,6 +179,8 @@ fn encode_columns<'a>(
     columns: &[ColumnId],
     value_of: &dyn Fn(ColumnId) -> SqlResult<Datum<'a>>,
 ) -> SqlResult<Bytes> {
+    let mut columns = columns.to_vec();
+    columns.sort_unstable();
     let mut out = vec![VERSION];
     put_varint(columns.len() as u64, &mut out);
     let bitmap = out.len();
@@ -214,7 +213,8 @@ fn read_columns<'a>(
         Some((version, _)) => return Err(corrupt(&format!("version {version} is unknown"))),
         None => return Err(corrupt("it is empty")),
     };
-    let count = usize::try_from(take_varint(&mut rest)?).map_err(|_| corrupt("too many columns"))?;
+    let count =
+        usize::try_from(take_varint(&mut rest)?).map_err(|_| corrupt("too many columns"))?;
     let (nulls, mut rest) =
         rest.split_at_checked(count.div_ceil(8)).ok_or_else(|| corrupt("it ends early"))?;
     let mut id = 0u32;
@@ -289,10 +289,13 @@ fn value_from(bytes: &[u8], ty: PgType) -> SqlResult<Datum<'_>> {
             [b @ 0..=1] => Datum::Bool(*b == 1),
             _ => return Err(wrong()),
         },
-        PgType::Int2 | PgType::Int4 | PgType::Int8 | PgType::Oid | PgType::Date
-        | PgType::Timestamp | PgType::TimestampTz => {
-            Datum::Int(i64::try_from(long_int(bytes)?).map_err(|_| wrong())?)
-        }
+        PgType::Int2
+        | PgType::Int4
+        | PgType::Int8
+        | PgType::Oid
+        | PgType::Date
+        | PgType::Timestamp
+        | PgType::TimestampTz => Datum::Int(i64::try_from(long_int(bytes)?).map_err(|_| wrong())?),
         PgType::Numeric(Some(_)) => Datum::Decimal(long_int(bytes)?),
         PgType::Float4 => Datum::Float4(f32::from_le_bytes(bytes.try_into().map_err(|_| wrong())?)),
         PgType::Float8 => Datum::Float8(f64::from_le_bytes(bytes.try_into().map_err(|_| wrong())?)),
@@ -384,9 +387,7 @@ impl ColumnBuilder {
                 TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("+00:00"),
             ),
             PgType::Uuid => Self::Uuid(FixedSizeBinaryBuilder::with_capacity(rows, 16)),
-            PgType::Interval => {
-                Self::Interval(IntervalMonthDayNanoBuilder::with_capacity(rows))
-            }
+            PgType::Interval => Self::Interval(IntervalMonthDayNanoBuilder::with_capacity(rows)),
             PgType::Unknown | PgType::Void => Self::Null(NullBuilder::new()),
         })
     }
@@ -497,8 +498,7 @@ impl RowLayout {
             key.push((part.column, column_type(table, part.column)?));
         }
         let in_value = value_columns(table);
-        let in_both =
-            key.iter().map(|(id, _)| *id).filter(|id| in_value.contains(id)).collect();
+        let in_both = key.iter().map(|(id, _)| *id).filter(|id| in_value.contains(id)).collect();
         let mut columns = Vec::new();
         for id in projection {
             let column = table

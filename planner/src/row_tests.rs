@@ -10,12 +10,8 @@ use crate::catalog::{CatalogSnapshot, DdlOp, NewColumn, NewKey, decode_catalog};
 use crate::types::text::from_text;
 
 fn table() -> std::sync::Arc<TableDef> {
-    let column = |name: &str, ty, nullable| NewColumn {
-        name: name.into(),
-        ty,
-        nullable,
-        default: None,
-    };
+    let column =
+        |name: &str, ty, nullable| NewColumn { name: name.into(), ty, nullable, default: None };
     let op = DdlOp::CreateTable {
         name: "t".into(),
         if_not_exists: false,
@@ -134,7 +130,7 @@ fn golden_bytes_of_a_value() {
     let row = values(&[FULL[0], FULL[1], Some("x"), None, None, None, None, Some("-2")]);
     let (_, value) = primary_entry(&table, &|id| Datum::of_scalar(&row[&id])).expect("an entry");
     // version, 7 columns, NULLs, 2: numeric 1.50, 3: 'x', 4 to 7: NULL, 8: -2
-    let golden = "01 07 3c 02 08 4080010233000002 01 01 78 01 01 01 01 01 01 fe";
+    let golden = "01 07 3c 02 07 40800110000002 01 01 78 01 01 01 01 01 01 fe";
     assert_eq!(hex::encode(&value), golden.replace(' ', ""));
 }
 

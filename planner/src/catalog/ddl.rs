@@ -5,8 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec;
 use super::defs::{
-    ColumnDef, ColumnId, DefaultExpr, IndexColumn, IndexDef, IndexId, IndexState, TableDef,
-    TableId,
+    ColumnDef, ColumnId, DefaultExpr, IndexColumn, IndexDef, IndexId, IndexState, TableDef, TableId,
 };
 use super::snapshot::CatalogSnapshot;
 use crate::error::{SqlError, SqlResult, SqlState};
@@ -469,7 +468,8 @@ fn drop_table(
 }
 
 fn missing(kind: &str, name: &str, allowed: bool, change: &mut CatalogChange) -> SqlResult<()> {
-    let state = if kind == "table" { SqlState::UNDEFINED_TABLE } else { SqlState::UNDEFINED_OBJECT };
+    let state =
+        if kind == "table" { SqlState::UNDEFINED_TABLE } else { SqlState::UNDEFINED_OBJECT };
     let message = format!("{kind} \"{name}\" does not exist");
     if !allowed {
         return Err(SqlError::new(state, message));

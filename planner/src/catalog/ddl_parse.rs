@@ -72,17 +72,30 @@ pub fn pg_type(ty: &DataType) -> SqlResult<PgType> {
 
 fn custom(name: &ObjectName, modifiers: &[String]) -> SqlResult<PgType> {
     let last = name.0.last().and_then(|p| p.as_ident()).map(folded).unwrap_or_default();
-    let undefined = || {
-        SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type \"{last}\" does not exist"))
-    };
+    let undefined =
+        || SqlError::new(SqlState::UNDEFINED_OBJECT, format!("type \"{last}\" does not exist"));
     let numbers: Result<Vec<i64>, _> = modifiers.iter().map(|m| m.parse()).collect();
     let found = PgType::with_modifiers(&last, &numbers.map_err(|_| undefined())?)?;
     if let Some(found) = found.filter(|ty| !matches!(ty, PgType::Unknown | PgType::Void)) {
         return Ok(found);
     }
     const KNOWN: [&str; 16] = [
-        "serial", "bigserial", "smallserial", "serial4", "serial8", "json", "jsonb", "xml", "inet",
-        "cidr", "money", "point", "time", "timetz", "tsvector", "regclass",
+        "serial",
+        "bigserial",
+        "smallserial",
+        "serial4",
+        "serial8",
+        "json",
+        "jsonb",
+        "xml",
+        "inet",
+        "cidr",
+        "money",
+        "point",
+        "time",
+        "timetz",
+        "tsvector",
+        "regclass",
     ];
     if KNOWN.contains(&last.as_str()) {
         return Err(SqlError::unsupported(format_args!("the type {last}")));

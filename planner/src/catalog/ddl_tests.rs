@@ -34,10 +34,9 @@ impl Store {
             *next_id += 1;
             100 + *next_id
         };
-        let catalog = codec::decode_catalog(
-            self.rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())),
-        )
-        .expect("own rows");
+        let catalog =
+            codec::decode_catalog(self.rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())))
+                .expect("own rows");
         let change = op.apply(&catalog, &mut ids).map_err(code)?;
         for write in &change.writes {
             match &write.value {
@@ -143,8 +142,7 @@ fn an_index_is_building_until_it_is_finished() {
     let catalog = store.catalog();
     let (_, def) = catalog.index("t_a_idx").expect("the index");
     assert_eq!(def.state, IndexState::Building);
-    let change =
-        DdlOp::FinishIndex { table, index }.apply(&catalog, &mut || 0).expect("finished");
+    let change = DdlOp::FinishIndex { table, index }.apply(&catalog, &mut || 0).expect("finished");
     let def = codec::decode_table(change.writes[0].value.as_ref().expect("a table"));
     assert_eq!(def.expect("own row").indexes[1].state, IndexState::Public);
 }

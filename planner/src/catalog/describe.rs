@@ -66,10 +66,5 @@ pub fn describe_key(catalog: &CatalogSnapshot, key: &[u8]) -> Option<KeyDescript
         columns.push(column.name.clone());
         values.push(text::to_text(&scalar, column.ty).ok()?.unwrap_or_else(|| "null".into()));
     }
-    Some(KeyDescription {
-        table: table.name.clone(),
-        index: index.name.clone(),
-        columns,
-        values,
-    })
+    Some(KeyDescription { table: table.name.clone(), index: index.name.clone(), columns, values })
 }

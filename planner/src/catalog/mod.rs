@@ -9,8 +9,8 @@
 //! * [`describe`]: a key in words, for DETAIL lines.
 
 pub mod codec;
-pub mod ddl_parse;
 pub mod ddl;
+pub mod ddl_parse;
 pub mod defs;
 pub mod describe;
 pub mod snapshot;

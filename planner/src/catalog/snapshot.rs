@@ -64,10 +64,7 @@ impl CatalogSnapshot {
     /// A table by name, or `42P01`.
     pub fn expect_table(&self, name: &str) -> SqlResult<&Arc<TableDef>> {
         self.table(name).ok_or_else(|| {
-            SqlError::new(
-                SqlState::UNDEFINED_TABLE,
-                format!("relation \"{name}\" does not exist"),
-            )
+            SqlError::new(SqlState::UNDEFINED_TABLE, format!("relation \"{name}\" does not exist"))
         })
     }
 

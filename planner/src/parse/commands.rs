@@ -58,8 +58,7 @@ impl<'a> Reader<'a> {
 
     /// Takes several words if they are next.
     fn take_all(&mut self, words: &[&str]) -> bool {
-        let found =
-            words.iter().enumerate().all(|(i, w)| is_word(self.tokens.get(self.at + i), w));
+        let found = words.iter().enumerate().all(|(i, w)| is_word(self.tokens.get(self.at + i), w));
         self.at += if found { words.len() } else { 0 };
         found
     }
@@ -295,7 +294,11 @@ fn values(r: &mut Reader<'_>) -> SqlResult<SetValue> {
             Some(Token::SingleQuotedString(s) | Token::EscapedStringLiteral(s)) => s.clone(),
             Some(Token::Number(n, _)) => format!("{sign}{n}"),
             Some(Token::Word(w)) => {
-                if w.quote_style.is_some() { w.value.clone() } else { w.value.to_lowercase() }
+                if w.quote_style.is_some() {
+                    w.value.clone()
+                } else {
+                    w.value.to_lowercase()
+                }
             }
             _ => return Err(error),
         };

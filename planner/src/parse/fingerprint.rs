@@ -19,9 +19,8 @@ use crate::types::numeric::Numeric;
 const LIFTED_MAX: usize = 512;
 
 /// Words after which a literal may be lifted.
-const BEFORE: [&str; 12] = [
-    "and", "or", "not", "where", "between", "like", "ilike", "then", "else", "when", "in", "on",
-];
+const BEFORE: [&str; 12] =
+    ["and", "or", "not", "where", "between", "like", "ilike", "then", "else", "when", "in", "on"];
 
 /// The highest `$n`.
 pub fn highest_parameter(tokens: &[TokenWithSpan]) -> usize {

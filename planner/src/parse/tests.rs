@@ -91,7 +91,10 @@ fn locking_clauses_are_taken_off() {
         ("select * from t for no key update", vec![(None, LockStrength::NoKeyUpdate)]),
         (
             "select * from t, u for key share of t for share of u",
-            vec![(Some("t".into()), LockStrength::KeyShare), (Some("u".into()), LockStrength::Share)],
+            vec![
+                (Some("t".into()), LockStrength::KeyShare),
+                (Some("u".into()), LockStrength::Share),
+            ],
         ),
         ("select substring('abc' from 1 for 2)", vec![]),
     ];
@@ -111,9 +114,7 @@ fn locking_clauses_are_taken_off() {
 
 #[test]
 fn syntax_errors_point_at_the_token() {
-    let error = |text: &str| {
-        parse(text).and_then(|all| all[0].parse_plan()).expect_err(text)
-    };
+    let error = |text: &str| parse(text).and_then(|all| all[0].parse_plan()).expect_err(text);
     let e = error("selekt 1");
     assert_eq!((e.sqlstate, e.position), (SqlState::SYNTAX_ERROR, Some(1)));
     assert_eq!(e.message, "syntax error at or near \"selekt\"");
@@ -169,8 +170,7 @@ fn explain_options_in_brackets_count() {
         ("explain (analyze false) select 1", false),
         ("explain select 1", false),
     ] {
-        let ast::Statement::Explain { analyze, .. } =
-            one(text).parse_plan().expect(text).statement
+        let ast::Statement::Explain { analyze, .. } = one(text).parse_plan().expect(text).statement
         else {
             panic!("{text}")
         };

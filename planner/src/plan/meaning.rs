@@ -2,4 +2,3 @@
 //! anything.
 
 pub use crate::semantics::{analyze, assignment_cast, register};
-

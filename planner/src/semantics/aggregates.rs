@@ -1,6 +1,7 @@
 //! Aggregates: `sum` and `avg` exact and checked, `min` and `max` in PostgreSQL's order,
 //! `string_agg`. What DataFusion has that is equal is passed on.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef};
@@ -88,10 +89,8 @@ pub fn arguments(
     distinct: bool,
     schema: &DFSchema,
 ) -> SqlResult<Vec<Expr>> {
-    let types = args
-        .iter()
-        .map(|e| coerce::arg(e, schema).map(|a| a.ty))
-        .collect::<SqlResult<Vec<_>>>()?;
+    let types =
+        args.iter().map(|e| coerce::arg(e, schema).map(|a| a.ty)).collect::<SqlResult<Vec<_>>>()?;
     if OURS.contains(&name) {
         let Some(first) = types.first() else { return Err(undefined(name, PgType::Void)) };
         result_type(name, *first)?;
@@ -103,9 +102,7 @@ pub fn arguments(
             .zip(types)
             .map(|(e, ty)| match (name, ty) {
                 ("string_agg", ty) => coerce::convert(e, ty, PgType::Text, false),
-                ("min" | "max", PgType::Unknown) => {
-                    coerce::convert(e, ty, PgType::Text, false)
-                }
+                ("min" | "max", PgType::Unknown) => coerce::convert(e, ty, PgType::Text, false),
                 _ => Ok(e),
             })
             .collect();
@@ -172,10 +169,22 @@ impl AggregateUDFImpl for PgAggregate {
         let ty = first.map_or(Ok(PgType::Void), |field| PgType::of_field(field))?;
         let ret = PgType::of_arrow(args.return_field.data_type())
             .ok_or_else(|| SqlError::internal("an aggregate of an unknown type"))?;
+        let distinct = args.is_distinct.then(BTreeSet::new);
+        let sum = |average| Sum { ty, ret, exact: None, float: None, count: 0, average };
         Ok(match self.name {
-            "sum" => Box::new(Sum { ty, ret, exact: None, float: None, count: 0, average: false }),
-            "avg" => Box::new(Sum { ty, ret, exact: None, float: None, count: 0, average: true }),
-            "string_agg" => Box::new(StringAgg { text: None }),
+            "sum" | "avg" => match distinct {
+                Some(seen) => Box::new(DistinctSum { seen, sum: sum(self.name == "avg") }),
+                None => Box::new(sum(self.name == "avg")),
+            },
+            "string_agg" => Box::new(StringAgg {
+                parts: Vec::new(),
+                distinct: args.is_distinct,
+                descending: args
+                    .order_bys
+                    .iter()
+                    .map(|sort| (sort.options.descending, sort.options.nulls_first))
+                    .collect(),
+            }),
             name => Box::new(Extreme { ret, greatest: name == "max", best: None }),
         })
     }
@@ -191,6 +200,16 @@ impl AggregateUDFImpl for PgAggregate {
             ],
             _ => vec![value(args.return_field.data_type().clone())],
         })
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> DfResult<Box<dyn Accumulator>> {
+        if !matches!(self.name, "min" | "max") {
+            return self.accumulator(args);
+        }
+        let ret = PgType::of_arrow(args.return_field.data_type())
+            .ok_or_else(|| SqlError::internal("an aggregate of an unknown type"))?;
+        let best = Extreme { ret, greatest: self.name == "max", best: None };
+        Ok(Box::new(SlidingExtreme { best, frame: VecDeque::new() }))
     }
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
@@ -431,47 +450,187 @@ impl Accumulator for Extreme {
     }
 }
 
-/// `string_agg`: NULLs are left out; each value brings its own separator.
+/// `sum` and `avg` of `DISTINCT` values.
 #[derive(Debug)]
-struct StringAgg {
-    text: Option<String>,
+struct DistinctSum {
+    seen: BTreeSet<Vec<u8>>,
+    sum: Sum,
 }
 
-impl Accumulator for StringAgg {
+impl Accumulator for DistinctSum {
     fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
         for row in 0..values[0].len() {
-            let value = Datum::of_cell(values[0].as_ref(), row)?;
-            if matches!(value, Datum::Null) {
+            if values[0].is_null(row) {
                 continue;
             }
-            let value = super::cast::string(&value)?;
-            match &mut self.text {
-                Some(text) => {
-                    let separator = Datum::of_cell(values[1].as_ref(), row)?;
-                    if !matches!(separator, Datum::Null) {
-                        text.push_str(super::cast::string(&separator)?);
-                    }
-                    text.push_str(value);
-                }
-                None => self.text = Some(value.to_owned()),
+            let key = ops::order_bytes(&Datum::of_cell(values[0].as_ref(), row)?, self.sum.ty)?;
+            if self.seen.insert(key) {
+                self.sum.update(&values[0].slice(row, 1))?;
             }
         }
         Ok(())
     }
 
     fn evaluate(&mut self) -> DfResult<ScalarValue> {
-        Ok(ScalarValue::Utf8(self.text.clone()))
+        self.sum.evaluate()
     }
 
     fn size(&self) -> usize {
-        size_of::<Self>() + self.text.as_ref().map_or(0, String::len)
+        size_of::<Self>() + self.seen.iter().map(|k| k.len() + 32).sum::<usize>()
     }
 
     fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
-        Ok(vec![ScalarValue::Utf8(self.text.clone())])
+        Err(SqlError::unsupported("DISTINCT in an aggregate computed in parts").into())
     }
 
     fn merge_batch(&mut self, _states: &[ArrayRef]) -> DfResult<()> {
-        Err(SqlError::internal("string_agg is not computed in parts").into())
+        Err(SqlError::unsupported("DISTINCT in an aggregate computed in parts").into())
+    }
+}
+
+/// `min` and `max` over a frame that moves.
+#[derive(Debug)]
+struct SlidingExtreme {
+    best: Extreme,
+    frame: VecDeque<ArrayRef>,
+}
+
+impl Accumulator for SlidingExtreme {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
+        self.frame.extend((0..values[0].len()).map(|row| values[0].slice(row, 1)));
+        Ok(())
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
+        self.frame.drain(..values[0].len().min(self.frame.len()));
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+
+    fn evaluate(&mut self) -> DfResult<ScalarValue> {
+        self.best.best = None;
+        for value in &self.frame {
+            self.best.update(value)?;
+        }
+        self.best.evaluate()
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.frame.len() * 64
+    }
+
+    fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
+        Ok(vec![self.evaluate()?])
+    }
+
+    fn merge_batch(&mut self, _states: &[ArrayRef]) -> DfResult<()> {
+        Err(SqlError::internal("a frame is not computed in parts").into())
+    }
+}
+
+/// `string_agg`: NULLs are left out; each value brings its own separator. The values are put in
+/// the order asked for here, whatever order they come in.
+#[derive(Debug)]
+struct StringAgg {
+    parts: Vec<Part>,
+    distinct: bool,
+    /// Of each sort key: whether `DESC`, and whether NULLs come first.
+    descending: Vec<(bool, bool)>,
+}
+
+#[derive(Debug)]
+struct Part {
+    key: Vec<u8>,
+    value: String,
+    separator: Option<String>,
+}
+
+impl StringAgg {
+    /// Bytes that order as the sort keys of a row do.
+    fn sort_key(&self, keys: &[ArrayRef], row: usize) -> SqlResult<Vec<u8>> {
+        let mut out = Vec::new();
+        for (array, (descending, nulls_first)) in keys.iter().zip(&self.descending) {
+            let value = match array.data_type() {
+                DataType::Null => Datum::Null,
+                _ => Datum::of_cell(array.as_ref(), row)?,
+            };
+            if matches!(value, Datum::Null) {
+                out.push(if *nulls_first { 0 } else { 2 });
+                continue;
+            }
+            out.push(1);
+            let ty = PgType::of_arrow(array.data_type())
+                .ok_or_else(|| SqlError::internal("a sort key of an unknown type"))?;
+            let mut bytes = ops::order_bytes(&value, ty)?;
+            if *descending {
+                bytes.iter_mut().for_each(|b| *b = !*b);
+            }
+            out.extend_from_slice(&bytes);
+        }
+        Ok(out)
+    }
+
+    fn update(&mut self, values: &[ArrayRef]) -> SqlResult<()> {
+        let text = |array: &ArrayRef, row: usize| -> SqlResult<Option<String>> {
+            match array.data_type() {
+                DataType::Null => Ok(None),
+                _ => match Datum::of_cell(array.as_ref(), row)? {
+                    Datum::Null => Ok(None),
+                    value => super::cast::string(&value).map(|s| Some(s.to_owned())),
+                },
+            }
+        };
+        for row in 0..values[0].len() {
+            let Some(value) = text(&values[0], row)? else { continue };
+            let separator = text(&values[1], row)?;
+            if self.distinct && self.parts.iter().any(|p| p.value == value) {
+                continue;
+            }
+            let key = self.sort_key(values.get(2..).unwrap_or_default(), row)?;
+            self.parts.push(Part { key, value, separator });
+        }
+        Ok(())
+    }
+}
+
+impl Accumulator for StringAgg {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
+        Ok(self.update(values)?)
+    }
+
+    fn evaluate(&mut self) -> DfResult<ScalarValue> {
+        if self.distinct && self.descending.is_empty() {
+            // PostgreSQL sorts to find what is distinct.
+            self.parts.sort_by(|a, b| a.value.cmp(&b.value));
+        } else {
+            self.parts.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        let mut text: Option<String> = None;
+        for part in &self.parts {
+            match &mut text {
+                Some(text) => {
+                    text.push_str(part.separator.as_deref().unwrap_or(""));
+                    text.push_str(&part.value);
+                }
+                None => text = Some(part.value.clone()),
+            }
+        }
+        Ok(ScalarValue::Utf8(text))
+    }
+
+    fn size(&self) -> usize {
+        let part = |p: &Part| p.key.len() + p.value.len() + size_of::<Part>();
+        size_of::<Self>() + self.parts.iter().map(part).sum::<usize>()
+    }
+
+    fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
+        Err(SqlError::unsupported("string_agg computed in parts").into())
+    }
+
+    fn merge_batch(&mut self, _states: &[ArrayRef]) -> DfResult<()> {
+        Err(SqlError::unsupported("string_agg computed in parts").into())
     }
 }

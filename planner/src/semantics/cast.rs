@@ -142,9 +142,7 @@ pub fn convert(
     };
     Ok(match (from, to) {
         (_, Text | Name | Unknown) => of_string(to_string(value, from)?),
-        (_, Varchar(limit)) => {
-            of_string(fit_string(&to_string(value, from)?, limit, explicit)?)
-        }
+        (_, Varchar(limit)) => of_string(fit_string(&to_string(value, from)?, limit, explicit)?),
         (_, Char(limit)) => {
             let text = match from {
                 Char(_) => string(value)?.to_owned(),
@@ -176,9 +174,7 @@ pub fn convert(
             Datum::Int(v as i64)
         }
         (Num(_), Int2 | Int4 | Int8) => {
-            let v = number(value, from)?
-                .to_i64()?
-                .ok_or_else(|| out_of_range(to.sql_name()))?;
+            let v = number(value, from)?.to_i64()?.ok_or_else(|| out_of_range(to.sql_name()))?;
             fit_int(v, to)?
         }
         (_, Float8) => {

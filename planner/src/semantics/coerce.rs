@@ -1,8 +1,8 @@
 //! One expression after another gets PostgreSQL's types and meaning. Children come first.
 
-use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
 use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::{
     AggregateFunction, Between, Case, Cast, InList, InSubquery, Like, ScalarFunction,
     SetComparison, Sort, WindowFunction,
@@ -72,9 +72,12 @@ fn node(expr: Expr, schema: &DFSchema) -> SqlResult<Expr> {
         Expr::WindowFunction(function) => window(*function, schema)?,
         Expr::InList(list) => in_list(list, schema)?,
         Expr::InSubquery(query) => in_subquery(query, schema)?,
-        Expr::SetComparison(comparison) => set_comparison(comparison, schema)?,
-        Expr::Unnest(_) | Expr::HigherOrderFunction(_) | Expr::Lambda(_)
-        | Expr::LambdaVariable(_) | Expr::ScalarVariable(..) => {
+        Expr::SetComparison(comparison) => set_comparison(comparison)?,
+        Expr::Unnest(_)
+        | Expr::HigherOrderFunction(_)
+        | Expr::Lambda(_)
+        | Expr::LambdaVariable(_)
+        | Expr::ScalarVariable(..) => {
             return Err(SqlError::unsupported("an array or variable expression"));
         }
         other => other,
@@ -208,13 +211,17 @@ fn binary_expr(binary: BinaryExpr, schema: &DFSchema) -> SqlResult<Expr> {
         Operator::IsDistinctFrom | Operator::IsNotDistinctFrom => {
             return compare(op, left, right, schema);
         }
-        Operator::RegexMatch | Operator::RegexIMatch | Operator::RegexNotMatch
+        Operator::RegexMatch
+        | Operator::RegexIMatch
+        | Operator::RegexNotMatch
         | Operator::RegexNotIMatch => {
             let left = text_operand(left, schema)?;
             let right = text_operand(right, schema)?;
             return Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right))));
         }
-        Operator::LikeMatch | Operator::ILikeMatch | Operator::NotLikeMatch
+        Operator::LikeMatch
+        | Operator::ILikeMatch
+        | Operator::NotLikeMatch
         | Operator::NotILikeMatch => {
             let negated = matches!(op, Operator::NotLikeMatch | Operator::NotILikeMatch);
             let fold = matches!(op, Operator::ILikeMatch | Operator::NotILikeMatch);
@@ -254,20 +261,29 @@ fn text_operand(expr: Expr, schema: &DFSchema) -> SqlResult<Expr> {
     }
 }
 
+/// The expression without a cast that DataFusion put around it by itself: the types that SQL text
+/// names are told by their metadata.
+pub fn without_silent_cast(expr: Expr) -> Expr {
+    match expr {
+        Expr::Cast(cast)
+            if !cast.field.metadata().contains_key(crate::types::TYPE_KEY)
+                && matches!(*cast.expr, Expr::Literal(..) | Expr::Placeholder(_)) =>
+        {
+            *cast.expr
+        }
+        other => other,
+    }
+}
+
 /// Whether values of a type are compared, grouped and sorted by a key instead.
 pub fn needs_key(ty: PgType) -> bool {
-    matches!(
-        ty,
-        PgType::Numeric(None) | PgType::Float4 | PgType::Float8 | PgType::Interval
-    )
+    matches!(ty, PgType::Numeric(None) | PgType::Float4 | PgType::Float8 | PgType::Interval)
 }
 
 /// What an expression is sorted and partitioned by.
 pub fn sort_key(expr: Expr, schema: &DFSchema) -> SqlResult<Expr> {
     let ty = arg(&expr, schema)?.ty;
-    let ours = |e: &Expr| {
-        matches!(e, Expr::ScalarFunction(f) if called(&f.func) == Some("pg_key"))
-    };
+    let ours = |e: &Expr| matches!(e, Expr::ScalarFunction(f) if called(&f.func) == Some("pg_key"));
     if (needs_key(ty) || matches!(ty, PgType::Char(_))) && !ours(&expr) {
         return Ok(call("pg_key", vec![expr]));
     }
@@ -282,9 +298,8 @@ pub fn comparison_sides(
     schemas: (&DFSchema, &DFSchema),
 ) -> SqlResult<(Expr, Expr)> {
     let (a, b) = (arg(&left, schemas.0)?, arg(&right, schemas.1)?);
-    let keyed = |e: &Expr| {
-        matches!(e, Expr::ScalarFunction(f) if called(&f.func) == Some("pg_key"))
-    };
+    let keyed =
+        |e: &Expr| matches!(e, Expr::ScalarFunction(f) if called(&f.func) == Some("pg_key"));
     if a.ty == b.ty && keyed(&left) && keyed(&right) {
         return Ok((left, right));
     }
@@ -322,8 +337,7 @@ fn literal_in_columns_digits(a: &Arg, b: &Arg) -> Option<PgType> {
         PgType::Numeric(Some((_, t))) => t,
         _ => return None,
     };
-    let fits = digits <= s
-        && ops::convert_literal(literal.1, literal.0, column.ty, false).is_ok();
+    let fits = digits <= s && ops::convert_literal(literal.1, literal.0, column.ty, false).is_ok();
     fits.then_some(PgType::Numeric(Some((p, s))))
 }
 
@@ -561,9 +575,13 @@ fn subquery_sides(
     schema: &DFSchema,
 ) -> SqlResult<(Expr, Subquery)> {
     let inner = subquery.subquery.schema();
-    let column = Expr::Column(inner.columns().first().cloned().ok_or_else(|| {
-        SqlError::syntax("subquery has no columns")
-    })?);
+    let column = Expr::Column(
+        inner
+            .columns()
+            .first()
+            .cloned()
+            .ok_or_else(|| SqlError::syntax("subquery has no columns"))?,
+    );
     let (left, right) = comparison_sides(op, expr, column.clone(), (schema, inner))?;
     if right == column {
         return Ok((left, subquery));
@@ -580,17 +598,13 @@ fn in_subquery(query: InSubquery, schema: &DFSchema) -> SqlResult<Expr> {
     Ok(Expr::InSubquery(InSubquery::new(Box::new(expr), subquery, negated)))
 }
 
-fn set_comparison(comparison: SetComparison, schema: &DFSchema) -> SqlResult<Expr> {
-    let SetComparison { expr, subquery, op, quantifier } = comparison;
-    let (expr, subquery) = subquery_sides(op, *expr, subquery, schema)?;
-    Ok(Expr::SetComparison(SetComparison::new(Box::new(expr), subquery, op, quantifier)))
+fn set_comparison(comparison: SetComparison) -> SqlResult<Expr> {
+    let SetComparison { op, quantifier, .. } = comparison;
+    Err(SqlError::unsupported(format_args!("{op} {quantifier} of a subquery")))
 }
 
 fn sorts(sorts: Vec<Sort>, schema: &DFSchema) -> SqlResult<Vec<Sort>> {
-    sorts
-        .into_iter()
-        .map(|sort| Ok(Sort { expr: sort_key(sort.expr, schema)?, ..sort }))
-        .collect()
+    sorts.into_iter().map(|sort| Ok(Sort { expr: sort_key(sort.expr, schema)?, ..sort })).collect()
 }
 
 fn aggregate(mut function: AggregateFunction, schema: &DFSchema) -> SqlResult<Expr> {

@@ -40,29 +40,38 @@ pub struct Resolved {
 pub struct PgFunction {
     name: &'static str,
     signature: Signature,
+    /// Whether the pass has settled the arguments' types. Before, a bare literal is what SQL text
+    /// means by it: `1` is an `integer` though DataFusion reads a 64-bit number.
+    settled: bool,
 }
 
 impl PgFunction {
     /// The function of a name in the tables.
-    pub fn new(name: &'static str, volatility: Volatility) -> Self {
+    fn new(name: &'static str, volatility: Volatility, settled: bool) -> Self {
         let any = vec![TypeSignature::VariadicAny, TypeSignature::Nullary];
-        Self { name, signature: Signature::one_of(any, volatility) }
+        Self { name, signature: Signature::one_of(any, volatility), settled }
     }
 
-    /// As DataFusion wants it.
+    /// As DataFusion wants it, for calls in SQL text.
     pub fn udf(name: &'static str) -> Arc<ScalarUDF> {
-        let volatility = if table::is_volatile(name) {
-            Volatility::Volatile
-        } else {
-            Volatility::Immutable
-        };
-        Arc::new(ScalarUDF::new_from_impl(Self::new(name, volatility)))
+        Self::make(name, false)
+    }
+
+    fn make(name: &'static str, settled: bool) -> Arc<ScalarUDF> {
+        let volatility =
+            if table::is_volatile(name) { Volatility::Volatile } else { Volatility::Immutable };
+        Arc::new(ScalarUDF::new_from_impl(Self::new(name, volatility, settled)))
     }
 }
 
-/// A call of one of our functions.
-pub fn call(name: &'static str, args: Vec<Expr>) -> Expr {
+/// A call as SQL text has it, its types not settled.
+pub fn raw_call(name: &'static str, args: Vec<Expr>) -> Expr {
     PgFunction::udf(name).call(args)
+}
+
+/// A call of one of our functions on arguments of exactly the right types.
+pub fn call(name: &'static str, args: Vec<Expr>) -> Expr {
+    PgFunction::make(name, true).call(args)
 }
 
 /// The name of our function that an expression calls.
@@ -75,8 +84,11 @@ pub fn called(udf: &ScalarUDF) -> Option<&'static str> {
 pub fn arg_of(field: &FieldRef, literal: Option<&ScalarValue>) -> SqlResult<Arg> {
     let tagged = field.metadata().contains_key(crate::types::TYPE_KEY);
     let ty = match literal {
+        Some(ScalarValue::UInt64(_)) => PgType::Numeric(Some((20, 0))),
         Some(ScalarValue::Utf8(_)) if !tagged => PgType::Unknown,
         Some(ScalarValue::Int64(Some(v))) if !tagged && i32::try_from(*v).is_ok() => PgType::Int4,
+        // What DataFusion's window functions count in, until the pass has cast it.
+        _ if *field.data_type() == DataType::UInt64 => PgType::Int8,
         _ => PgType::of_field(field)?,
     };
     Ok(Arg { ty, literal: literal.cloned() })
@@ -100,15 +112,22 @@ impl ScalarUDFImpl for PgFunction {
             .arg_fields
             .iter()
             .zip(args.scalar_arguments)
-            .map(|(field, literal)| arg_of(field, *literal))
+            .map(|(field, literal)| {
+                let mut arg = arg_of(field, *literal)?;
+                if self.settled && literal.is_some() {
+                    arg.ty = PgType::of_field(field)?;
+                }
+                Ok(arg)
+            })
             .collect::<SqlResult<Vec<_>>>()?;
         let resolved = resolve::function(self.name, &types)?;
         let field = resolved.ret.field(self.name, true);
         // Only a cast tells the client of a modifier; all else is just of the type.
-        let plain = !matches!(self.name, "pg_cast" | "pg_assign")
+        let plain = !matches!(self.name, "pg_cast" | "pg_assign" | "pg_pad")
             && PgType::of_arrow(field.data_type()).map(|t| t.without_modifier())
                 == Some(resolved.ret.without_modifier());
-        let metadata = if plain { std::collections::HashMap::new() } else { resolved.ret.metadata() };
+        let metadata =
+            if plain { std::collections::HashMap::new() } else { resolved.ret.metadata() };
         Ok(Arc::new(field.with_metadata(metadata)))
     }
 

@@ -79,9 +79,9 @@ fn shown(value: Option<&str>) -> String {
 /// What is wrong with a case, if anything.
 fn judge(db: &MemDb, case: &Case) -> Option<String> {
     let runnable = match parse(&case.sql) {
-        Ok(all) => all
-            .iter()
-            .all(|s| matches!(s.kind, StatementKind::Plan | StatementKind::Ddl(_))),
+        Ok(all) => {
+            all.iter().all(|s| matches!(s.kind, StatementKind::Plan | StatementKind::Ddl(_)))
+        }
         Err(_) => true,
     };
     if !runnable {
@@ -99,9 +99,7 @@ fn judge(db: &MemDb, case: &Case) -> Option<String> {
             let mut got: Vec<String> = answer
                 .rows
                 .iter()
-                .map(|row| {
-                    row.iter().map(|v| shown(v.as_deref())).collect::<Vec<_>>().join("|")
-                })
+                .map(|row| row.iter().map(|v| shown(v.as_deref())).collect::<Vec<_>>().join("|"))
                 .collect();
             let mut rows: Vec<String> = rows.clone();
             if *sorted {
@@ -109,9 +107,10 @@ fn judge(db: &MemDb, case: &Case) -> Option<String> {
                 rows.sort();
             }
             let same = got.len() == rows.len()
-                && got.iter().zip(&rows).all(|(a, b)| {
-                    a == b || a.replace('\'', "") == b.replace('\'', "")
-                });
+                && got
+                    .iter()
+                    .zip(&rows)
+                    .all(|(a, b)| a == b || a.replace('\'', "") == b.replace('\'', ""));
             (!same).then(|| format!("wanted {rows:?}, got {got:?}"))
         }
     }

@@ -83,9 +83,9 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
         "asin" => |call, v| inverse(call, v, f64::asin),
         "acos" => |call, v| inverse(call, v, f64::acos),
         "atan" => float_function!(f64::atan),
-        "atan2" => |call, v| {
-            Ok(Datum::Float8(float_arg(call, v, 0)?.atan2(float_arg(call, v, 1)?)))
-        },
+        "atan2" => {
+            |call, v| Ok(Datum::Float8(float_arg(call, v, 0)?.atan2(float_arg(call, v, 1)?)))
+        }
         "sinh" => |call, v| Ok(Datum::Float8(float_arg(call, v, 0)?.sinh())),
         "cosh" => |call, v| Ok(Datum::Float8(float_arg(call, v, 0)?.cosh())),
         "tanh" => |call, v| Ok(Datum::Float8(float_arg(call, v, 0)?.tanh())),
@@ -97,9 +97,9 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
             let mantissa = (bits as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (bits >> 80) as u64;
             Ok(Datum::Float8((mantissa >> 11) as f64 / (1u64 << 53) as f64))
         },
-        "gen_random_uuid" => |_, _| {
-            Ok(Datum::Bytes(Cow::Owned(uuid::Uuid::new_v4().as_bytes().to_vec())))
-        },
+        "gen_random_uuid" => {
+            |_, _| Ok(Datum::Bytes(Cow::Owned(uuid::Uuid::new_v4().as_bytes().to_vec())))
+        }
         _ => return None,
     })
 }
@@ -183,8 +183,7 @@ fn logarithm(call: &Call<'_>, v: &[Datum<'_>], f: fn(f64) -> f64) -> SqlResult<D
 
 fn power(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
     let (x, y) = (float_arg(call, v, 0)?, float_arg(call, v, 1)?);
-    let error =
-        |message: &str| Err(SqlError::new(SqlState::INVALID_ARGUMENT_FOR_POWER, message));
+    let error = |message: &str| Err(SqlError::new(SqlState::INVALID_ARGUMENT_FOR_POWER, message));
     if x == 0.0 && y < 0.0 {
         return error("zero raised to a negative power is undefined");
     }

@@ -36,12 +36,16 @@ use datafusion::sql::sqlparser::ast::{self, BinaryOperator};
 use crate::catalog::ColumnDef;
 use crate::error::SqlResult;
 use crate::types::PgType;
-use function::{Arg, PgFunction, call};
+use function::{Arg, PgFunction, raw_call};
 
 /// Registers our functions and aggregates over DataFusion's of the same names.
 pub fn register(state: &mut SessionState) -> SqlResult<()> {
     for name in table::names() {
         state.register_udf(PgFunction::udf(name))?;
+    }
+    if let Some(bool_and) = state.aggregate_functions().get("bool_and").cloned() {
+        let every = bool_and.as_ref().clone().with_aliases(["every"]);
+        state.register_udaf(Arc::new(every))?;
     }
     for aggregate in aggregates::PgAggregate::all() {
         state.register_udaf(aggregate)?;
@@ -98,12 +102,17 @@ impl ExprPlanner for Operators {
         let Some(name) = function_of(&expr.op) else { return Ok(PlannerResult::Original(expr)) };
         let RawBinaryExpr { mut left, mut right, .. } = expr;
         infer(name, &mut left, &mut right, schema)?;
-        Ok(PlannerResult::Planned(call(name, vec![left, right])))
+        Ok(PlannerResult::Planned(raw_call(name, vec![left, right])))
     }
 }
 
 /// A parameter without a type takes what the operator wants beside its other operand.
-fn infer(name: &'static str, left: &mut Expr, right: &mut Expr, schema: &DFSchema) -> SqlResult<()> {
+fn infer(
+    name: &'static str,
+    left: &mut Expr,
+    right: &mut Expr,
+    schema: &DFSchema,
+) -> SqlResult<()> {
     let open = |e: &Expr| matches!(e, Expr::Placeholder(p) if p.field.is_none());
     if open(left) == open(right) {
         return Ok(());
@@ -144,3 +153,6 @@ pub fn call_types(name: &str, args: &[PgType]) -> SqlResult<Option<PgType>> {
     let args: Vec<Arg> = args.iter().map(|ty| Arg { ty: *ty, literal: None }).collect();
     Ok(Some(resolve::function(name, &args)?.ret))
 }
+
+#[cfg(test)]
+mod judge_tests;

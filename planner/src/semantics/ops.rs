@@ -56,10 +56,7 @@ pub fn vectorized(
     };
     let [a, b] = arrays else { return Ok(None) };
     let plain = |t: &DataType| {
-        matches!(
-            t,
-            DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Decimal128(..)
-        )
+        matches!(t, DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Decimal128(..))
     };
     if !plain(a.data_type()) || !plain(b.data_type()) || rows == 1 {
         return Ok(None);
@@ -216,11 +213,7 @@ fn scale_interval(by: Interval, factor: f64) -> SqlResult<Interval> {
     if !fits(months) || !fits(whole_days) || micros.abs() >= i64::MAX as f64 {
         return Err(range());
     }
-    Ok(Interval {
-        months: months.trunc() as i32,
-        days: whole_days as i32,
-        micros: micros as i64,
-    })
+    Ok(Interval { months: months.trunc() as i32, days: whole_days as i32, micros: micros as i64 })
 }
 
 fn negate(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
@@ -261,9 +254,7 @@ fn pad(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
 fn compare_key(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
     Ok(match (&v[0], call.types[0]) {
         (Datum::Bytes(b), PgType::Numeric(None)) => Datum::Bytes(Cow::Owned(key_of(b).to_vec())),
-        (value @ Datum::Decimal(_), ty) => {
-            Datum::Bytes(Cow::Owned(number(value, ty)?.key()))
-        }
+        (value @ Datum::Decimal(_), ty) => Datum::Bytes(Cow::Owned(number(value, ty)?.key())),
         (value, PgType::Char(_)) => of_string(string(value)?.trim_end_matches(' ')),
         (Datum::Float8(x), _) => Datum::Float8(if x.is_nan() { f64::NAN } else { x + 0.0 }),
         (Datum::Float4(x), _) => Datum::Float4(if x.is_nan() { f32::NAN } else { x + 0.0 }),
@@ -299,7 +290,8 @@ fn extreme(call: &Call<'_>, v: &[Datum<'_>], greatest: bool) -> SqlResult<Datum<
     let mut best: Option<(Vec<u8>, &Datum<'_>)> = None;
     for value in v.iter().filter(|v| !matches!(v, Datum::Null)) {
         let key = order_bytes(value, call.ret)?;
-        let better = best.as_ref().is_none_or(|(least, _)| (key > *least) == greatest && key != *least);
+        let better =
+            best.as_ref().is_none_or(|(least, _)| (key > *least) == greatest && key != *least);
         if better {
             best = Some((key, value));
         }
@@ -311,11 +303,9 @@ fn extreme(call: &Call<'_>, v: &[Datum<'_>], greatest: bool) -> SqlResult<Datum<
 pub fn order_bytes(value: &Datum<'_>, ty: PgType) -> SqlResult<Vec<u8>> {
     let mut key = Vec::new();
     match value {
-        Datum::Interval(i) => keyenc::encode(
-            &Datum::Decimal(i.order()),
-            PgType::Numeric(Some((38, 0))),
-            &mut key,
-        )?,
+        Datum::Interval(i) => {
+            keyenc::encode(&Datum::Decimal(i.order()), PgType::Numeric(Some((38, 0))), &mut key)?
+        }
         value => keyenc::encode(value, ty, &mut key)?,
     }
     Ok(key)

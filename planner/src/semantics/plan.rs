@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::catalog::cte_worktable::CteWorkTable;
+use datafusion::catalog::default_table_source::{DefaultTableSource, provider_as_source};
 use datafusion::common::tree_node::{Transformed, TransformedResult};
 use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Aggregate, Distinct, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator,
-    Union, Values,
+    RecursiveQuery, Union, Values,
 };
 
 use super::coerce::{self, arg};
@@ -20,16 +22,17 @@ use crate::types::PgType;
 
 /// The plan with PostgreSQL's meaning in all its expressions.
 pub fn meaning(plan: LogicalPlan) -> SqlResult<LogicalPlan> {
+    let plan = plan.transform_down_with_subqueries(work_tables).data()?;
     Ok(plan.transform_up_with_subqueries(|node| Ok(Transformed::yes(fix(node)?))).data()?)
 }
 
 fn fix(node: LogicalPlan) -> SqlResult<LogicalPlan> {
     match node {
         // Bounds are counted in 64 bits; scans, names and definitions hold nothing to change.
-        LogicalPlan::Limit(_) | LogicalPlan::TableScan(_) | LogicalPlan::SubqueryAlias(_)
-        | LogicalPlan::EmptyRelation(_) => {
-            Ok(node.recompute_schema()?)
-        }
+        LogicalPlan::Limit(_)
+        | LogicalPlan::TableScan(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::EmptyRelation(_) => Ok(node.recompute_schema()?),
         LogicalPlan::Values(values) => fix_values(values),
         LogicalPlan::Union(union) => fix_union(union),
         LogicalPlan::Distinct(distinct) => {
@@ -42,6 +45,47 @@ fn fix(node: LogicalPlan) -> SqlResult<LogicalPlan> {
         }
         node => fix_expressions(node),
     }
+}
+
+/// A recursive query reads its own rows as its first part types them.
+fn work_tables(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
+    let LogicalPlan::RecursiveQuery(query) = node else { return Ok(Transformed::no(node)) };
+    let first = meaning(Arc::unwrap_or_clone(query.static_term))?;
+    let schema = Arc::new(first.schema().as_arrow().clone());
+    let rest = Arc::unwrap_or_clone(query.recursive_term).transform_up_with_subqueries(|node| {
+        let LogicalPlan::TableScan(scan) = &node else {
+            return Ok(Transformed::yes(node.recompute_schema()?));
+        };
+        let any: &dyn std::any::Any = scan.source.as_ref();
+        let table = any.downcast_ref::<DefaultTableSource>();
+        let own = table.is_some_and(|table| {
+            let provider: &dyn std::any::Any = table.table_provider.as_ref();
+            provider.downcast_ref::<CteWorkTable>().is_some_and(|t| t.name() == query.name)
+        });
+        if !own {
+            return Ok(Transformed::no(node));
+        }
+        // The names of the columns may differ, their types are told by their places.
+        let fields = scan
+            .source
+            .schema()
+            .fields()
+            .iter()
+            .zip(schema.fields())
+            .map(|(old, new)| new.as_ref().clone().with_name(old.name()).with_nullable(true))
+            .collect::<Vec<_>>();
+        let table = CteWorkTable::new(&query.name, Arc::new(Schema::new(fields)));
+        let source = provider_as_source(Arc::new(table));
+        let scan = LogicalPlanBuilder::scan(scan.table_name.clone(), source, None)?.build()?;
+        Ok(Transformed::yes(scan))
+    })?;
+    let (first, rest) = (Arc::new(first), Arc::new(rest.data));
+    Ok(Transformed::yes(LogicalPlan::RecursiveQuery(RecursiveQuery {
+        schema: Arc::clone(first.schema()),
+        static_term: first,
+        recursive_term: rest,
+        ..query
+    })))
 }
 
 fn refuse_grouping(what: &str, ty: PgType) -> SqlResult<()> {
@@ -138,10 +182,8 @@ fn signed_counts(node: LogicalPlan) -> SqlResult<LogicalPlan> {
     for (qualifier, field) in node.schema().iter() {
         let column = Expr::Column((qualifier, field).into());
         exprs.push(if unsigned(field) {
-            let cast = Expr::Cast(datafusion::logical_expr::Cast::new(
-                Box::new(column),
-                DataType::Int64,
-            ));
+            let cast =
+                Expr::Cast(datafusion::logical_expr::Cast::new(Box::new(column), DataType::Int64));
             cast.alias_qualified(qualifier.cloned(), field.name())
         } else {
             column
@@ -155,7 +197,9 @@ fn fix_values(values: Values) -> SqlResult<LogicalPlan> {
     let width = values.schema.fields().len();
     let mut rows = Vec::with_capacity(values.values.len());
     for row in values.values {
-        let fixed = row.into_iter().map(|e| Ok(coerce::expression(e, &empty)?.data));
+        let fixed = row
+            .into_iter()
+            .map(|e| Ok(coerce::expression(coerce::without_silent_cast(e), &empty)?.data));
         rows.push(fixed.collect::<DfResult<Vec<_>>>()?);
     }
     let mut fields = Vec::with_capacity(width);
@@ -170,9 +214,10 @@ fn fix_values(values: Values) -> SqlResult<LogicalPlan> {
             }
         }
         let name = values.schema.field(i).name();
-        let first = rows.iter().map(|row| row[i].get_type(&empty)).find(|t| {
-            !matches!(t, Ok(DataType::Null))
-        });
+        let first = rows
+            .iter()
+            .map(|row| row[i].get_type(&empty))
+            .find(|t| !matches!(t, Ok(DataType::Null)));
         let arrow = if open { first.transpose()?.unwrap_or(DataType::Null) } else { ty.arrow() };
         fields.push(Field::new(name, arrow, true));
     }

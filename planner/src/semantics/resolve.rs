@@ -67,9 +67,7 @@ fn special(name: &'static str, args: &[Arg]) -> SqlResult<Option<Resolved>> {
                 Some(n) => {
                     let digits = n.to_string().parse::<i8>().ok().filter(|d| (0..38).contains(d));
                     match digits {
-                        Some(d) => {
-                            all(vec![a.ty, PgType::Int4], PgType::Numeric(Some((38, d))))
-                        }
+                        Some(d) => all(vec![a.ty, PgType::Int4], PgType::Numeric(Some((38, d)))),
                         None => Ok(None),
                     }
                 }
@@ -90,6 +88,15 @@ fn special(name: &'static str, args: &[Arg]) -> SqlResult<Option<Resolved>> {
         ("concat", args) => all(args.iter().map(string_or_own).collect(), PgType::Text),
         ("concat_ws" | "format", args) if !args.is_empty() => {
             all(args.iter().map(string_or_own).collect(), PgType::Text)
+        }
+        ("octet_length", [a]) if matches!(a.ty, PgType::Char(_)) => all(vec![a.ty], PgType::Int4),
+        ("power" | "pow" | "pg_pow" | "exp" | "ln" | "log" | "log10", args)
+            if args.iter().any(|a| matches!(a.ty, PgType::Numeric(_)))
+                && !args.iter().any(|a| matches!(a.ty, PgType::Float4 | PgType::Float8)) =>
+        {
+            Err(SqlError::unsupported(format_args!(
+                "{name} of numeric (cast it to double precision)"
+            )))
         }
         ("pg_raw", [a]) => all(vec![a.ty], PgType::Text),
         ("pg_typeof", [a]) => all(vec![a.ty], PgType::Text),
@@ -353,7 +360,11 @@ fn common_of_two(a: PgType, b: PgType) -> Option<PgType> {
         });
     }
     if a.is_string() && b.is_string() {
-        return Some(if matches!(a, PgType::Char(_)) { b.without_modifier() } else { PgType::Text });
+        return Some(if matches!(a, PgType::Char(_)) {
+            b.without_modifier()
+        } else {
+            PgType::Text
+        });
     }
     let up = |from, to| allowed(from, to) == Some(Context::Implicit);
     if up(a, b) {

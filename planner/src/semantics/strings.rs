@@ -1,4 +1,5 @@
-//! String functions. Positions and lengths count characters, from 1.
+//! String functions. Positions and lengths count characters, from 1. The collation is `C`: only
+//! ASCII letters have a case.
 
 use std::borrow::Cow;
 
@@ -20,8 +21,8 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
         },
         "octet_length" => |_, v| Ok(count(bytes(&v[0])?.len())),
         "bit_length" => |_, v| Ok(count(bytes(&v[0])?.len() * 8)),
-        "upper" => |_, v| Ok(of_string(string(&v[0])?.to_uppercase())),
-        "lower" => |_, v| Ok(of_string(string(&v[0])?.to_lowercase())),
+        "upper" => |_, v| Ok(of_string(string(&v[0])?.to_ascii_uppercase())),
+        "lower" => |_, v| Ok(of_string(string(&v[0])?.to_ascii_lowercase())),
         "initcap" => |_, v| Ok(of_string(initcap(string(&v[0])?))),
         "substring" | "substr" => substring,
         "position" | "strpos" => strpos,
@@ -84,12 +85,8 @@ fn initcap(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     let mut inside = false;
     for c in value.chars() {
-        if inside {
-            out.extend(c.to_lowercase());
-        } else {
-            out.extend(c.to_uppercase());
-        }
-        inside = c.is_alphanumeric();
+        out.push(if inside { c.to_ascii_lowercase() } else { c.to_ascii_uppercase() });
+        inside = c.is_ascii_alphanumeric();
     }
     out
 }
@@ -182,10 +179,7 @@ fn cut(v: &[Datum<'_>], left: bool) -> SqlResult<Datum<'static>> {
 
 fn check_size(bytes: usize) -> SqlResult<()> {
     if bytes > RESULT_BYTES_MAX {
-        return Err(SqlError::new(
-            SqlState::PROGRAM_LIMIT_EXCEEDED,
-            "requested length too large",
-        ));
+        return Err(SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, "requested length too large"));
     }
     Ok(())
 }
@@ -252,13 +246,32 @@ fn quote_literal(value: &str) -> String {
 }
 
 fn quote_ident(value: &str) -> String {
-    let plain = value.chars().enumerate().all(|(i, c)| {
-        c == '_' || c.is_ascii_lowercase() || (i > 0 && c.is_ascii_digit())
-    });
+    let plain = value
+        .chars()
+        .enumerate()
+        .all(|(i, c)| c == '_' || c.is_ascii_lowercase() || (i > 0 && c.is_ascii_digit()));
     let reserved = matches!(
         value,
-        "select" | "from" | "where" | "table" | "user" | "order" | "group" | "all" | "and" | "or"
-            | "not" | "null" | "true" | "false" | "in" | "is" | "as" | "on" | "to" | "with"
+        "select"
+            | "from"
+            | "where"
+            | "table"
+            | "user"
+            | "order"
+            | "group"
+            | "all"
+            | "and"
+            | "or"
+            | "not"
+            | "null"
+            | "true"
+            | "false"
+            | "in"
+            | "is"
+            | "as"
+            | "on"
+            | "to"
+            | "with"
     );
     if plain && !reserved && !value.is_empty() {
         value.to_owned()
@@ -288,10 +301,7 @@ fn overlay(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
 }
 
 fn unknown_encoding(name: &str) -> SqlError {
-    SqlError::new(
-        SqlState::INVALID_PARAMETER_VALUE,
-        format!("unrecognized encoding: \"{name}\""),
-    )
+    SqlError::new(SqlState::INVALID_PARAMETER_VALUE, format!("unrecognized encoding: \"{name}\""))
 }
 
 fn encode(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {

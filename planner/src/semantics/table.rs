@@ -139,33 +139,102 @@ overloads! {
 
 /// Operators and functions whose types follow a rule, see [`super::resolve`].
 const BY_RULE: &[&str] = &[
-    "pg_cast", "pg_assign", "pg_eq", "pg_ne", "pg_lt", "pg_le", "pg_gt", "pg_ge", "pg_add",
-    "pg_sub", "pg_mul", "pg_div", "pg_mod", "pg_neg", "pg_concat", "pg_pad", "pg_key", "abs",
-    "coalesce", "greatest", "least", "nullif", "extract", "date_part", "concat", "concat_ws",
-    "pg_typeof", "pg_raw",
+    "pg_cast",
+    "pg_assign",
+    "pg_eq",
+    "pg_ne",
+    "pg_lt",
+    "pg_le",
+    "pg_gt",
+    "pg_ge",
+    "pg_add",
+    "pg_sub",
+    "pg_mul",
+    "pg_div",
+    "pg_mod",
+    "pg_neg",
+    "pg_concat",
+    "pg_pad",
+    "pg_key",
+    "abs",
+    "coalesce",
+    "greatest",
+    "least",
+    "nullif",
+    "extract",
+    "date_part",
+    "concat",
+    "concat_ws",
+    "pg_typeof",
+    "pg_raw",
 ];
 
 /// DataFusion's aggregates whose meaning is PostgreSQL's on the types the pass gives them.
 pub const EQUAL_AGGREGATES: &[&str] = &[
-    "count", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor", "stddev", "stddev_samp",
-    "stddev_pop", "var_samp", "var_pop", "var", "corr", "covar_samp", "covar_pop", "grouping",
+    "count",
+    "bool_and",
+    "bool_or",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "stddev",
+    "stddev_samp",
+    "stddev_pop",
+    "var_samp",
+    "var_pop",
+    "var",
+    "corr",
+    "covar_samp",
+    "covar_pop",
+    "grouping",
 ];
 
 /// DataFusion's window functions whose meaning is PostgreSQL's; counts come as unsigned numbers
 /// and are brought to `bigint`.
 pub const EQUAL_WINDOWS: &[&str] = &[
-    "row_number", "rank", "dense_rank", "percent_rank", "cume_dist", "ntile", "lag", "lead",
-    "first_value", "last_value", "nth_value",
+    "row_number",
+    "rank",
+    "dense_rank",
+    "percent_rank",
+    "cume_dist",
+    "ntile",
+    "lag",
+    "lead",
+    "first_value",
+    "last_value",
+    "nth_value",
 ];
 
 /// Functions that become placeholders or constants before the pass, and parameters.
 pub const OUTSIDE: &[&str] = &[
-    "quorate_parameter", "version", "current_schema", "pg_is_in_recovery", "pg_table_is_visible",
-    "pg_type_is_visible", "has_schema_privilege", "has_table_privilege", "has_database_privilege",
-    "obj_description", "col_description", "shobj_description", "pg_encoding_to_char",
-    "pg_get_userbyid", "now", "current_timestamp", "transaction_timestamp", "statement_timestamp",
-    "clock_timestamp", "current_date", "localtimestamp", "current_user", "session_user", "user",
-    "current_role", "current_database", "current_catalog", "pg_backend_pid",
+    "quorate_parameter",
+    "version",
+    "current_schema",
+    "pg_is_in_recovery",
+    "pg_table_is_visible",
+    "pg_type_is_visible",
+    "has_schema_privilege",
+    "has_table_privilege",
+    "has_database_privilege",
+    "obj_description",
+    "col_description",
+    "shobj_description",
+    "pg_encoding_to_char",
+    "pg_get_userbyid",
+    "now",
+    "current_timestamp",
+    "transaction_timestamp",
+    "statement_timestamp",
+    "clock_timestamp",
+    "current_date",
+    "localtimestamp",
+    "current_user",
+    "session_user",
+    "user",
+    "current_role",
+    "current_database",
+    "current_catalog",
+    "pg_backend_pid",
 ];
 
 /// Names of all functions of ours.
@@ -179,11 +248,7 @@ pub fn names() -> Vec<&'static str> {
 
 /// Our own name of a function, if it is one of ours.
 pub fn known(name: &str) -> Option<&'static str> {
-    OVERLOADS
-        .iter()
-        .map(|o| o.name)
-        .chain(BY_RULE.iter().copied())
-        .find(|known| *known == name)
+    OVERLOADS.iter().map(|o| o.name).chain(BY_RULE.iter().copied()).find(|known| *known == name)
 }
 
 /// The ways to call a function.

@@ -159,13 +159,31 @@ fn day_field(unit: &str, days: i64) -> Option<i64> {
         "day" | "days" | "d" => day,
         "quarter" => (month - 1) / 3 + 1,
         "dow" => weekday,
-        "isodow" => if weekday == 0 { 7 } else { weekday },
+        "isodow" => {
+            if weekday == 0 {
+                7
+            } else {
+                weekday
+            }
+        }
         "doy" => days - days_from_civil(year, 1, 1) + 1,
         "week" => iso_week(days).1,
         "isoyear" => iso_week(days).0,
         "decade" => year.div_euclid(10),
-        "century" => if year > 0 { (year + 99) / 100 } else { (year - 100) / 100 },
-        "millennium" => if year > 0 { (year + 999) / 1000 } else { (year - 1000) / 1000 },
+        "century" => {
+            if year > 0 {
+                (year + 99) / 100
+            } else {
+                (year - 100) / 100
+            }
+        }
+        "millennium" => {
+            if year > 0 {
+                (year + 999) / 1000
+            } else {
+                (year - 1000) / 1000
+            }
+        }
         _ => return None,
     })
 }
@@ -229,10 +247,7 @@ fn make_date(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
 fn to_timestamp(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
     let seconds = super::ops::float_arg(call, v, 0)?;
     if seconds.is_nan() {
-        return Err(SqlError::new(
-            SqlState::DATETIME_FIELD_OVERFLOW,
-            "timestamp cannot be NaN",
-        ));
+        return Err(SqlError::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp cannot be NaN"));
     }
     if seconds.is_infinite() {
         return Ok(Datum::Int(if seconds > 0.0 { i64::MAX } else { i64::MIN }));

@@ -71,9 +71,7 @@ pub fn from_binary(bytes: &[u8], ty: PgType) -> SqlResult<ScalarValue> {
             Some(stamp_from_binary(number!(i64))?),
             Some("+00:00".into()),
         ),
-        PgType::Uuid if bytes.len() == 16 => {
-            ScalarValue::FixedSizeBinary(16, Some(bytes.to_vec()))
-        }
+        PgType::Uuid if bytes.len() == 16 => ScalarValue::FixedSizeBinary(16, Some(bytes.to_vec())),
         PgType::Uuid => return Err(wrong(ty)),
         PgType::Interval => {
             let (time, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| wrong(ty))?;
@@ -210,8 +208,8 @@ fn numeric_to_binary(value: Numeric, out: &mut Vec<u8>) -> SqlResult<()> {
         groups.pop();
     }
     let count = u16::try_from(groups.len()).map_err(|_| SqlError::internal("a long numeric"))?;
-    let weight = i16::try_from(weight - leading as i32)
-        .map_err(|_| SqlError::internal("a long numeric"))?;
+    let weight =
+        i16::try_from(weight - leading as i32).map_err(|_| SqlError::internal("a long numeric"))?;
     out.extend_from_slice(&count.to_be_bytes());
     out.extend_from_slice(&weight.to_be_bytes());
     let sign = if mantissa.is_negative() { NUMERIC_NEGATIVE } else { 0 };
@@ -293,7 +291,10 @@ mod tests {
     #[test]
     fn dates_count_from_2000() {
         let value = from_binary(&0i32.to_be_bytes(), PgType::Date).expect("a date");
-        assert_eq!(text::to_text(&value, PgType::Date).expect("text").as_deref(), Some("2000-01-01"));
+        assert_eq!(
+            text::to_text(&value, PgType::Date).expect("text").as_deref(),
+            Some("2000-01-01")
+        );
         assert_eq!(to_binary(&value, PgType::Date).expect("bytes"), Some(vec![0; 4]));
         assert!(from_binary(&[0; 3], PgType::Int4).is_err());
     }

@@ -21,8 +21,18 @@ const DAYS_END: i64 = 2_145_031_949;
 const MICROS_END: i64 = i64::MAX;
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september",
-    "october", "november", "december",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
 ];
 
 /// An interval as PostgreSQL keeps it.
@@ -127,10 +137,8 @@ pub fn parse_timestamp(text: &str, zoned: bool, session_offset_secs: i64) -> Sql
                     format!("timestamp out of range: \"{text}\""),
                 )
             };
-            let offset =
-                if zoned { stamp.offset_secs.unwrap_or(session_offset_secs) } else { 0 };
-            let micros = i128::from(stamp.days) * i128::from(DAY)
-                + i128::from(stamp.micros)
+            let offset = if zoned { stamp.offset_secs.unwrap_or(session_offset_secs) } else { 0 };
+            let micros = i128::from(stamp.days) * i128::from(DAY) + i128::from(stamp.micros)
                 - i128::from(offset) * i128::from(SECOND);
             let micros = i64::try_from(micros).map_err(|_| range())?;
             check_timestamp(micros).map_err(|_| range())
@@ -234,10 +242,10 @@ impl StampReader<'_> {
                 };
                 self.time = Some(time + shift * 3600 * SECOND);
             }
-            _ if word.contains(':') => self.clock(word)?,
             _ if self.time.is_some() && word.starts_with(['+', '-']) => {
                 self.offset = Some(parse_offset(word).ok_or_else(|| self.invalid())?);
             }
+            _ if word.contains(':') => self.clock(word)?,
             _ if word.starts_with(|c: char| c.is_ascii_digit()) && self.date.is_none() => {
                 match numeric_date(word) {
                     Some(date) => self.date = Some(date),
@@ -298,7 +306,10 @@ fn parse_clock(clock: &str) -> Option<i64> {
     if parts.next().is_some() {
         return None;
     }
-    hours.checked_mul(3600)?.checked_add(minutes.checked_mul(60)?)?.checked_mul(SECOND)?
+    hours
+        .checked_mul(3600)?
+        .checked_add(minutes.checked_mul(60)?)?
+        .checked_mul(SECOND)?
         .checked_add(seconds)
 }
 
@@ -441,7 +452,11 @@ pub fn write_date(days: i32, out: &mut Vec<u8>) {
 fn write_clock(micros: i64, out: &mut Vec<u8>) {
     let seconds = micros / SECOND;
     let hours = seconds / 3600;
-    if hours < 100 { two(out, hours) } else { out.extend_from_slice(hours.to_string().as_bytes()) }
+    if hours < 100 {
+        two(out, hours)
+    } else {
+        out.extend_from_slice(hours.to_string().as_bytes())
+    }
     out.push(b':');
     two(out, seconds / 60 % 60);
     out.push(b':');
@@ -662,10 +677,8 @@ mod tests {
     }
 
     fn date(text: &str) -> String {
-        parse_date(text).map_or_else(
-            |e| e.sqlstate.to_string(),
-            |d| shown(|out| write_date(d, out)),
-        )
+        parse_date(text)
+            .map_or_else(|e| e.sqlstate.to_string(), |d| shown(|out| write_date(d, out)))
     }
 
     fn stamp(text: &str) -> String {

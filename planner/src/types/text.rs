@@ -21,9 +21,7 @@ pub fn from_text(text: &str, ty: PgType) -> SqlResult<ScalarValue> {
         PgType::Oid => ScalarValue::UInt32(Some(parse_int(text, trimmed, ty)?)),
         PgType::Float4 => ScalarValue::Float32(Some(parse_float4(text)?)),
         PgType::Float8 => ScalarValue::Float64(Some(parse_float8(text)?)),
-        PgType::Numeric(None) => {
-            ScalarValue::LargeBinary(Some(Numeric::parse(text)?.to_bytes()))
-        }
+        PgType::Numeric(None) => ScalarValue::LargeBinary(Some(Numeric::parse(text)?.to_bytes())),
         PgType::Numeric(Some((p, s))) => {
             ScalarValue::Decimal128(Some(Numeric::parse(text)?.to_decimal(p, s)?), p, s)
         }
@@ -235,7 +233,9 @@ pub fn parse_uuid(text: &str) -> SqlResult<[u8; 16]> {
     let mut digits = String::with_capacity(32);
     for c in body.chars() {
         match c {
-            '-' if !digits.is_empty() && digits.len().is_multiple_of(4) && !digits.ends_with('-') => {}
+            '-' if !digits.is_empty()
+                && digits.len().is_multiple_of(4)
+                && !digits.ends_with('-') => {}
             c if c.is_ascii_hexdigit() => digits.push(c),
             _ => return Err(wrong()),
         }
