@@ -125,7 +125,7 @@ impl PhysicalOptimizerRule for WithoutTasks {
         plan: Arc<dyn ExecutionPlan>,
         _config: &ConfigOptions,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|node| {
+        let plan = plan.transform_up(|node| {
             if let Some(merge) = node.downcast_ref::<CoalescePartitionsExec>() {
                 let concat = ConcatExec::new(Arc::clone(merge.input()), merge.fetch());
                 return Ok(Transformed::yes(Arc::new(concat) as Arc<dyn ExecutionPlan>));
@@ -158,8 +158,13 @@ impl PhysicalOptimizerRule for WithoutTasks {
             let children = children.collect();
             let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
             Ok(Transformed::yes(node.replace_children(children, options)?))
-        })
-        .data()
+        });
+        // A statement reads one partition: the root has no more.
+        let root = plan.data()?;
+        if root.output_partitioning().partition_count() > 1 {
+            return Ok(Arc::new(ConcatExec::new(root, None)));
+        }
+        Ok(root)
     }
 
     fn name(&self) -> &str {
