@@ -24,7 +24,10 @@ use crate::binary::{self, oid};
 use crate::wire::{Mode, Reply, Url, WireClient};
 
 /// How long one statement may take before the run counts it as hung.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(60);
+const STATEMENT_LIMIT: Duration = Duration::from_secs(20);
+
+/// A file is given up after this many statements that hang or lose the connection.
+const BREAKS_MAX: usize = 3;
 
 /// How many failures of one file are described; the rest are counted.
 const FAILURES_SHOWN_MAX: usize = 25;
@@ -215,7 +218,7 @@ pub struct Outcome {
     pub records: usize,
     /// Records that did not do what the file says.
     pub failed: usize,
-    /// One description per failure, at most [`FAILURES_SHOWN_MAX`] per file and mode.
+    /// One description per failure, at most `FAILURES_SHOWN_MAX` per file and mode.
     pub failures: Vec<String>,
     /// Per file: name, records, failed.
     pub files: Vec<(String, usize, usize)>,
@@ -254,6 +257,7 @@ pub async fn run_all(url: &str, engine_name: &str) -> io::Result<Outcome> {
                 outcome.failures.push(format!("… and {more} more in {}", name_of(&path)));
             }
         }
+        eprintln!("{failed:4} of {records:4} records failed: {}", name_of(&path));
         outcome.records += records;
         outcome.failed += failed;
         outcome.files.push((name_of(&path), records, failed));
@@ -274,7 +278,7 @@ pub async fn run_file(
     let mut runner = Runner::new(|| connect(&url, engine_name, mode));
     runner.with_validator(same_rows);
     runner.with_column_validator(sqllogictest::strict_column_validator);
-    let mut ran = 0;
+    let (mut ran, mut breaks) = (0, 0);
     let mut failures = Vec::new();
     for record in &records {
         if matches!(record, Record::Halt { .. }) {
@@ -283,7 +287,16 @@ pub async fn run_file(
         ran += usize::from(matches!(record, Record::Statement { .. } | Record::Query { .. }));
         if let Err(error) = runner.run_async(record.clone()).await {
             let place = format!("{}:{}", name_of(path), error.location().line());
-            failures.push(format!("{place} ({mode:?})\n{}", told(&error.kind())));
+            let told = error.kind().display(false).to_string();
+            breaks += usize::from(is_break(&error.kind()));
+            let failure = format!("{place} ({mode:?})\n{told}");
+            // At once: a run that is cut short should have said what it found.
+            eprintln!("{failure}");
+            failures.push(failure);
+            if breaks == BREAKS_MAX {
+                failures.push(format!("{place} ({mode:?}): given up, {breaks} broken connections"));
+                break;
+            }
         }
     }
     runner.shutdown_async().await;
@@ -292,8 +305,13 @@ pub async fn run_file(
     Ok((ran, failures))
 }
 
-fn told(kind: &TestErrorKind) -> String {
-    format!("{}", kind.display(false))
+/// Whether the server hung or went away, rather than answering wrongly.
+fn is_break(kind: &TestErrorKind) -> bool {
+    let (TestErrorKind::Fail { err, .. } | TestErrorKind::ErrorMismatch { err, .. }) = kind else {
+        return false;
+    };
+    let cause = err.downcast_ref::<SltError>();
+    matches!(cause, Some(SltError::Hung | SltError::Connection(_)))
 }
 
 async fn connect(url: &Url, engine: &str, mode: Mode) -> Result<SltDb, SltError> {

@@ -47,9 +47,7 @@ DROP TABLE ps;
 async fn the_sqllogictest_files_give_the_same_results() {
     let _alone = cluster::alone().await;
     let demo = Demo::start(&[]).expect("the demo starts");
-    let outcome = slt::run_all(demo.url(), "quorate")
-        .await
-        .expect("the files can be run");
+    let outcome = slt::run_all(demo.url(), "quorate").await.expect("the files can be run");
     assert_eq!(outcome.failed, 0, "{}", outcome.report());
 }
 
@@ -68,23 +66,11 @@ async fn psql_prints_what_it_prints_on_postgresql() {
     };
     let demo = Demo::start(&[]).expect("the demo starts");
     let expected = psql(&server.url(), PSQL_SESSION);
-    assert!(
-        expected.contains("found") || expected.contains('1'),
-        "{expected}"
-    );
+    assert!(expected.contains("found") || expected.contains('1'), "{expected}");
     assert_eq!(psql(demo.url(), PSQL_SESSION), expected);
-    for mistake in [
-        "SELECT nope;",
-        "SELECT 1/0;",
-        "INSERT INTO nosuch VALUES (1);",
-        "SELEC 1;",
-    ] {
+    for mistake in ["SELECT nope;", "SELECT 1/0;", "INSERT INTO nosuch VALUES (1);", "SELEC 1;"] {
         let quiet = format!("\\set VERBOSITY sqlstate\n{mistake}\n");
-        assert_eq!(
-            psql(demo.url(), &quiet),
-            psql(&server.url(), &quiet),
-            "{mistake}"
-        );
+        assert_eq!(psql(demo.url(), &quiet), psql(&server.url(), &quiet), "{mistake}");
     }
 }
 
@@ -100,9 +86,7 @@ fn psql(url: &str, script: &str) -> String {
         .spawn()
         .expect("psql comes with PostgreSQL");
     let mut stdin = child.stdin.take().expect("it is piped");
-    stdin
-        .write_all(script.as_bytes())
-        .expect("psql reads its script");
+    stdin.write_all(script.as_bytes()).expect("psql reads its script");
     drop(stdin);
     let output = child.wait_with_output().expect("psql ends");
     let said = [output.stdout, output.stderr].concat();
@@ -114,9 +98,7 @@ async fn ten_thousand_rubbish_messages_leave_the_server_answering() {
     let _alone = cluster::alone().await;
     let mut demo = Demo::start(&[]).expect("the demo starts");
     let corpus = fuzz::corpus().expect("the corpus can be read");
-    let sent = fuzz::run(demo.url(), 1, FUZZ_MESSAGES, &corpus)
-        .await
-        .expect("it still answers");
+    let sent = fuzz::run(demo.url(), 1, FUZZ_MESSAGES, &corpus).await.expect("it still answers");
     assert!(sent.messages >= FUZZ_MESSAGES);
     let log = demo.log();
     assert!(!log.contains("panicked at"), "something panicked:\n{log}");
@@ -137,17 +119,11 @@ async fn thousands_of_idle_sessions_cost_little() {
         clients.push(bank::connect(demo.url()).await.expect("the server answers"));
     }
     for client in clients.iter().step_by(100) {
-        client
-            .query_one("SELECT 1", &[])
-            .await
-            .expect("an idle session works");
+        client.query_one("SELECT 1", &[]).await.expect("an idle session works");
     }
     let after = quorate_tests::cluster::resident_bytes(demo.pid());
     let each = after.saturating_sub(before) / IDLE_SESSIONS as u64;
-    assert!(
-        each <= IDLE_SESSION_BYTES_MAX,
-        "an idle session costs {each} bytes"
-    );
+    assert!(each <= IDLE_SESSION_BYTES_MAX, "an idle session costs {each} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,22 +131,15 @@ async fn a_slow_reader_does_not_make_the_server_hold_its_whole_result() {
     let _alone = cluster::alone().await;
     let demo = Demo::start(&[]).expect("the demo starts");
     let client = bank::connect(demo.url()).await.expect("the server answers");
-    client
-        .batch_execute("CREATE TABLE wide (id int4 PRIMARY KEY, t text)")
-        .await
-        .expect("made");
+    client.batch_execute("CREATE TABLE wide (id int4 PRIMARY KEY, t text)").await.expect("made");
     for block in 0..20 {
-        let rows: Vec<String> = (0..100)
-            .map(|row| format!("({})", block * 100 + row))
-            .collect();
+        let rows: Vec<String> = (0..100).map(|row| format!("({})", block * 100 + row)).collect();
         let values = rows.join(",");
         let sql = format!("INSERT INTO wide (id) VALUES {values}");
         client.batch_execute(&sql).await.expect("inserted");
     }
     let url = quorate_tests::wire::Url::parse(demo.url()).expect("a URL");
-    let mut slow = quorate_tests::wire::WireClient::connect(&url)
-        .await
-        .expect("it answers");
+    let mut slow = quorate_tests::wire::WireClient::connect(&url).await.expect("it answers");
     let before = quorate_tests::cluster::resident_bytes(demo.pid());
     // 4,000,000 rows of 500 bytes: 2 GB, of which the client reads nothing for a while.
     let sql = "SELECT lpad('x', 500, 'x') FROM wide a, wide b";
@@ -189,10 +158,7 @@ async fn a_slow_reader_does_not_make_the_server_hold_its_whole_result() {
     )
     .await;
     let grown = quorate_tests::cluster::resident_bytes(demo.pid()).saturating_sub(before);
-    assert!(
-        grown < 200 << 20,
-        "a slow reader made the server grow by {grown} bytes"
-    );
+    assert!(grown < 200 << 20, "a slow reader made the server grow by {grown} bytes");
     let mut rows = 0;
     while rows < 10_000 {
         let (kind, _) = slow.receive().await.expect("rows come");

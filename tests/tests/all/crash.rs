@@ -52,10 +52,7 @@ async fn each_node_is_killed_in_turn_while_transfers_span_ranges() {
         bank.wait_for_commits(50, PATIENCE).await;
         cluster.kill(victim);
         let pause = bank.wait_for_commits(1, PATIENCE).await;
-        assert!(
-            pause <= PAUSE_MAX,
-            "work stood still for {pause:?} without node {victim}"
-        );
+        assert!(pause <= PAUSE_MAX, "work stood still for {pause:?} without node {victim}");
         bank.wait_for_commits(50, PATIENCE).await;
         cluster.restart(victim);
         cluster.wait_until_replicated_under_load(PATIENCE).await;
@@ -93,25 +90,16 @@ async fn a_coordinator_killed_in_the_middle_of_a_commit_leaves_no_lock_and_no_ha
         bank.wait_for_commits(20, PATIENCE).await;
         cluster.kill(2);
         let began = Instant::now();
-        let other = bank::connect(&cluster.url(0))
-            .await
-            .expect("another node answers");
+        let other = bank::connect(&cluster.url(0)).await.expect("another node answers");
         // Reads every account, so it meets every lock that was left; then writes each.
         let read = "SELECT sum(balance)::int8 FROM account";
         let write = "UPDATE account SET balance = balance";
-        wait_until_async(
-            "the others read and write every account",
-            PATIENCE,
-            async || {
-                other.query_one(read, &[]).await.is_ok() && other.batch_execute(write).await.is_ok()
-            },
-        )
+        wait_until_async("the others read and write every account", PATIENCE, async || {
+            other.query_one(read, &[]).await.is_ok() && other.batch_execute(write).await.is_ok()
+        })
         .await;
         let taken = began.elapsed();
-        assert!(
-            taken <= PAUSE_MAX,
-            "the locks of the dead stood for {taken:?}"
-        );
+        assert!(taken <= PAUSE_MAX, "the locks of the dead stood for {taken:?}");
         let history = bank.stop().await;
         bank::audit_balances(&cluster.url(0), ACCOUNTS, &history).await;
         cluster.restart(2);
@@ -143,9 +131,7 @@ async fn a_frozen_leader_wakes_up_and_answers_nothing_stale() {
 async fn a_replica_that_was_away_for_long_catches_up_and_can_carry_the_data() {
     let _alone = cluster::alone().await;
     let mut cluster = Cluster::three().await;
-    let client = bank::connect(&cluster.url(0))
-        .await
-        .expect("the server answers");
+    let client = bank::connect(&cluster.url(0)).await.expect("the server answers");
     client
         .batch_execute("CREATE TABLE away (id int4 PRIMARY KEY, t text NOT NULL)")
         .await
@@ -154,42 +140,28 @@ async fn a_replica_that_was_away_for_long_catches_up_and_can_carry_the_data() {
     // Enough that the log it would need is gone: only a snapshot helps.
     let filler = "x".repeat(1_000);
     for block in 0..200 {
-        let rows: Vec<String> = (0..200)
-            .map(|row| format!("({}, '{filler}')", block * 200 + row))
-            .collect();
+        let rows: Vec<String> =
+            (0..200).map(|row| format!("({}, '{filler}')", block * 200 + row)).collect();
         let sql = format!("INSERT INTO away VALUES {}", rows.join(","));
-        client
-            .batch_execute(&sql)
-            .await
-            .expect("two of three are a majority");
+        client.batch_execute(&sql).await.expect("two of three are a majority");
     }
     cluster.restart(2);
     cluster.wait_until_replicated(PATIENCE).await;
     cluster.kill(0);
-    let client = bank::connect(&cluster.url(2))
-        .await
-        .expect("the returned node answers");
+    let client = bank::connect(&cluster.url(2)).await.expect("the returned node answers");
     let mut found = 0_i64;
-    wait_until_async(
-        "the returned node reads everything",
-        START_LIMIT,
-        async || match client
-            .query_one("SELECT count(*), count(DISTINCT id) FROM away", &[])
-            .await
-        {
+    wait_until_async("the returned node reads everything", START_LIMIT, async || {
+        match client.query_one("SELECT count(*), count(DISTINCT id) FROM away", &[]).await {
             Ok(row) => {
                 found = row.get(0);
                 row.get::<_, i64>(0) == row.get::<_, i64>(1)
             }
             Err(_) => false,
-        },
-    )
+        }
+    })
     .await;
     assert_eq!(found, 40_000);
-    client
-        .batch_execute("INSERT INTO away VALUES (-1, 'more')")
-        .await
-        .expect("and writes");
+    client.batch_execute("INSERT INTO away VALUES (-1, 'more')").await.expect("and writes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,10 +175,7 @@ async fn without_a_majority_nothing_is_answered_wrongly_and_it_heals() {
     cluster.kill(2);
     // What was under way may still be acknowledged; after that, nothing.
     let lone = cluster::status(cluster.rpc_addr(0)).await;
-    assert!(
-        lone.is_ok(),
-        "a node without a majority still says how it is"
-    );
+    assert!(lone.is_ok(), "a node without a majority still says how it is");
     cluster.restart_together(&[1, 2]);
     bank.wait_for_commits(30, PATIENCE).await;
     audited(&cluster, bank, 0).await;

@@ -40,18 +40,12 @@ impl Disk {
             eprintln!("skipped: a full disk needs a file system of its own, and mount is refused");
             return None;
         }
-        Some(Disk {
-            path,
-            _folder: folder,
-        })
+        Some(Disk { path, _folder: folder })
     }
 
     /// Bytes that are free.
     fn free(&self) -> u64 {
-        let output = Command::new("df")
-            .args(["--output=avail", "-B1"])
-            .arg(&self.path)
-            .output();
+        let output = Command::new("df").args(["--output=avail", "-B1"]).arg(&self.path).output();
         let text = String::from_utf8_lossy(&output.expect("df can be run").stdout).into_owned();
         let last = text.lines().last().unwrap_or_default().trim().to_owned();
         last.parse().expect("df prints a number")
@@ -74,11 +68,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        Command::new("umount")
-            .arg("-l")
-            .arg(&self.path)
-            .status()
-            .ok();
+        Command::new("umount").arg("-l").arg(&self.path).status().ok();
     }
 }
 
@@ -87,28 +77,12 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
     let _alone = cluster::alone().await;
     let Some(disk) = Disk::mount() else { return };
     let reserve = RESERVE_BYTES.to_string();
-    let args = ["--replicas", "1", "--disk-reserve", &reserve]
-        .map(str::to_owned)
-        .to_vec();
+    let args = ["--replicas", "1", "--disk-reserve", &reserve].map(str::to_owned).to_vec();
     let base = Some(disk.path.clone());
-    let mut cluster = Cluster::start(Options {
-        nodes: 1,
-        args,
-        base,
-        ..Options::default()
-    })
-    .await;
-    let client = bank::connect(&cluster.url(0))
-        .await
-        .expect("the server answers");
-    client
-        .batch_execute("CREATE TABLE full (id int4 PRIMARY KEY, t text)")
-        .await
-        .expect("made");
-    client
-        .batch_execute("INSERT INTO full VALUES (1, 'before')")
-        .await
-        .expect("inserted");
+    let mut cluster = Cluster::start(Options { nodes: 1, args, base, ..Options::default() }).await;
+    let client = bank::connect(&cluster.url(0)).await.expect("the server answers");
+    client.batch_execute("CREATE TABLE full (id int4 PRIMARY KEY, t text)").await.expect("made");
+    client.batch_execute("INSERT INTO full VALUES (1, 'before')").await.expect("inserted");
 
     disk.fill(RESERVE_BYTES / 2);
     let mut id = 1;
@@ -116,43 +90,24 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
     wait_until_async("a write is refused", PATIENCE, async || {
         id += 1;
         let insert = format!("INSERT INTO full VALUES ({id}, 'meanwhile')");
-        last = client
-            .batch_execute(&insert)
-            .await
-            .err()
-            .map(|e| sqlstate(&e))
-            .unwrap_or_default();
+        last = client.batch_execute(&insert).await.err().map(|e| sqlstate(&e)).unwrap_or_default();
         !last.is_empty()
     })
     .await;
     assert_eq!(last, "53100");
-    let row = client
-        .query_one("SELECT t FROM full WHERE id = 1", &[])
-        .await
-        .expect("reads go on");
+    let row = client.query_one("SELECT t FROM full WHERE id = 1", &[]).await.expect("reads go on");
     assert_eq!(row.get::<_, String>(0), "before");
-    client
-        .batch_execute("DELETE FROM full WHERE id = 1")
-        .await
-        .expect("a delete makes room");
+    client.batch_execute("DELETE FROM full WHERE id = 1").await.expect("a delete makes room");
     assert!(disk.free() > 0, "the reserve is gone");
 
     // Even killed and started again on the full disk it serves reads.
     cluster.kill(0);
     cluster.restart(0);
-    let client = bank::connect(&cluster.url(0))
-        .await
-        .expect("the server answers");
-    client
-        .query_one("SELECT count(*) FROM full", &[])
-        .await
-        .expect("reads go on");
+    let client = bank::connect(&cluster.url(0)).await.expect("the server answers");
+    client.query_one("SELECT count(*) FROM full", &[]).await.expect("reads go on");
     disk.relieve();
     wait_until_async("a write is accepted again", PATIENCE, async || {
-        client
-            .batch_execute("INSERT INTO full VALUES (0, 'after')")
-            .await
-            .is_ok()
+        client.batch_execute("INSERT INTO full VALUES (0, 'after')").await.is_ok()
     })
     .await;
 }

@@ -2,6 +2,11 @@
 #![allow(clippy::disallowed_methods, reason = "tests run real processes in real time")]
 #![allow(missing_docs, reason = "a test's name says what it shows")]
 
+mod conformity;
+mod crash;
+mod disk;
 mod harness;
 mod slt;
+mod startup;
 mod tidy;
+mod tpcc;

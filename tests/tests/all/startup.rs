@@ -35,42 +35,22 @@ fn refusal(args: &[&str]) -> String {
 
 fn single() -> Options {
     let args = vec!["--replicas".to_owned(), "1".to_owned()];
-    Options {
-        nodes: 1,
-        args,
-        ..Options::default()
-    }
+    Options { nodes: 1, args, ..Options::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_drains_and_exits_with_zero() {
     let _alone = cluster::alone().await;
     let mut cluster = Cluster::start(single()).await;
-    let client = bank::connect(&cluster.url(0))
-        .await
-        .expect("the server answers");
-    client
-        .batch_execute("CREATE TABLE kept (id int PRIMARY KEY)")
-        .await
-        .expect("made");
-    client
-        .batch_execute("INSERT INTO kept VALUES (1)")
-        .await
-        .expect("inserted");
+    let client = bank::connect(&cluster.url(0)).await.expect("the server answers");
+    client.batch_execute("CREATE TABLE kept (id int PRIMARY KEY)").await.expect("made");
+    client.batch_execute("INSERT INTO kept VALUES (1)").await.expect("inserted");
     let status = cluster.terminate(0);
     assert_eq!(status.code(), Some(0), "{status}");
-    assert!(
-        client.batch_execute("SELECT 1").await.is_err(),
-        "the session has ended"
-    );
+    assert!(client.batch_execute("SELECT 1").await.is_err(), "the session has ended");
     cluster.restart(0);
-    let client = bank::connect(&cluster.url(0))
-        .await
-        .expect("the server answers again");
-    let row = client
-        .query_one("SELECT count(*) FROM kept", &[])
-        .await
-        .expect("it runs");
+    let client = bank::connect(&cluster.url(0)).await.expect("the server answers again");
+    let row = client.query_one("SELECT count(*) FROM kept", &[]).await.expect("it runs");
     assert_eq!(row.get::<_, i64>(0), 1);
 }
 
@@ -79,10 +59,7 @@ async fn the_demo_prints_its_url_serves_and_ends_with_zero() {
     let _alone = cluster::alone().await;
     let mut demo = Demo::start(&[]).expect("the demo starts");
     let client = bank::connect(demo.url()).await.expect("the server answers");
-    let row = client
-        .query_one("SELECT 1 + 1", &[])
-        .await
-        .expect("it runs");
+    let row = client.query_one("SELECT 1 + 1", &[]).await.expect("it runs");
     assert_eq!(row.get::<_, i32>(0), 2);
     assert_eq!(demo.terminate().code(), Some(0));
 }
@@ -97,10 +74,7 @@ async fn the_demo_keeps_its_data_where_it_is_told_to() {
         let client = bank::connect(demo.url()).await.expect("the server answers");
         let create = "CREATE TABLE IF NOT EXISTS rounds (id int8 PRIMARY KEY)";
         client.batch_execute(create).await.expect("made");
-        let row = client
-            .query_one("SELECT count(*) FROM rounds", &[])
-            .await
-            .expect("it runs");
+        let row = client.query_one("SELECT count(*) FROM rounds", &[]).await.expect("it runs");
         assert_eq!(row.get::<_, i64>(0), round);
         let insert = format!("INSERT INTO rounds VALUES ({round})");
         client.batch_execute(&insert).await.expect("inserted");
@@ -115,20 +89,9 @@ fn a_taken_port_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let data = folder.path().join("data").display().to_string();
     for (flag, other) in [("--sql-addr", "--rpc-addr"), ("--rpc-addr", "--sql-addr")] {
-        let args = [
-            "--data-dir",
-            &data,
-            flag,
-            &addr,
-            other,
-            "127.0.0.1:0",
-            "--bootstrap",
-        ];
+        let args = ["--data-dir", &data, flag, &addr, other, "127.0.0.1:0", "--bootstrap"];
         let said = refusal(&args);
-        assert!(
-            said.contains(&addr),
-            "it does not say which port is taken:\n{said}"
-        );
+        assert!(said.contains(&addr), "it does not say which port is taken:\n{said}");
     }
 }
 
@@ -141,22 +104,13 @@ fn an_unreachable_seed_is_named() {
     let data = folder.path().join("data").display().to_string();
     let addrs = ["--sql-addr", "127.0.0.1:0", "--rpc-addr", "127.0.0.1:0"];
     let said = refusal(&[&["--data-dir", &data, "--join", &addr], &addrs[..]].concat());
-    assert!(
-        said.contains(&addr),
-        "it does not say which seed it cannot reach:\n{said}"
-    );
+    assert!(said.contains(&addr), "it does not say which seed it cannot reach:\n{said}");
 }
 
 #[test]
 fn a_folder_that_is_none_or_holds_something_else_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let addrs = [
-        "--sql-addr",
-        "127.0.0.1:0",
-        "--rpc-addr",
-        "127.0.0.1:0",
-        "--bootstrap",
-    ];
+    let addrs = ["--sql-addr", "127.0.0.1:0", "--rpc-addr", "127.0.0.1:0", "--bootstrap"];
     let file = folder.path().join("a-file");
     std::fs::write(&file, "not a folder").expect("a file can be written");
     let path = file.display().to_string();
@@ -177,10 +131,7 @@ fn a_new_folder_needs_bootstrap_or_join() {
     let data = folder.path().join("data").display().to_string();
     let addrs = ["--sql-addr", "127.0.0.1:0", "--rpc-addr", "127.0.0.1:0"];
     let said = refusal(&[&["--data-dir", &data], &addrs[..]].concat());
-    assert!(
-        said.contains("--bootstrap") && said.contains("--join"),
-        "{said}"
-    );
+    assert!(said.contains("--bootstrap") && said.contains("--join"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,17 +152,9 @@ async fn a_folder_in_use_is_refused() {
     let _alone = cluster::alone().await;
     let cluster = Cluster::start(single()).await;
     let data = cluster.data_dir(0).display().to_string();
-    let said = refusal(&[
-        "--data-dir",
-        &data,
-        "--sql-addr",
-        "127.0.0.1:0",
-        "--rpc-addr",
-        "127.0.0.1:0",
-    ]);
+    let said =
+        refusal(&["--data-dir", &data, "--sql-addr", "127.0.0.1:0", "--rpc-addr", "127.0.0.1:0"]);
     assert!(said.contains(&data), "{said}");
-    let client = bank::connect(&cluster.url(0))
-        .await
-        .expect("the first node still serves");
+    let client = bank::connect(&cluster.url(0)).await.expect("the first node still serves");
     client.batch_execute("SELECT 1").await.expect("it runs");
 }

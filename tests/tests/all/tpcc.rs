@@ -26,22 +26,12 @@ async fn tpcc(cluster: &mut Cluster, more: &[&str], victim: usize) -> String {
     let log = std::fs::File::create(&log_path).expect("a file can be made");
     let mut command = Command::new(cluster::binary());
     command.args(["bench", "tpcc", "--warehouses", "2", "--terminals", "4"]);
-    command.args([
-        "--items",
-        "1000",
-        "--customers-per-district",
-        "30",
-        "--duration",
-        DURATION,
-    ]);
+    command.args(["--items", "1000", "--customers-per-district", "30", "--duration", DURATION]);
     command.args(more);
     for url in cluster.urls() {
         command.args(["--url", &url]);
     }
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("a file can be cloned"))
-        .stderr(log);
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be cloned")).stderr(log);
     let mut child = command.spawn().expect("quorate can be run");
     kill_on_the_way(cluster, &mut child, victim).await;
     let status = wait_for_exit(&mut child, RUN_LIMIT);
@@ -60,10 +50,7 @@ async fn kill_on_the_way(cluster: &mut Cluster, child: &mut Child, victim: usize
     wait_until_async("orders are entered", RUN_LIMIT, async || {
         let now = orders(&watched).await;
         before = before.or(now);
-        ended()
-            || now
-                .zip(before)
-                .is_some_and(|(now, before)| now >= before + ORDERS)
+        ended() || now.zip(before).is_some_and(|(now, before)| now >= before + ORDERS)
     })
     .await;
     if ended() {
@@ -74,21 +61,13 @@ async fn kill_on_the_way(cluster: &mut Cluster, child: &mut Child, victim: usize
     cluster.kill(victim);
     let began = Instant::now();
     wait_until_async("orders are entered again", RUN_LIMIT, async || {
-        ended()
-            || orders(&watched)
-                .await
-                .zip(before)
-                .is_some_and(|(now, before)| now > before)
+        ended() || orders(&watched).await.zip(before).is_some_and(|(now, before)| now > before)
     })
     .await;
     let pause = began.elapsed();
     assert!(pause <= PAUSE_MAX, "work stood still for {pause:?}");
     wait_until_async("many orders were entered", RUN_LIMIT, async || {
-        ended()
-            || orders(&watched)
-                .await
-                .zip(before)
-                .is_some_and(|(now, old)| now > old + ORDERS)
+        ended() || orders(&watched).await.zip(before).is_some_and(|(now, old)| now > old + ORDERS)
     })
     .await;
     cluster.restart(victim);
