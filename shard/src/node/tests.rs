@@ -415,7 +415,8 @@ async fn split_under_writes_loses_nothing() {
     Arc::into_inner(cluster).expect("the writers are done").stop().await;
 }
 
-/// The leader dies; the others elect, wait the lease out, and have everything.
+/// The leader dies; the others elect, wait the lease out, and have everything. It comes back with
+/// an engine from before the others were added, and must not elect itself alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_leader_is_replaced_and_comes_back() {
     let mut cluster = Cluster::start(3).await;

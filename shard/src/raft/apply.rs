@@ -13,6 +13,7 @@ use super::shared::RaftMetrics;
 use super::start::Tombstone;
 use super::worker::Worker;
 use crate::engine::{Batch, KeySpan, local};
+use crate::log::LogBatch;
 use crate::raft::quiet::bucket_of;
 
 /// Entries of one range to apply.
@@ -159,6 +160,7 @@ fn apply_entry(
         }
         EntryType::EntryConfChangeV2 => {
             let before = group.descriptor().replicas;
+            remember_committed(node, group, entry.index)?;
             if apply_change(group, entry)? {
                 unwritten.replicas_changed.push((group.range, before));
             }
@@ -244,6 +246,20 @@ fn split(
 /// The replica of a descriptor that is on this node.
 pub(crate) fn own_replica(descriptor: &pb::RangeDescriptor, node: NodeId) -> Option<&pb::Replica> {
     descriptor.replicas.iter().find(|replica| replica.node_id == node.0)
+}
+
+/// Makes durable that a membership change is committed, before it has any effect. The engine may
+/// fall back to before it in a crash; if the commit index did too, the replica would come back in
+/// the old configuration, not know of the change, and could win an election of it: alone, if it
+/// was the only voter then. With this, Raft refuses to campaign until the change is applied again.
+fn remember_committed(node: &NodeShared, group: &Group, index: u64) -> Result<(), String> {
+    let raft = &group.raw.raft;
+    let mut hard_state = raft.hard_state();
+    hard_state.commit = hard_state.commit.max(index);
+    let mut batch = LogBatch::new();
+    batch.hard_state(group.range, hard_state);
+    RaftMetrics::inc(&node.metrics.log_syncs);
+    node.deps.log.append(&mut batch).map_err(|e| e.to_string())
 }
 
 /// Applies a membership change to Raft and to the descriptor. `false`: it changed nothing.
