@@ -92,7 +92,11 @@ impl Connection {
             match self.handle(message).await {
                 Ok(()) => {}
                 Err(Failure::Wire(e)) => return Err(e),
-                Err(Failure::Sql(e)) => self.report(&e)?,
+                Err(Failure::Sql(e)) => {
+                    self.report(&e)?;
+                    // A `Flush` behind it is skipped, and its sender waits for this answer.
+                    self.flush().await?;
+                }
             }
         }
     }
