@@ -401,6 +401,17 @@ impl From<DataFusionError> for SqlError {
 
 fn schema_error(error: &SchemaError) -> SqlError {
     match error {
+        SchemaError::FieldNotFound { field, valid_fields }
+            if field.relation.as_ref().is_some_and(|table| {
+                !valid_fields.iter().any(|c| c.relation.as_ref() == Some(table))
+            }) =>
+        {
+            let table = field.relation.as_ref().map_or("", |table| table.table());
+            SqlError::new(
+                SqlState::UNDEFINED_TABLE,
+                format!("missing FROM-clause entry for table \"{table}\""),
+            )
+        }
         SchemaError::FieldNotFound { field, .. } => SqlError::new(
             SqlState::UNDEFINED_COLUMN,
             match &field.relation {
@@ -435,7 +446,11 @@ fn plan_error(message: &str) -> SqlError {
         || has("calls cannot be nested")
     {
         SqlState::GROUPING_ERROR
-    } else if has("Invalid function") || has("No function matches") || has("Cannot coerce") {
+    } else if has("Invalid function")
+        || has("only supports signed numeric")
+        || has("No function matches")
+        || has("Cannot coerce")
+    {
         SqlState::UNDEFINED_FUNCTION
     } else if has("table") && has("not found") {
         SqlState::UNDEFINED_TABLE
@@ -453,7 +468,7 @@ fn plan_error(message: &str) -> SqlError {
         || has("Inconsistent data length")
     {
         SqlState::SYNTAX_ERROR
-    } else if has("non-boolean predicate") {
+    } else if has("non-boolean predicate") || has("requires a boolean expression") {
         SqlState::DATATYPE_MISMATCH
     } else if has("specified more than once") && has("WITH query") {
         SqlState::DUPLICATE_ALIAS

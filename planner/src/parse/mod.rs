@@ -6,6 +6,7 @@
 
 pub mod commands;
 pub mod fingerprint;
+pub mod rewrite;
 pub mod split;
 pub mod tokens;
 
@@ -169,7 +170,8 @@ impl Statement {
     /// The syntax tree of a statement that becomes a plan.
     pub fn parse_plan(&self) -> SqlResult<Parsed> {
         let mut statement = self.tree()?;
-        refuse_misread(&statement)?;
+        rewrite::refuse_misread(&statement)?;
+        rewrite::plain(&mut statement)?;
         let locks = take_locks(&mut statement, &self.tokens)?;
         if let ast::Statement::Explain { analyze, options, .. } = &mut statement {
             let named = |o: &ast::UtilityOption| o.name.value.eq_ignore_ascii_case("analyze");
@@ -197,61 +199,6 @@ impl Statement {
             return Err(tokens::error_near(&next, &self.whole));
         }
         Ok(tree)
-    }
-}
-
-/// What sqlparser groups otherwise than PostgreSQL does, or DataFusion computes otherwise, must
-/// not pass in silence.
-fn refuse_misread(statement: &ast::Statement) -> SqlResult<()> {
-    struct Misread;
-    impl Visitor for Misread {
-        type Break = &'static str;
-
-        fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<&'static str> {
-            use ast::{BinaryOperator as Op, Expr};
-            match expr {
-                Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => match expr.as_ref() {
-                    Expr::BinaryOp { op: Op::PGExp, .. } => {
-                        ControlFlow::Break("a minus before ^ without brackets")
-                    }
-                    _ => ControlFlow::Continue(()),
-                },
-                Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) => {
-                    match right.as_ref() {
-                        Expr::BinaryOp { op: Op::And | Op::Or, .. } => {
-                            ControlFlow::Break("IS DISTINCT FROM before AND or OR without brackets")
-                        }
-                        _ => ControlFlow::Continue(()),
-                    }
-                }
-                _ => ControlFlow::Continue(()),
-            }
-        }
-
-        fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<&'static str> {
-            let mut open = vec![query.body.as_ref()];
-            while let Some(body) = open.pop() {
-                if let ast::SetExpr::SetOperation { op, set_quantifier, left, right } = body {
-                    let all = *set_quantifier == ast::SetQuantifier::All;
-                    match op {
-                        ast::SetOperator::Intersect if all => {
-                            return ControlFlow::Break("INTERSECT ALL");
-                        }
-                        ast::SetOperator::Except | ast::SetOperator::Minus if all => {
-                            return ControlFlow::Break("EXCEPT ALL");
-                        }
-                        _ => {}
-                    }
-                    open.push(left);
-                    open.push(right);
-                }
-            }
-            ControlFlow::Continue(())
-        }
-    }
-    match Visit::visit(statement, &mut Misread) {
-        ControlFlow::Break(what) => Err(SqlError::unsupported(what)),
-        ControlFlow::Continue(()) => Ok(()),
     }
 }
 

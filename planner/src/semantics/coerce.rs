@@ -5,7 +5,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr::{
     AggregateFunction, Between, Case, Cast, InList, InSubquery, Like, ScalarFunction,
-    SetComparison, Sort, WindowFunction,
+    SetComparison, SetQuantifier, Sort, WindowFunction,
 };
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, LogicalPlanBuilder, Operator, Subquery,
@@ -72,7 +72,7 @@ fn node(expr: Expr, schema: &DFSchema) -> SqlResult<Expr> {
         Expr::WindowFunction(function) => window(*function, schema)?,
         Expr::InList(list) => in_list(list, schema)?,
         Expr::InSubquery(query) => in_subquery(query, schema)?,
-        Expr::SetComparison(comparison) => set_comparison(comparison)?,
+        Expr::SetComparison(comparison) => set_comparison(comparison, schema)?,
         Expr::Unnest(_)
         | Expr::HigherOrderFunction(_)
         | Expr::Lambda(_)
@@ -414,11 +414,12 @@ fn case_expr(case: Case, schema: &DFSchema) -> SqlResult<Expr> {
 }
 
 fn like_expr(like: Like, schema: &DFSchema) -> SqlResult<Expr> {
-    if !matches!(like.escape_char, None | Some('\\')) {
-        return Err(SqlError::unsupported("LIKE with another ESCAPE than \\"));
-    }
     let expr = text_operand(*like.expr, schema)?;
-    let pattern = text_operand(*like.pattern, schema)?;
+    let mut pattern = text_operand(*like.pattern, schema)?;
+    if let Some(escape) = like.escape_char.filter(|c| *c != '\\') {
+        let escape = tagged(ScalarValue::Utf8(Some(escape.to_string())), PgType::Text);
+        pattern = call("pg_like_escape", vec![pattern, escape]);
+    }
     let (expr, pattern) = (Box::new(expr), Box::new(pattern));
     Ok(Expr::Like(Like::new(like.negated, expr, pattern, None, like.case_insensitive)))
 }
@@ -598,9 +599,17 @@ fn in_subquery(query: InSubquery, schema: &DFSchema) -> SqlResult<Expr> {
     Ok(Expr::InSubquery(InSubquery::new(Box::new(expr), subquery, negated)))
 }
 
-fn set_comparison(comparison: SetComparison) -> SqlResult<Expr> {
-    let SetComparison { op, quantifier, .. } = comparison;
-    Err(SqlError::unsupported(format_args!("{op} {quantifier} of a subquery")))
+/// `= ANY` is `IN` and `<> ALL` is `NOT IN`; DataFusion gets the others wrong.
+fn set_comparison(comparison: SetComparison, schema: &DFSchema) -> SqlResult<Expr> {
+    let SetComparison { expr, subquery, op, quantifier } = comparison;
+    let negated = match (op, quantifier) {
+        (Operator::Eq, SetQuantifier::Any) => false,
+        (Operator::NotEq, SetQuantifier::All) => true,
+        _ => {
+            return Err(SqlError::unsupported(format_args!("{op} {quantifier} of a subquery")));
+        }
+    };
+    in_subquery(InSubquery { expr, subquery, negated }, schema)
 }
 
 fn sorts(sorts: Vec<Sort>, schema: &DFSchema) -> SqlResult<Vec<Sort>> {

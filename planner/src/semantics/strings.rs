@@ -54,6 +54,7 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
         "quote_literal" => |_, v| Ok(of_string(quote_literal(string(&v[0])?))),
         "quote_ident" => |_, v| Ok(of_string(quote_ident(string(&v[0])?))),
         "overlay" => overlay,
+        "pg_like_escape" => like_escape,
         "encode" => encode,
         "decode" => decode,
         "concat" => concat,
@@ -297,6 +298,30 @@ fn overlay(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
     let mut out: String = value.chars().take(before).collect();
     out.push_str(by);
     out.extend(value.chars().skip(after));
+    Ok(of_string(out))
+}
+
+/// A LIKE pattern whose escape character becomes a backslash.
+fn like_escape(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let escape = string(&v[1])?.chars().next();
+    let mut out = String::new();
+    let mut pattern = string(&v[0])?.chars();
+    while let Some(c) = pattern.next() {
+        if Some(c) == escape {
+            let next = pattern.next().ok_or_else(|| {
+                SqlError::new(
+                    SqlState::INVALID_ESCAPE_SEQUENCE,
+                    "LIKE pattern must not end with escape character",
+                )
+            })?;
+            out.push('\\');
+            out.push(next);
+        } else if c == '\\' {
+            out.push_str("\\\\");
+        } else {
+            out.push(c);
+        }
+    }
     Ok(of_string(out))
 }
 

@@ -86,7 +86,7 @@ macro_rules! overloads {
 }
 
 overloads! {
-    "pg_pow"(F8, F8) -> F8;
+    "pg_pow"(F8, F8) -> F8; "pg_like_escape"(Text, Text) -> Text;
     "pg_bitand"(I2, I2) -> I2; "pg_bitand"(I4, I4) -> I4; "pg_bitand"(I8, I8) -> I8;
     "pg_bitor"(I2, I2) -> I2; "pg_bitor"(I4, I4) -> I4; "pg_bitor"(I8, I8) -> I8;
     "pg_bitxor"(I2, I2) -> I2; "pg_bitxor"(I4, I4) -> I4; "pg_bitxor"(I8, I8) -> I8;

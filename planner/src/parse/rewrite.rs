@@ -1,0 +1,190 @@
+//! Syntax that DataFusion does not take, put into syntax that it does: rows compared column by
+//! column, `FETCH FIRST`. And syntax that is refused, because it would be misunderstood.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    self, BinaryOperator as Op, Expr, Visit, VisitMut, Visitor, VisitorMut,
+};
+
+use crate::error::{SqlError, SqlResult};
+
+/// Refuses what sqlparser groups otherwise than PostgreSQL does, or DataFusion computes otherwise:
+/// it must not pass in silence.
+pub fn refuse_misread(statement: &ast::Statement) -> SqlResult<()> {
+    struct Misread;
+    impl Visitor for Misread {
+        type Break = &'static str;
+
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<&'static str> {
+            match expr {
+                Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => match expr.as_ref() {
+                    Expr::BinaryOp { op: Op::PGExp, .. } => {
+                        ControlFlow::Break("a minus before ^ without brackets")
+                    }
+                    _ => ControlFlow::Continue(()),
+                },
+                Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) => {
+                    match right.as_ref() {
+                        Expr::BinaryOp { op: Op::And | Op::Or, .. } => {
+                            ControlFlow::Break("IS DISTINCT FROM before AND or OR without brackets")
+                        }
+                        _ => ControlFlow::Continue(()),
+                    }
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+
+        fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<&'static str> {
+            let mut open = vec![query.body.as_ref()];
+            while let Some(body) = open.pop() {
+                if let ast::SetExpr::SetOperation { op, set_quantifier, left, right } = body {
+                    let all = *set_quantifier == ast::SetQuantifier::All;
+                    match op {
+                        ast::SetOperator::Intersect if all => {
+                            return ControlFlow::Break("INTERSECT ALL");
+                        }
+                        ast::SetOperator::Except | ast::SetOperator::Minus if all => {
+                            return ControlFlow::Break("EXCEPT ALL");
+                        }
+                        _ => {}
+                    }
+                    open.push(left);
+                    open.push(right);
+                }
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    match Visit::visit(statement, &mut Misread) {
+        ControlFlow::Break(what) => Err(SqlError::unsupported(what)),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// Rewrites rows and `FETCH FIRST`.
+pub fn plain(statement: &mut ast::Statement) -> SqlResult<()> {
+    struct Plain;
+    impl VisitorMut for Plain {
+        type Break = SqlError;
+
+        fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+            match rows(expr) {
+                Ok(Some(plain)) => *expr = plain,
+                Ok(None) => {}
+                Err(error) => return ControlFlow::Break(error),
+            }
+            ControlFlow::Continue(())
+        }
+
+        fn pre_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<SqlError> {
+            let simple = query.fetch.as_ref().is_some_and(|f| !f.with_ties && !f.percent);
+            if !simple {
+                return ControlFlow::Continue(());
+            }
+            let (offset, limited) = match query.limit_clause.take() {
+                None => (None, false),
+                Some(ast::LimitClause::LimitOffset { limit, offset, .. }) => {
+                    (offset, limit.is_some())
+                }
+                Some(_) => (None, true),
+            };
+            if limited {
+                let message = "multiple LIMIT clauses not allowed";
+                return ControlFlow::Break(SqlError::syntax(message));
+            }
+            let quantity = query.fetch.take().and_then(|f| f.quantity);
+            let one = || Expr::value(ast::Value::Number("1".into(), false));
+            let limit = Some(quantity.unwrap_or_else(one));
+            query.limit_clause =
+                Some(ast::LimitClause::LimitOffset { limit, offset, limit_by: vec![] });
+            ControlFlow::Continue(())
+        }
+    }
+    match VisitMut::visit(statement, &mut Plain) {
+        ControlFlow::Break(error) => Err(error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// The columns of a row.
+fn columns(expr: &Expr) -> Option<Vec<Expr>> {
+    match expr {
+        Expr::Tuple(columns) => Some(columns.clone()),
+        Expr::Nested(inner) => columns(inner),
+        Expr::Function(call) if call.name.to_string().eq_ignore_ascii_case("row") => {
+            let ast::FunctionArguments::List(list) = &call.args else { return None };
+            let column = |arg: &ast::FunctionArg| match arg {
+                ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e)) => Some(e.clone()),
+                _ => None,
+            };
+            list.args.iter().map(column).collect()
+        }
+        _ => None,
+    }
+}
+
+fn rows(expr: &Expr) -> SqlResult<Option<Expr>> {
+    match expr {
+        Expr::BinaryOp { left, op, right } => match (columns(left), columns(right)) {
+            (Some(left), Some(right)) => compare(op, &left, &right),
+            _ => Ok(None),
+        },
+        Expr::InList { expr, list, negated } => {
+            let Some(left) = columns(expr) else { return Ok(None) };
+            let mut any: Option<Expr> = None;
+            for item in list {
+                let Some(right) = columns(item) else { return Ok(None) };
+                let Some(equal) = compare(&Op::Eq, &left, &right)? else { return Ok(None) };
+                any = Some(match any {
+                    Some(before) => binary(before, Op::Or, equal),
+                    None => equal,
+                });
+            }
+            Ok(any.map(|any| match negated {
+                true => Expr::UnaryOp {
+                    op: ast::UnaryOperator::Not,
+                    expr: Box::new(Expr::Nested(Box::new(any))),
+                },
+                false => Expr::Nested(Box::new(any)),
+            }))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn binary(left: Expr, op: Op, right: Expr) -> Expr {
+    Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }))
+}
+
+/// Two rows compared column by column, from the left.
+fn compare(op: &Op, left: &[Expr], right: &[Expr]) -> SqlResult<Option<Expr>> {
+    if !matches!(op, Op::Eq | Op::NotEq | Op::Lt | Op::LtEq | Op::Gt | Op::GtEq) {
+        return Ok(None);
+    }
+    if left.len() != right.len() {
+        return Err(SqlError::syntax("unequal number of entries in row expressions"));
+    }
+    let strict = match op {
+        Op::LtEq => Op::Lt,
+        Op::GtEq => Op::Gt,
+        other => other.clone(),
+    };
+    let mut result: Option<Expr> = None;
+    for (i, (l, r)) in left.iter().zip(right).enumerate().rev() {
+        let last = i + 1 == left.len();
+        let pair = |op: Op| binary(l.clone(), op, r.clone());
+        result = Some(match (op, result) {
+            (Op::Eq, Some(rest)) => binary(pair(Op::Eq), Op::And, rest),
+            (Op::NotEq, Some(rest)) => binary(pair(Op::NotEq), Op::Or, rest),
+            (_, Some(rest)) => {
+                let tie = binary(pair(Op::Eq), Op::And, rest);
+                binary(pair(strict.clone()), Op::Or, tie)
+            }
+            (op, None) if last => pair(op.clone()),
+            (_, None) => return Ok(None),
+        });
+    }
+    Ok(result)
+}
