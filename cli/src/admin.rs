@@ -170,11 +170,7 @@ fn to_text(seen: &Seen, with_ranges: bool, with_metrics: bool) -> String {
 
 fn ranges_table(ranges: &[&pb::RangeStatus]) -> String {
     let key = |key: &[u8], none: &str| {
-        if key.is_empty() {
-            none.to_string()
-        } else {
-            quorate_txn::keys::Pretty(key).to_string()
-        }
+        if key.is_empty() { none.to_string() } else { quorate_txn::keys::Pretty(key).to_string() }
     };
     let row = |range: &&pb::RangeStatus| {
         let descriptor = range.descriptor.clone().unwrap_or_default();

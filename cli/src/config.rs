@@ -109,10 +109,7 @@ impl StartConfig {
         let or = |flag: Option<String>, file: Option<String>| flag.or(file);
         let join = if args.join.is_empty() { file.join } else { args.join };
         let config = Self {
-            data_dir: args
-                .data_dir
-                .or(file.data_dir)
-                .ok_or(ConfigError::Missing("data-dir"))?,
+            data_dir: args.data_dir.or(file.data_dir).ok_or(ConfigError::Missing("data-dir"))?,
             sql_addr: or(args.sql_addr, file.sql_addr)
                 .unwrap_or_else(|| SQL_ADDR_DEFAULT.to_string()),
             rpc_addr: or(args.rpc_addr, file.rpc_addr)
@@ -170,10 +167,8 @@ impl StartConfig {
 fn read(path: &Path) -> Result<File, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|why| ConfigError::Unreadable { path: path.to_path_buf(), why })?;
-    toml::from_str(&text).map_err(|e| ConfigError::Malformed {
-        path: path.to_path_buf(),
-        why: e.to_string(),
-    })
+    toml::from_str(&text)
+        .map_err(|e| ConfigError::Malformed { path: path.to_path_buf(), why: e.to_string() })
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! What a process needs around its nodes: signals, runtime, limits, scan programs.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "runtime module: it owns the process's tasks"
-)]
+#![expect(clippy::disallowed_methods, reason = "runtime module: it owns the process's tasks")]
 
 use std::future::Future;
 

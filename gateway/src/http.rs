@@ -8,8 +8,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use quorate_proto::pb::{self, node_request, node_response};
 use quorate_proto::NodeService;
+use quorate_proto::pb::{self, node_request, node_response};
 use tokio::net::TcpListener;
 
 use crate::Gateway;

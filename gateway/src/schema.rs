@@ -224,7 +224,8 @@ impl Gateway {
             match self.dist().clone().commit(intent).await {
                 Err(e) if e.sqlstate == SqlState::UNIQUE_VIOLATION => {
                     let mut error = violation(Some(&catalog), &index, &keys[0]);
-                    error.detail = e.detail.clone().map(|d| d.replace("already exists", "is duplicated"));
+                    error.detail =
+                        e.detail.clone().map(|d| d.replace("already exists", "is duplicated"));
                     return Err(error);
                 }
                 other => other?,

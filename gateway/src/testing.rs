@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_planner::kv::ScanProgram;
-use quorate_proto::pb::{self, node_request, node_response, range_error, range_request};
 use quorate_proto::pb::range_response::Body;
+use quorate_proto::pb::{self, node_request, node_response, range_error, range_request};
 use quorate_proto::{CallError, Connector, NodeId, NodeService, Timestamp, TxnId};
 use quorate_txn::apply::{Span, StateView};
 use quorate_txn::clock::{NodeClock, PhysicalClock};
@@ -135,8 +135,7 @@ impl FakeNode {
         let body = request.body.as_ref().ok_or_else(|| invalid("empty"))?;
         let reference = request.range.ok_or_else(|| invalid("no range"))?;
         let mut ranges = self.ranges.lock();
-        let known: Vec<pb::RangeDescriptor> =
-            ranges.iter().map(|r| r.descriptor.clone()).collect();
+        let known: Vec<pb::RangeDescriptor> = ranges.iter().map(|r| r.descriptor.clone()).collect();
         let range = ranges
             .iter_mut()
             .find(|r| r.descriptor.range_id == reference.range_id)
@@ -197,8 +196,8 @@ impl Range {
         clock: &NodeClock,
         sql: &dyn SqlSide,
     ) -> Result<Body, pb::RangeError> {
-        use range_request::Body as B;
         use pb::command::Body as C;
+        use range_request::Body as B;
         match body {
             B::Read(read) => self.read(read),
             B::Scan(scan) => self.scan(scan, sql),
@@ -206,7 +205,11 @@ impl Range {
                 let mut now = || clock.now();
                 let floors = self.view.floors;
                 let admission = self.leader.admit_prepare(
-                    prepare, &floors, &self.view, &mut now, clock.monotonic(),
+                    prepare,
+                    &floors,
+                    &self.view,
+                    &mut now,
+                    clock.monotonic(),
                 );
                 self.admitted(admission.map_err(|e| invalid(&e.to_string()))?)
             }
@@ -216,10 +219,8 @@ impl Range {
                 let admission = self.leader.admit_commit(commit, &floors, &self.view, &mut now);
                 self.admitted(admission.map_err(|e| invalid(&e.to_string()))?)
             }
-            B::Verdict(v) => self.apply(&C::Verdict(pb::VerdictCommand {
-                txn: v.txn.clone(),
-                verdict: v.verdict,
-            })),
+            B::Verdict(v) => self
+                .apply(&C::Verdict(pb::VerdictCommand { txn: v.txn.clone(), verdict: v.verdict })),
             B::Close(c) => self.apply(&C::Close(pb::CloseCommand {
                 txn: c.txn.clone(),
                 key: c.key.clone(),
@@ -278,7 +279,8 @@ impl Range {
     ) -> Result<Body, pb::RangeError> {
         let meta = lookup.txn.as_ref().and_then(TxnMeta::from_pb);
         let meta = meta.ok_or_else(|| invalid("no transaction"))?;
-        let record = self.view.record(&meta.anchor, meta.id).map_err(|e| invalid(&e.to_string()))?;
+        let record =
+            self.view.record(&meta.anchor, meta.id).map_err(|e| invalid(&e.to_string()))?;
         let answer = self.leader.lookup(&meta, record.as_ref(), clock.monotonic())?;
         Ok(Body::Lookup(answer))
     }
@@ -324,11 +326,7 @@ impl Range {
         Ok(Body::Read(pb::ReadResponse { values }))
     }
 
-    fn scan(
-        &mut self,
-        scan: &pb::ScanRequest,
-        sql: &dyn SqlSide,
-    ) -> Result<Body, pb::RangeError> {
+    fn scan(&mut self, scan: &pb::ScanRequest, sql: &dyn SqlSide) -> Result<Body, pb::RangeError> {
         let span = Span { start: scan.start.clone(), end: scan.end.clone() };
         self.begin(ReadSet::Span(&span), scan.read_ts, scan.uncertain_upto, &scan.txn_id)?;
         self.certain(&span, scan.read_ts, scan.uncertain_upto)?;
@@ -439,9 +437,7 @@ impl FakeNode {
             }
             node_request::Body::Join(_)
             | node_request::Body::Status(_)
-            | node_request::Body::Report(_) => {
-                node_response::Body::Error(invalid("not here"))
-            }
+            | node_request::Body::Report(_) => node_response::Body::Error(invalid("not here")),
         }
     }
 }

@@ -104,11 +104,7 @@ mod parking {
 impl RemoteNode {
     /// A node at `host:port`; nothing is sent before the first call.
     pub fn new(addr: impl Into<String>) -> Self {
-        Self {
-            addr: addr.into(),
-            link: Mutex::new(None),
-            next_tag: AtomicU64::new(1),
-        }
+        Self { addr: addr.into(), link: Mutex::new(None), next_tag: AtomicU64::new(1) }
     }
 
     /// A tonic channel to `host:port`, connected.
@@ -116,10 +112,7 @@ impl RemoteNode {
     /// # Errors
     /// [`CallError::Unreachable`].
     pub async fn connect(addr: &str) -> Result<Channel, CallError> {
-        let unreachable = |why: String| CallError::Unreachable {
-            node: addr.to_string(),
-            why,
-        };
+        let unreachable = |why: String| CallError::Unreachable { node: addr.to_string(), why };
         Endpoint::from_shared(format!("http://{addr}"))
             .map_err(|e| unreachable(e.to_string()))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -151,10 +144,7 @@ impl RemoteNode {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (queue, calls) = mpsc::channel(QUEUE_LEN);
         let waiters: Waiters = Arc::new(parking::Waiters::open());
-        let link = Link {
-            queue,
-            waiters: waiters.clone(),
-        };
+        let link = Link { queue, waiters: waiters.clone() };
         let frames = tokio_stream_of_frames(calls);
         tokio::spawn(async move {
             if let Ok(replies) = client.calls(frames).await {
@@ -198,18 +188,13 @@ impl NodeService for RemoteNode {
             why: String::from("the connection has just ended"),
         };
         let answer = link.waiters.add(tag).ok_or_else(unreachable)?;
-        let tagged = pb::TaggedCall {
-            tag,
-            call: Some(call),
-        };
+        let tagged = pb::TaggedCall { tag, call: Some(call) };
         if link.queue.send(tagged).await.is_err() {
             return Err(unreachable());
         }
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(_)) => Err(CallError::Broken {
-                node: self.addr.clone(),
-            }),
+            Ok(Err(_)) => Err(CallError::Broken { node: self.addr.clone() }),
             Err(_) => {
                 link.waiters.forget(tag);
                 Err(CallError::TimedOut {

@@ -56,10 +56,7 @@ pub enum RetryClass {
 impl pb::RangeError {
     /// An error of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            kind: Some(kind),
-        }
+        Self { message: message.into(), kind: Some(kind) }
     }
 
     /// What to do about it. An error without a kind comes from a newer node: never retried.
@@ -96,20 +93,8 @@ mod tests {
     #[test]
     fn only_an_unreachable_node_did_nothing() {
         let node = String::from("n1");
-        assert!(
-            CallError::Unreachable {
-                node: node.clone(),
-                why: String::new()
-            }
-            .unsent()
-        );
+        assert!(CallError::Unreachable { node: node.clone(), why: String::new() }.unsent());
         assert!(!CallError::Broken { node: node.clone() }.unsent());
-        assert!(
-            !CallError::TimedOut {
-                node,
-                timeout_ms: 1
-            }
-            .unsent()
-        );
+        assert!(!CallError::TimedOut { node, timeout_ms: 1 }.unsent());
     }
 }

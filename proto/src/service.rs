@@ -82,10 +82,7 @@ impl CallServer {
     async fn answer(&self, tagged: pb::TaggedCall) -> Option<pb::TaggedReply> {
         let call = tagged.call?;
         let reply = self.node.call(call).await.ok()?;
-        Some(pb::TaggedReply {
-            tag: tagged.tag,
-            reply: Some(reply),
-        })
+        Some(pb::TaggedReply { tag: tagged.tag, reply: Some(reply) })
     }
 }
 

@@ -70,8 +70,7 @@ impl WriteBuffer {
     /// Own writes in the span, in key order.
     pub fn in_span(&self, span: &Span) -> impl DoubleEndedIterator<Item = (&Bytes, &Buffered)> {
         let end = if span.is_empty() { &span.start } else { &span.end };
-        let bounds =
-            (Bound::Included(span.start.as_ref()), Bound::Excluded(end.as_ref()));
+        let bounds = (Bound::Included(span.start.as_ref()), Bound::Excluded(end.as_ref()));
         self.writes.range::<[u8], _>(bounds)
     }
 
@@ -161,12 +160,13 @@ mod tests {
         buffer.add(WriteOp::put("b", "new"), ts(1));
         buffer.add(WriteOp::delete("c"), ts(1));
         buffer.add(WriteOp::put("z", "outside"), ts(1));
-        let stored = || {
-            ["a", "c", "d"].map(|k| (Bytes::from(k), Bytes::from("old"))).into_iter().collect()
-        };
+        let stored =
+            || ["a", "c", "d"].map(|k| (Bytes::from(k), Bytes::from("old"))).into_iter().collect();
         let span = Span::new("a", "m");
         let keys = |rows: Vec<(Bytes, Bytes)>| {
-            rows.into_iter().map(|(k, _)| String::from_utf8(k.to_vec()).unwrap()).collect::<String>()
+            rows.into_iter()
+                .map(|(k, _)| String::from_utf8(k.to_vec()).unwrap())
+                .collect::<String>()
         };
         assert_eq!(keys(buffer.overlay(stored(), &span, false)), "abd");
         assert_eq!(keys(buffer.overlay(stored(), &span, true)), "dba");

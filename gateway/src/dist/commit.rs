@@ -24,10 +24,10 @@ use quorate_txn::recovery::Recovery;
 use quorate_txn::state::{TxnMeta, Verdict};
 use quorate_txn::step::{Action, CallId, Group, Input, TimerId};
 
+use super::Dist;
 use super::errors;
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
 use super::txn::{Intent, READ_PATIENCE};
-use super::Dist;
 use crate::runtime;
 
 /// How long a committer that may not wait looks on before it is refused.
@@ -287,11 +287,7 @@ impl Dist {
     }
 
     /// Keys and checks by range, for a machine; empty if the routes cannot be found now.
-    async fn groups(
-        &self,
-        keys: Vec<bytes::Bytes>,
-        checks: Vec<pb::ReadCheck>,
-    ) -> Vec<Group> {
+    async fn groups(&self, keys: Vec<bytes::Bytes>, checks: Vec<pb::ReadCheck>) -> Vec<Group> {
         let mut groups: BTreeMap<bytes::Bytes, Group> = BTreeMap::new();
         for key in keys {
             let Ok(route) = self.sender().route(&key).await else {

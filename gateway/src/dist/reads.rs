@@ -33,7 +33,8 @@ impl ReadSet {
             return;
         }
         let mut span = span;
-        let before = self.spans.iter().find(|s| s.end == span.start || s.start == span.end).cloned();
+        let before =
+            self.spans.iter().find(|s| s.end == span.start || s.start == span.end).cloned();
         if let Some(neighbour) = before {
             self.spans.remove(&neighbour);
             if neighbour.end == span.start {

@@ -357,10 +357,8 @@ fn lost(sent: bool, why: impl Into<String>) -> Failure {
 }
 
 fn addressed(route: &pb::RangeRoute, body: range_request::Body) -> pb::RangeRequest {
-    let range = route
-        .descriptor
-        .as_ref()
-        .map(|d| pb::RangeRef { range_id: d.range_id, epoch: d.epoch });
+    let range =
+        route.descriptor.as_ref().map(|d| pb::RangeRef { range_id: d.range_id, epoch: d.epoch });
     pb::RangeRequest { range, body: Some(body) }
 }
 

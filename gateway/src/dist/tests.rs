@@ -7,10 +7,10 @@ use bytes::Bytes;
 use quorate_planner::catalog::KeyDescription;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvTxn, ScanProgram, ScanRequest, Span, WriteOp};
+use quorate_proto::Timestamp;
 use quorate_proto::pb::range_request::Body;
 use quorate_txn::clock::NodeClock;
 use quorate_txn::config::MAX_CLOCK_OFFSET;
-use quorate_proto::Timestamp;
 
 use super::sender::Sender;
 use super::{Dist, SqlSide, Txn};
@@ -45,7 +45,11 @@ fn cluster() -> (Arc<FakeNode>, Arc<Dist>) {
     (node, Arc::new(Dist::new(sender, Arc::new(Names))))
 }
 
-async fn write(dist: &Arc<Dist>, keys: &[&'static str], value: &'static str) -> Result<(), SqlError> {
+async fn write(
+    dist: &Arc<Dist>,
+    keys: &[&'static str],
+    value: &'static str,
+) -> Result<(), SqlError> {
     let txn = Txn::begin(dist.clone(), true);
     for key in keys {
         txn.write(WriteOp::put(*key, value)).unwrap();
@@ -251,7 +255,9 @@ async fn a_scan_goes_on_over_pages_ranges_and_own_writes_in_both_directions() {
         while let Some(next) = span {
             let request = ScanRequest { reverse, ..ScanRequest::all(next) };
             let page = txn.scan(request).await.unwrap();
-            found.extend(page.rows.into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()));
+            found.extend(
+                page.rows.into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()),
+            );
             span = page.resume;
         }
         let mut expected: Vec<String> = keys.iter().filter(|k| *k != "k05").cloned().collect();

@@ -13,9 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::kv::{
-    KvStats, KvTxn, LockStrength, ScanPage, ScanRequest, Span, WriteOp,
-};
+use quorate_planner::kv::{KvStats, KvTxn, LockStrength, ScanPage, ScanRequest, Span, WriteOp};
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::{range_request, range_response};
 use quorate_proto::{Timestamp, TxnId, pb};
@@ -174,7 +172,9 @@ impl Txn {
         let mut answers = sender.round(vec![request], ATTEMPT_TIMEOUT).await;
         match answers.pop() {
             Some(Ok(range_response::Body::Scan(page))) => Ok(Some((page, clipped))),
-            Some(Ok(_)) | None => Err(SqlError::internal("a scan was answered with something else")),
+            Some(Ok(_)) | None => {
+                Err(SqlError::internal("a scan was answered with something else"))
+            }
             Some(Err(failure)) => {
                 self.overcome(failure).await?;
                 Ok(None)
@@ -269,7 +269,8 @@ impl Txn {
                         return Ok(false);
                     }
                     Err(Failure::Range(pb::RangeError {
-                        kind: Some(Kind::Locked(locked)), ..
+                        kind: Some(Kind::Locked(locked)),
+                        ..
                     })) => {
                         self.dist.clear_lock(&locked).await?;
                         left.extend(checks);
@@ -351,8 +352,12 @@ impl KvTxn for Txn {
             let state = self.state.lock();
             keys.iter().map(|key| state.buffer.get(key)).collect()
         };
-        let stored: Vec<Bytes> =
-            keys.iter().zip(&own).filter(|(_, own)| own.is_none()).map(|(k, _)| k.clone()).collect();
+        let stored: Vec<Bytes> = keys
+            .iter()
+            .zip(&own)
+            .filter(|(_, own)| own.is_none())
+            .map(|(k, _)| k.clone())
+            .collect();
         if !stored.is_empty() {
             let mut values = self.stored_values(&stored).await?.into_iter();
             for slot in own.iter_mut().filter(|slot| slot.is_none()) {

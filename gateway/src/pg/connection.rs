@@ -330,9 +330,7 @@ impl Connection {
             let ready = portal.ready.clone();
             match self.run(&ready, std::mem::take(&mut portal.params)).await? {
                 Outcome::Empty => {
-                    self.put(PgWireBackendMessage::EmptyQueryResponse(
-                        EmptyQueryResponse::new(),
-                    ))?;
+                    self.put(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;
                     portal.params = Vec::new();
                     self.extended.put_portal(name, portal);
                     return Ok(());

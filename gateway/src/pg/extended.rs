@@ -134,11 +134,7 @@ impl Extended {
     }
 
     /// What `Describe` answers.
-    pub fn describe(
-        &self,
-        target: u8,
-        name: &str,
-    ) -> Result<Vec<PgWireBackendMessage>, SqlError> {
+    pub fn describe(&self, target: u8, name: &str) -> Result<Vec<PgWireBackendMessage>, SqlError> {
         if target == b'S' {
             let ready = self.find(name)?;
             let oids = ready.param_types().iter().map(PgType::oid).collect();

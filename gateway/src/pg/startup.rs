@@ -64,9 +64,9 @@ fn negotiate(wire: &mut Wire, startup: &Startup) -> Result<(), WireError> {
         startup.parameters.keys().filter(|k| k.starts_with("_pq_.")).cloned().collect();
     if startup.protocol_number_minor > MINOR_VERSION || !extensions.is_empty() {
         let newest = i32::from(MINOR_VERSION) | (3 << 16);
-        wire.put(&PgWireBackendMessage::NegotiateProtocolVersion(
-            NegotiateProtocolVersion::new(newest, extensions),
-        ))?;
+        wire.put(&PgWireBackendMessage::NegotiateProtocolVersion(NegotiateProtocolVersion::new(
+            newest, extensions,
+        )))?;
     }
     Ok(())
 }

@@ -345,7 +345,8 @@ mod tests {
         let refused = SqlState::FEATURE_NOT_SUPPORTED;
         assert_eq!(state(s.set("TimeZone", Some("Europe/Berlin"), false, false)), refused);
         assert_eq!(state(s.set("lock_timeout", Some("5"), false, false)), refused);
-        let serializable = s.set("default_transaction_isolation", Some("serializable"), false, false);
+        let serializable =
+            s.set("default_transaction_isolation", Some("serializable"), false, false);
         assert_eq!(state(serializable), refused);
         assert_eq!(state(s.set("nonsense", Some("1"), false, false)), SqlState::UNDEFINED_OBJECT);
         let fixed = s.set("server_version", Some("16"), false, false);

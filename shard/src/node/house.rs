@@ -145,7 +145,7 @@ impl Node {
             }
             Ok(_) => false,
             Err(error) => {
-                tracing::debug!(node = %self.id(), why = error.message, "a report was not taken");
+                eprintln!("DBG report {} {}", self.id(), error.message);
                 // Not at once again: the reason may be everybody's.
                 self.events.routes.notify_one();
                 tokio::time::sleep(META_RETRY).await;
@@ -260,7 +260,7 @@ impl Node {
             return;
         }
         if let Err(why) = replica.place(&wanted, Instant::now() + STEP_TIMEOUT).await {
-            tracing::debug!(range = %replica.range, %why, "a replica was not placed yet");
+            eprintln!("DBG place {} {:?} {why:?} {:?}", replica.range, wanted, descriptor.replicas);
         }
     }
 

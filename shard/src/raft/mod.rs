@@ -36,8 +36,8 @@ mod tests;
 
 pub use handle::{Background, RaftConfig, RaftDeps, RaftHandle};
 pub use machine::{
-    ChangeError, Effect, GroupStatus, Handover, LeaseState, LogEntry, MachineFactory,
-    ProposeError, RangeMachine, ReplicaChange, RoleEvent,
+    ChangeError, Effect, GroupStatus, Handover, LeaseState, LogEntry, MachineFactory, ProposeError,
+    RangeMachine, ReplicaChange, RoleEvent,
 };
 pub use runtime::{Driver, InlineBackground, Running, ThreadBackground};
 pub use shared::{GroupShared, RaftMetrics};

@@ -317,9 +317,7 @@ fn replica_moves_by_learner_promotion_and_removal() {
     let descriptor = cluster.change(RANGE, ReplicaChange::Remove { peer: old }).unwrap();
     assert_eq!(descriptor.replicas.len(), 3);
     assert_eq!(descriptor.epoch.unwrap().conf, 4);
-    cluster.wait("the removed replica is gone", |c| {
-        c.nodes[&gone].handle().lease(RANGE).is_none()
-    });
+    cluster.wait("the removed replica is gone", |c| c.nodes[&gone].handle().lease(RANGE).is_none());
     assert!(cluster.nodes[&gone].seen(RANGE, |seen| seen.destroyed));
     assert!(cluster.nodes[&gone].value("k1").is_none());
     cluster.write(RANGE, "more", "1");
@@ -346,9 +344,8 @@ fn replica_that_was_away_when_removed_learns_of_it() {
     cluster.kill(gone);
     cluster.change(RANGE, ReplicaChange::Remove { peer: PeerId(200 + gone) }).unwrap();
     cluster.start(gone);
-    cluster.wait("it learns that it was removed", |c| {
-        c.nodes[&gone].handle().lease(RANGE).is_none()
-    });
+    cluster
+        .wait("it learns that it was removed", |c| c.nodes[&gone].handle().lease(RANGE).is_none());
     cluster.write(RANGE, "b", "2");
 }
 

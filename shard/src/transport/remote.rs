@@ -63,8 +63,18 @@ impl RaftTransport for RemoteTransport {
     fn send(&self, node: NodeId, frame: pb::RaftFrame) {
         let mut peers = self.peers.lock();
         let queue = peers.entry(node).or_insert_with(|| self.start_peer(node));
-        if let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send(frame) {
-            tracing::debug!(%node, "a Raft frame was dropped: the queue is full");
+        match queue.try_send(frame) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                tracing::debug!(%node, "a Raft frame was dropped: the queue is full");
+            }
+            // A broken request kept the queue: its task has ended, and another takes over.
+            Err(mpsc::error::TrySendError::Closed(frame)) => {
+                *queue = self.start_peer(node);
+                if queue.try_send(frame).is_err() {
+                    tracing::debug!(%node, "a Raft frame was dropped");
+                }
+            }
         }
     }
 
