@@ -125,6 +125,33 @@ pub fn is_ddl(tokens: &[TokenWithSpan]) -> bool {
     matches!(first.as_deref(), Some("create" | "drop" | "truncate"))
 }
 
+/// First words of statements that are refused.
+const REFUSED: &[&str] = &[
+    "copy",
+    "prepare",
+    "execute",
+    "listen",
+    "unlisten",
+    "notify",
+    "lock",
+    "declare",
+    "fetch",
+    "move",
+    "close",
+    "call",
+    "do",
+    "grant",
+    "revoke",
+    "comment",
+    "cluster",
+    "reindex",
+    "checkpoint",
+    "merge",
+    "import",
+    "security",
+    "refresh",
+];
+
 /// The command that tokens are; `None` if they are something to be parsed.
 pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<StatementKind>> {
     let Some(first) = tokens.first() else { return Ok(Some(StatementKind::Empty)) };
@@ -189,9 +216,7 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
         "prepare" if r.take("transaction") => {
             return Err(SqlError::unsupported("PREPARE TRANSACTION"));
         }
-        "copy" | "prepare" | "execute" | "listen" | "unlisten" | "notify" | "lock" | "declare"
-        | "fetch" | "move" | "close" | "call" | "do" | "grant" | "revoke" | "comment"
-        | "cluster" | "reindex" | "checkpoint" | "merge" | "import" | "security" | "refresh" => {
+        word if REFUSED.contains(&word) => {
             return Err(SqlError::unsupported(first.to_uppercase()));
         }
         _ => return Ok(None),

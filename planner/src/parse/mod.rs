@@ -167,6 +167,11 @@ impl Statement {
         self.lifted.iter().map(|literal| literal.ty)
     }
 
+    /// The error with the place of the name it is about, if it tells of one.
+    pub fn located(&self, error: SqlError) -> SqlError {
+        tokens::located(error, &self.tokens, &self.whole)
+    }
+
     /// The syntax tree of a statement that becomes a plan.
     pub fn parse_plan(&self) -> SqlResult<Parsed> {
         let mut statement = self.tree()?;

@@ -127,6 +127,17 @@ fn syntax_errors_point_at_the_token() {
 }
 
 #[test]
+fn errors_about_names_point_at_the_name() {
+    let statement = one("select 1, nope from err");
+    let error = SqlError::new(SqlState::UNDEFINED_COLUMN, "column \"nope\" does not exist");
+    assert_eq!(statement.located(error).position, Some(11));
+    let error = SqlError::new(SqlState::UNDEFINED_COLUMN, "column err.nope does not exist");
+    assert_eq!(statement.located(error).position, Some(21));
+    let error = SqlError::new(SqlState::DIVISION_BY_ZERO, "division by zero");
+    assert_eq!(statement.located(error).position, None);
+}
+
+#[test]
 fn literals_are_lifted_where_that_is_safe() {
     let lifted = |text: &str| one(text).lifted.len();
     assert_eq!(lifted("select a from t where b = 1 and c = 'x'"), 2);

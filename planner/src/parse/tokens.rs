@@ -188,3 +188,35 @@ pub fn plain_locks(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
     }
     out
 }
+
+/// An error about a name, with the place where the name first stands.
+pub fn located(error: SqlError, tokens: &[TokenWithSpan], text: &str) -> SqlError {
+    if error.position.is_some() {
+        return error;
+    }
+    let message = error.message.as_str();
+    let named = match error.sqlstate {
+        SqlState::UNDEFINED_COLUMN | SqlState::UNDEFINED_TABLE | SqlState::AMBIGUOUS_COLUMN => {
+            let quoted = message.split('"').nth(1);
+            quoted.or_else(|| message.strip_prefix("column ")?.split(' ').next())
+        }
+        SqlState::UNDEFINED_FUNCTION => {
+            message.strip_prefix("function ").and_then(|rest| rest.split('(').next())
+        }
+        _ => None,
+    };
+    // Of a qualified name the first part.
+    let Some(name) = named.and_then(|name| name.split('.').next()) else { return error };
+    let is_it = |t: &&TokenWithSpan| match &t.token {
+        Token::Word(w) if w.quote_style.is_some() => w.value == name,
+        Token::Word(w) => w.value.to_lowercase() == name,
+        _ => false,
+    };
+    match tokens.iter().find(is_it) {
+        Some(token) => {
+            let place = position(text, token.span.start);
+            error.at(place)
+        }
+        None => error,
+    }
+}

@@ -96,7 +96,9 @@ impl Planner {
     ) -> SqlResult<Arc<Prepared>> {
         let kind = match &statement.kind {
             StatementKind::Plan => {
-                return self.prepare_plan(statement, catalog, settings, params);
+                return self
+                    .prepare_plan(statement, catalog, settings, params)
+                    .map_err(|error| statement.located(error));
             }
             StatementKind::Empty => PreparedKind::Empty,
             StatementKind::Ddl(op) => PreparedKind::Ddl(op.clone()),

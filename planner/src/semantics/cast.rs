@@ -136,10 +136,7 @@ pub fn convert(
     to: PgType,
     explicit: bool,
 ) -> SqlResult<Datum<'static>> {
-    use PgType::{
-        Bool, Char, Date, Float4, Float8, Int2, Int4, Int8, Name, Numeric as Num, Oid, Text,
-        Timestamp, TimestampTz, Unknown, Varchar,
-    };
+    use PgType::{Char, Date, Name, Text, Timestamp, TimestampTz, Unknown, Varchar};
     Ok(match (from, to) {
         (_, Text | Name | Unknown) => of_string(to_string(value, from)?),
         (_, Varchar(limit)) => of_string(fit_string(&to_string(value, from)?, limit, explicit)?),
@@ -155,6 +152,15 @@ pub fn convert(
             let scalar = text::from_text(string(value)?.trim_end_matches('\0'), to)?;
             owned(Datum::of_scalar(&scalar)?)
         }
+        (Date | Timestamp | TimestampTz, _) => to_time(value, from, to)?,
+        _ => to_number(value, from, to)?,
+    })
+}
+
+/// Numbers and booleans to numbers and booleans.
+fn to_number(value: &Datum<'_>, from: PgType, to: PgType) -> SqlResult<Datum<'static>> {
+    use PgType::{Bool, Float4, Float8, Int2, Int4, Int8, Numeric as Num, Oid};
+    Ok(match (from, to) {
         (Bool, Int4) => Datum::Int(i64::from(matches!(value, Datum::Bool(true)))),
         (Int4, Bool) => Datum::Bool(!matches!(value, Datum::Int(0))),
         (Int2 | Int4 | Int8 | Oid, Int2 | Int4 | Int8 | Oid) => match value {
@@ -202,6 +208,14 @@ pub fn convert(
             Datum::Float4(v)
         }
         (_, Num(_)) => of_number(number(value, from)?, to)?,
+        _ => owned(value.clone()),
+    })
+}
+
+/// Dates and timestamps to each other.
+fn to_time(value: &Datum<'_>, from: PgType, to: PgType) -> SqlResult<Datum<'static>> {
+    use PgType::{Date, Timestamp, TimestampTz};
+    Ok(match (from, to) {
         (Date, Timestamp | TimestampTz) => match value {
             Datum::Int(v) if *v == i64::from(i32::MAX) => Datum::Int(i64::MAX),
             Datum::Int(v) if *v == i64::from(i32::MIN) => Datum::Int(i64::MIN),

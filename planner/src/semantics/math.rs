@@ -72,6 +72,21 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
             }
             fit((a / divisor).checked_mul(b).and_then(|n| i64::try_from(n).ok()), call.ret)
         },
+        "random" => |_, _| {
+            let bits = uuid::Uuid::new_v4().as_u128();
+            // The random low half; 53 bits are what a float holds.
+            let mantissa = (bits as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (bits >> 80) as u64;
+            Ok(Datum::Float8((mantissa >> 11) as f64 / (1u64 << 53) as f64))
+        },
+        "gen_random_uuid" => {
+            |_, _| Ok(Datum::Bytes(Cow::Owned(uuid::Uuid::new_v4().as_bytes().to_vec())))
+        }
+        other => return trigonometry(other),
+    })
+}
+
+fn trigonometry(name: &str) -> Option<Evaluator> {
+    Some(match name {
         "sin" => |call, v| periodic(call, v, f64::sin),
         "cos" => |call, v| periodic(call, v, f64::cos),
         "tan" => |call, v| periodic(call, v, f64::tan),
@@ -91,15 +106,6 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
         "tanh" => |call, v| Ok(Datum::Float8(float_arg(call, v, 0)?.tanh())),
         "degrees" => float_function!(|x| x / (std::f64::consts::PI / 180.0)),
         "radians" => float_function!(|x| x * (std::f64::consts::PI / 180.0)),
-        "random" => |_, _| {
-            let bits = uuid::Uuid::new_v4().as_u128();
-            // The random low half; 53 bits are what a float holds.
-            let mantissa = (bits as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (bits >> 80) as u64;
-            Ok(Datum::Float8((mantissa >> 11) as f64 / (1u64 << 53) as f64))
-        },
-        "gen_random_uuid" => {
-            |_, _| Ok(Datum::Bytes(Cow::Owned(uuid::Uuid::new_v4().as_bytes().to_vec())))
-        }
         _ => return None,
     })
 }

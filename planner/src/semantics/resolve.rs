@@ -74,6 +74,14 @@ fn special(name: &'static str, args: &[Arg]) -> SqlResult<Option<Resolved>> {
                 None => Ok(None),
             }
         }
+        _ => by_rule(name, args),
+    }
+}
+
+/// Functions of any types.
+fn by_rule(name: &'static str, args: &[Arg]) -> SqlResult<Option<Resolved>> {
+    let all = |args: Vec<PgType>, ret| Ok(Some(Resolved { args, ret }));
+    match (name, args) {
         ("coalesce" | "greatest" | "least", args) if !args.is_empty() => {
             let ty = common_type(name, args)?;
             all(vec![ty; args.len()], ty)

@@ -422,7 +422,7 @@ impl PgType {
     }
 }
 
-/// As `format_type` writes it: `numeric(12,2)`, `character varying(16)`, `timestamp with time zone`.
+/// As `format_type` writes it: `numeric(12,2)`, `character varying(16)`, ….
 impl fmt::Display for PgType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
