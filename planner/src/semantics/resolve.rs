@@ -196,8 +196,8 @@ fn arithmetic(name: &'static str, a: &Arg, b: &Arg) -> SqlResult<Resolved> {
         return numbers(name, l, r).ok_or_else(fail);
     }
     match (name, l, r) {
-        ("pg_add" | "pg_sub", Date, t) if matches!(t, PgType::Int2 | Int4) => to(Date, Int4, Date),
-        ("pg_add", t, Date) if matches!(t, PgType::Int2 | Int4) => to(Int4, Date, Date),
+        ("pg_add" | "pg_sub", Date, PgType::Int2 | Int4) => to(Date, Int4, Date),
+        ("pg_add", PgType::Int2 | Int4, Date) => to(Int4, Date, Date),
         ("pg_sub", Date, Date | Unknown) | ("pg_sub", Unknown, Date) => to(Date, Date, Int4),
         ("pg_add" | "pg_sub", Date, Interval) => to(Timestamp, Interval, Timestamp),
         ("pg_add", Interval, Date) => to(Interval, Timestamp, Timestamp),
