@@ -14,6 +14,9 @@ const INFORMATION_SCHEMA_OID: u32 = 13_000;
 const OWNER_OID: u32 = 10;
 const DATABASE_OID: u32 = 5;
 const UTF8_ENCODING: i32 = 6;
+/// `pg_am` of tables and of indexes, as PostgreSQL numbers them.
+const HEAP_OID: u32 = 2;
+const BTREE_OID: u32 = 403;
 /// Where the oids of indexes begin: above those of tables.
 const FIRST_INDEX_OID: u32 = 1 << 31;
 /// Indexes of one table have this many oids.
@@ -31,6 +34,7 @@ pub(super) fn relation(name: &str, about: &About<'_>) -> Option<Relation> {
         "pg_type" => pg_type(),
         "pg_settings" => pg_settings(),
         "pg_roles" => pg_roles(),
+        "pg_am" => pg_am(),
         _ => return None,
     })
 }
@@ -162,6 +166,7 @@ fn pg_class(about: &About<'_>) -> Relation {
         ("relhasindex", Bool),
         ("relispartition", Bool),
         ("relpersistence", Text),
+        ("relam", Oid),
     ]);
     let mut add = |id: u32, name: &str, kind: &str, columns: usize, indexed: bool| {
         out.push(vec![
@@ -174,6 +179,7 @@ fn pg_class(about: &About<'_>) -> Relation {
             boolean(indexed),
             boolean(false),
             text("p"),
+            oid(if kind == "i" { BTREE_OID } else { HEAP_OID }),
         ]);
     };
     for table in about.catalog.tables() {
@@ -322,5 +328,12 @@ fn pg_settings() -> Relation {
 fn pg_roles() -> Relation {
     let mut out = Relation::new(&[("oid", Oid), ("rolname", Name), ("rolsuper", Bool)]);
     out.push(vec![oid(OWNER_OID), text("quorate"), boolean(true)]);
+    out
+}
+
+fn pg_am() -> Relation {
+    let mut out = Relation::new(&[("oid", Oid), ("amname", Name), ("amtype", Text)]);
+    out.push(vec![oid(HEAP_OID), text("heap"), text("t")]);
+    out.push(vec![oid(BTREE_OID), text("btree"), text("i")]);
     out
 }

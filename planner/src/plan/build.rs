@@ -80,6 +80,7 @@ impl Build<'_> {
     /// DataFusion's plan of a query, with all parameter types settled.
     pub fn logical(&mut self, statement: ast::Statement, scope: Scope) -> SqlResult<LogicalPlan> {
         let mut statement = statement;
+        super::qualified::strip(&mut statement);
         rewrite::name_columns(&mut statement);
         let mut names = Names::new(self.engine, self.catalog, self.database);
         names.locks.clone_from(&self.locks);

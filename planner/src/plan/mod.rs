@@ -17,6 +17,7 @@ pub mod functions;
 pub mod instance;
 pub mod meaning;
 mod prepare;
+mod qualified;
 
 pub mod rewrite;
 pub mod table;
