@@ -6,7 +6,7 @@
 //!
 //! * [`plan`]: from the parsed statement to a [`DmlPlan`].
 //! * [`run`]: the execution of a [`DmlPlan`].
-//! * [`write`]: constraints, row and index writes.
+//! * [`mod@write`]: constraints, row and index writes.
 //! * [`backfill`]: the entries of an index for rows that are there already.
 
 pub mod backfill;

@@ -5,7 +5,7 @@
 //! * [`scan`]: the scan of a table through one of its indexes.
 //! * [`fetch`]: reading rows and decoding them, shared by scans and joins.
 //! * [`lookup`]: the join that looks its inner rows up by key.
-//! * [`concat`]: several inputs one after another, without tasks.
+//! * [`mod@concat`]: several inputs one after another, without tasks.
 //! * [`values`]: rows handed to a plan at execution.
 //! * [`rows`]: VALUES with parameters.
 //! * [`limit`]: LIMIT and OFFSET by parameters.

@@ -2,8 +2,8 @@
 //!
 //! # The life of a proposal
 //! 1. A request task checks the lease and calls [`RaftHandle::propose`]; the command lands in the
-//!    inbox of the range's [worker](worker::Worker).
-//! 2. The worker's [pass](worker::Worker::pass) proposes everything in its inbox to Raft. The
+//!    inbox of the range's worker (`worker::Worker`).
+//! 2. The worker's pass (`Worker::pass`) proposes everything in its inbox to Raft. The
 //!    leader's messages leave at once, in one frame per peer node.
 //! 3. One append with one sync persists the entries of all ready groups; followers' answers leave
 //!    after it.
