@@ -71,7 +71,8 @@ impl Node {
             tokio::time::sleep(DISK_EVERY.min(CLOCK_BOUND_INTERVAL)).await;
             if let Some(disk) = self.disk.clone() {
                 // What cannot be looked at keeps its state; a disk that fails stops the log.
-                let polled = runtime::blocking(move || disk.poll()).await;
+                let polled =
+                    runtime::blocking(self.config.workers_as_tasks, move || disk.poll()).await;
                 if let Some(Err(error)) = polled {
                     tracing::warn!(%error, "the disk's free space is not known");
                 }
@@ -86,7 +87,11 @@ impl Node {
     async fn write_clock_bound(&self) {
         let bound = self.ranges.clock.now().bound_after(CLOCK_BOUND_AHEAD);
         let log = self.log.clone();
-        match runtime::blocking(move || identity::store_clock_bound(&*log, bound)).await {
+        match runtime::blocking(self.config.workers_as_tasks, move || {
+            identity::store_clock_bound(&*log, bound)
+        })
+        .await
+        {
             Some(Ok(())) => self.ranges.set_clock_bound(bound),
             Some(Err(error)) => self.fail(&error.to_string()),
             None => self.fail("writing the clock's bound panicked"),
@@ -145,7 +150,7 @@ impl Node {
             }
             Ok(_) => false,
             Err(error) => {
-                eprintln!("DBG report {} {}", self.id(), error.message);
+                tracing::debug!(node = %self.id(), why = error.message, "a report was not taken");
                 // Not at once again: the reason may be everybody's.
                 self.events.routes.notify_one();
                 tokio::time::sleep(META_RETRY).await;
@@ -159,8 +164,10 @@ impl Node {
             return;
         }
         let (log, book) = (self.log.clone(), self.connector.book());
-        if let Some(Err(error)) =
-            runtime::blocking(move || identity::store_addresses(&*log, book)).await
+        if let Some(Err(error)) = runtime::blocking(self.config.workers_as_tasks, move || {
+            identity::store_addresses(&*log, book)
+        })
+        .await
         {
             self.fail(&error.to_string());
         }
@@ -260,7 +267,7 @@ impl Node {
             return;
         }
         if let Err(why) = replica.place(&wanted, Instant::now() + STEP_TIMEOUT).await {
-            eprintln!("DBG place {} {:?} {why:?} {:?}", replica.range, wanted, descriptor.replicas);
+            tracing::debug!(range = %replica.range, %why, "a replica was not placed yet");
         }
     }
 
@@ -340,8 +347,10 @@ impl Node {
                 continue;
             }
             let ranges = self.ranges.clone();
-            let found =
-                runtime::blocking(move || find_split_key(&*ranges.engine.snapshot(), &span)).await;
+            let found = runtime::blocking(self.config.workers_as_tasks, move || {
+                find_split_key(&*ranges.engine.snapshot(), &span)
+            })
+            .await;
             let Some(Ok(Some(key))) = found else { continue };
             let request = pb::RangeRequest {
                 range: Some(pb::RangeRef { range_id: replica.range.0, epoch: descriptor.epoch }),

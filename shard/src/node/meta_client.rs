@@ -188,7 +188,9 @@ impl Node {
             }
             Ask::Join(request) => {
                 let node_id = self.register(replica, request.node, deadline).await?;
-                let nodes = self.stored_nodes()?;
+                // Not the stored ones alone: this node may not have registered itself yet, and a
+                // node that cannot reach the meta range's leader never hears of it again.
+                let nodes = self.connector.book();
                 let cluster_id = self.cluster_id();
                 Ok(Answer::Join(pb::JoinResponse { cluster_id, node_id, nodes }))
             }

@@ -251,7 +251,8 @@ impl Node {
         self.leave();
         self.stop_workers().await;
         let ranges = self.ranges.clone();
-        let flushed = runtime::blocking(move || ranges.engine.flush()).await;
+        let flushed =
+            runtime::blocking(self.config.workers_as_tasks, move || ranges.engine.flush()).await;
         if let Some(Err(error)) = flushed {
             tracing::error!(%error, "the last flush failed");
         }
@@ -274,7 +275,7 @@ impl Node {
     async fn stop_workers(&self) {
         let running = self.running.lock().take();
         if let Some(running) = running {
-            runtime::blocking(move || running.stop()).await;
+            runtime::blocking(self.config.workers_as_tasks, move || running.stop()).await;
         }
     }
 }

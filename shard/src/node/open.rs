@@ -95,7 +95,7 @@ impl Node {
     /// [`OpenError`]; nothing runs then.
     pub async fn open(config: NodeConfig) -> Result<Arc<Self>, OpenError> {
         let early = config.clone();
-        let opened = runtime::blocking(move || open_storage(&early)).await;
+        let opened = runtime::blocking(config.workers_as_tasks, move || open_storage(&early)).await;
         let opened = opened.ok_or_else(|| OpenError::System("opening panicked".into()))??;
         let log = opened.log.clone();
         let known = Identity::load(&*log)?;

@@ -17,10 +17,15 @@ pub(super) fn spawn(
     tokio::spawn(task)
 }
 
-/// Runs what blocks beside the runtime's threads; `None` if it panicked.
+/// Runs what blocks beside the runtime's threads, or at once where everything runs as tasks (a
+/// simulation: no thread may race with its clock); `None` if it panicked.
 pub(super) async fn blocking<T: Send + 'static>(
+    at_once: bool,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
+    if at_once {
+        return Some(work());
+    }
     tokio::task::spawn_blocking(work).await.ok()
 }
 

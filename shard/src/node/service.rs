@@ -216,7 +216,10 @@ impl Node {
         let used: u64 = self.ranges.engine.metrics().file_bytes.iter().sum();
         let used = used + self.log.used_bytes();
         let Storage::Folder(dir) = self.config.storage.clone() else { return (used, 0) };
-        let space = runtime::blocking(move || FolderSpace::new(&dir).space().ok()).await;
+        let space = runtime::blocking(self.config.workers_as_tasks, move || {
+            FolderSpace::new(&dir).space().ok()
+        })
+        .await;
         (used, space.flatten().map_or(0, |space| space.free))
     }
 

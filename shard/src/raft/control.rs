@@ -83,8 +83,9 @@ impl Group {
                 if replica.role() == pb::ReplicaRole::Voter {
                     return invalid(format!("{peer} votes already"));
                 }
+                // One that never answered must not vote: a majority could need it.
                 let matched = self.raw.raft.prs().get(peer.0).map_or(0, |p| p.matched);
-                if matched + PROMOTE_LAG_MAX < self.last_index() {
+                if matched == 0 || matched + PROMOTE_LAG_MAX < self.last_index() {
                     return Err(ChangeError::NotNow(format!("{peer} lags behind")));
                 }
                 let role = pb::ReplicaRole::Voter as i32;
