@@ -70,6 +70,9 @@ pub fn plain(statement: &mut ast::Statement) -> SqlResult<()> {
         type Break = SqlError;
 
         fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+            if let Some(plain) = grammar(expr) {
+                *expr = plain;
+            }
             match rows(expr) {
                 Ok(Some(plain)) => *expr = plain,
                 Ok(None) => {}
@@ -106,6 +109,56 @@ pub fn plain(statement: &mut ast::Statement) -> SqlResult<()> {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }
+}
+
+/// Constructs of the grammar as the calls and casts they stand for.
+fn grammar(expr: &mut Expr) -> Option<Expr> {
+    match expr {
+        Expr::Interval(interval) => {
+            let Expr::Value(value) = interval.value.as_ref() else { return None };
+            let ast::Value::SingleQuotedString(text) = &value.value else { return None };
+            if interval.last_field.is_some() || interval.leading_precision.is_some() {
+                return None;
+            }
+            let text = match &interval.leading_field {
+                Some(unit) => format!("{text} {}", unit.to_string().to_lowercase()),
+                None => text.clone(),
+            };
+            Some(Expr::Cast {
+                kind: ast::CastKind::Cast,
+                expr: Box::new(Expr::value(ast::Value::SingleQuotedString(text))),
+                data_type: ast::DataType::Interval { fields: None, precision: None },
+                array: false,
+                format: None,
+            })
+        }
+        Expr::Substring { expr, substring_from, substring_for, .. } => {
+            let one = || Box::new(Expr::value(ast::Value::Number("1".into(), false)));
+            let from = substring_from.take().unwrap_or_else(one);
+            let mut args = vec![(**expr).clone(), *from];
+            args.extend(substring_for.take().map(|e| *e));
+            Some(function("substring", args))
+        }
+        _ => None,
+    }
+}
+
+fn function(name: &str, args: Vec<Expr>) -> Expr {
+    let unnamed = |e| ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(e));
+    Expr::Function(ast::Function {
+        name: ast::ObjectName::from(vec![ast::Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: ast::FunctionArguments::None,
+        args: ast::FunctionArguments::List(ast::FunctionArgumentList {
+            duplicate_treatment: None,
+            args: args.into_iter().map(unnamed).collect(),
+            clauses: vec![],
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: vec![],
+    })
 }
 
 /// The columns of a row.

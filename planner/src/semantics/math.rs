@@ -112,7 +112,7 @@ fn trigonometry(name: &str) -> Option<Evaluator> {
 
 fn digits(v: &[Datum<'_>]) -> SqlResult<i32> {
     match v.get(1) {
-        Some(n) => Ok(int(n)?.clamp(-1000, 1000) as i32),
+        Some(n) => Ok(int(n)?.clamp(-2000, 2000) as i32),
         None => Ok(0),
     }
 }
@@ -149,7 +149,7 @@ fn whole(
 fn sign(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
     if call.ret == PgType::Float8 {
         let x = float_arg(call, v, 0)?;
-        let sign = if x.is_nan() || x == 0.0 { x } else { x.signum() };
+        let sign = f64::from(i8::from(x > 0.0) - i8::from(x < 0.0));
         return Ok(Datum::Float8(sign));
     }
     match number_arg(call, v, 0)?.sign() {

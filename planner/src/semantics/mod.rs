@@ -156,3 +156,5 @@ pub fn call_types(name: &str, args: &[PgType]) -> SqlResult<Option<PgType>> {
 
 #[cfg(test)]
 mod judge_tests;
+#[cfg(test)]
+mod table_tests;

@@ -55,6 +55,7 @@ fn special(name: &'static str, args: &[Arg]) -> SqlResult<Option<Resolved>> {
             arithmetic(name, a, b).map(Some)
         }
         ("pg_neg" | "abs", [a]) if a.ty.is_number() => all(vec![a.ty], a.ty),
+        ("abs", [a]) if a.ty == PgType::Unknown => all(vec![PgType::Float8], PgType::Float8),
         ("pg_neg", [a]) if a.ty == PgType::Interval => all(vec![a.ty], a.ty),
         ("pg_concat", [a, b]) => concat(args, a, b).map(Some),
         ("round" | "trunc", [a]) | ("ceil" | "ceiling" | "floor" | "sign", [a])

@@ -25,7 +25,7 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
         "lower" => |_, v| Ok(of_string(string(&v[0])?.to_ascii_lowercase())),
         "initcap" => |_, v| Ok(of_string(initcap(string(&v[0])?))),
         "substring" | "substr" => substring,
-        "position" | "strpos" => strpos,
+        "strpos" => strpos,
         "btrim" | "trim" => |_, v| trim(v, true, true),
         "ltrim" => |_, v| trim(v, true, false),
         "rtrim" => |_, v| trim(v, false, true),
@@ -230,7 +230,10 @@ fn chr(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
         return Err(error("null character not permitted"));
     }
     if n < 0 {
-        return Err(error("character number must be positive"));
+        return Err(SqlError::new(
+            SqlState::INVALID_PARAMETER_VALUE,
+            "character number must be positive",
+        ));
     }
     let c = u32::try_from(n).ok().and_then(char::from_u32);
     let c = c.ok_or_else(|| error("requested character not valid for encoding"))?;
@@ -292,6 +295,9 @@ fn overlay(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
             SqlState::SUBSTRING_ERROR,
             "negative substring length not allowed",
         ));
+    }
+    if i32::try_from(start + length).is_err() {
+        return Err(crate::types::numeric::out_of_range("integer"));
     }
     let before = usize::try_from(start - 1).unwrap_or(usize::MAX);
     let after = usize::try_from((start - 1 + length).max(0)).unwrap_or(usize::MAX);

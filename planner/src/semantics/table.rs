@@ -100,7 +100,7 @@ overloads! {
     "substring"(Text, I4) -> Text; "substring"(Text, I4, I4) -> Text;
     "substr"(Text, I4) -> Text; "substr"(Text, I4, I4) -> Text;
     "substring"(Bytea, I4) -> Bytea; "substring"(Bytea, I4, I4) -> Bytea;
-    "position"(Text, Text) -> I4; "strpos"(Text, Text) -> I4;
+    "strpos"(Text, Text) -> I4;
     "btrim"(Text) -> Text; "btrim"(Text, Text) -> Text;
     "trim"(Text) -> Text; "trim"(Text, Text) -> Text;
     "ltrim"(Text) -> Text; "ltrim"(Text, Text) -> Text;

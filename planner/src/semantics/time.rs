@@ -89,6 +89,7 @@ fn trunc_interval(unit: &str, value: Interval) -> SqlResult<Interval> {
         "second" => micros(SECOND),
         "millisecond" | "milliseconds" => micros(1000),
         "microsecond" | "microseconds" => value,
+        "week" => return Err(SqlError::unsupported("unit \"week\" for type interval")),
         _ => return Err(unknown_unit(unit, PgType::Interval)),
     })
 }
@@ -222,6 +223,9 @@ fn interval_field(unit: &str, value: Interval) -> SqlResult<Option<Numeric>> {
             let days = i128::from(years) * 1461 * i128::from(DAY) / 4
                 + (i128::from(months) * 30 + i128::from(value.days)) * i128::from(DAY);
             Numeric::of_decimal(days + i128::from(value.micros), 6)
+        }
+        "dow" | "isodow" | "doy" | "week" | "isoyear" | "timezone" => {
+            return Err(SqlError::unsupported(format_args!("unit \"{unit}\" for type interval")));
         }
         _ => time_field(unit, value.micros).ok_or_else(|| unknown_unit(unit, PgType::Interval))?,
     }))

@@ -209,7 +209,7 @@ impl Numeric {
 
     fn rescale(&self, digits: i32, rounding: bool) -> SqlResult<Self> {
         let Finite { mantissa, scale } = *self else { return Ok(*self) };
-        let digits = digits.clamp(-SCALE_MAX, SCALE_MAX);
+        let digits = digits.clamp(-2 * SCALE_MAX, 2 * SCALE_MAX);
         let shown = u16::try_from(digits.max(0)).map_err(|_| too_long())?;
         let add = digits - i32::from(scale);
         if add >= 0 {
