@@ -213,9 +213,6 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
         },
         "vacuum" => return Ok(Some(StatementKind::Maintenance("VACUUM"))),
         "analyze" | "analyse" => return Ok(Some(StatementKind::Maintenance("ANALYZE"))),
-        "prepare" if r.take("transaction") => {
-            return Err(SqlError::unsupported("PREPARE TRANSACTION"));
-        }
         word if REFUSED.contains(&word) => {
             return Err(SqlError::unsupported(first.to_uppercase()));
         }
