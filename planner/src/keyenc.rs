@@ -7,7 +7,7 @@
 //! | `bool` | 0 or 1 |
 //! | `int2`, `int4`, `int8`, `date`, `timestamp`, `timestamptz` | big-endian, sign bit flipped |
 //! | `oid` | big-endian |
-//! | `float4`, `float8` | big-endian; inverted if negative, else sign flipped; NaN on top; −0 is 0 |
+//! | `float4`, `float8` | big-endian; inverted if negative, else sign flipped; NaN last; −0 is 0 |
 //! | `numeric(p,s)` | the digits as a 128-bit integer, like `int8` |
 //! | `numeric` | [`crate::types::numeric::Numeric::key`] |
 //! | `text`, `varchar`, `name`, `bytea` | the bytes, 0 as `00 ff`, then `00 01` |
