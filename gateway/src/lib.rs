@@ -13,8 +13,8 @@
 //! 5. Batches become rows of the protocol as the client takes them ([`pg::reply`]).
 //!
 //! # The life of a write
-//! 1. to 3. as above; the plan's writes go to [`dist::buffer::WriteBuffer`], where the transaction's
-//!    own reads see them.
+//! 1. to 3. as above; the plan's writes go to [`dist::buffer::WriteBuffer`], where the
+//!    transaction's own reads see them.
 //! 4. At the end of the transaction [`dist::commit`] runs the coordinator: one proposal when one
 //!    range holds everything, else prepares in parallel and a verdict.
 //! 5. The client is told after the commit timestamp has passed on our physical clock (rule T4).

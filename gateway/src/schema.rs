@@ -2,14 +2,14 @@
 //! gateway, and where an index is new, its backfill.
 //!
 //! # `CREATE INDEX`, step by step
-//! 1. The catalog says the index is *building*. From then on a gateway that knows it starts no write
-//!    to the table.
+//! 1. The catalog says the index is *building*. From then on a gateway that knows it starts no
+//!    write to the table.
 //! 2. The barrier: every gateway knows it, and whoever did not can commit no more.
 //! 3. Rows are read page by page and their entries written. Nobody else writes meanwhile.
 //! 4. The catalog says the index is *public*; writers go on.
 //!
-//! A change that fails half-way (a duplicate, a lost node) takes the index back; if the gateway dies
-//! the index stays building until it is dropped: writers are told so.
+//! A change that fails half-way (a duplicate, a lost node) takes the index back; if the gateway
+//! dies the index stays building until it is dropped: writers are told so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -200,7 +200,10 @@ impl Gateway {
         let sender = self.dist().sender();
         let reply = sender.call(node, Vec::new(), Some(body), BARRIER_TIMEOUT).await;
         let answer = reply.ok().and_then(|reply| reply.node).and_then(|n| n.body);
-        matches!(answer, Some(node_response::Body::Barrier(b)) if b.catalog_version >= catalog_version)
+        match answer {
+            Some(node_response::Body::Barrier(b)) => b.catalog_version >= catalog_version,
+            _ => false,
+        }
     }
 
     /// Writes the entries of every row there is.

@@ -92,7 +92,8 @@ impl Extended {
         let types = ready.param_types();
         if bind.parameters.len() != types.len() {
             return Err(reply::violation(format!(
-                "bind message supplies {} parameters, but prepared statement \"{name}\" requires {}",
+                "bind message supplies {} parameters, but prepared statement \"{name}\" \
+                 requires {}",
                 bind.parameters.len(),
                 types.len()
             )));

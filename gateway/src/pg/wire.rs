@@ -192,8 +192,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hostile_frames_are_refused_without_a_panic(kind in any::<u8>(),
-                                                     body in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn hostile_frames_are_refused_without_a_panic(
+            kind in any::<u8>(),
+            body in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
             let mut frame = vec![kind];
             frame.extend_from_slice(&i32::try_from(body.len() + 4).unwrap().to_be_bytes());
             frame.extend_from_slice(&body);

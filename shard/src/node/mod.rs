@@ -11,7 +11,8 @@
 //! # The life of a node
 //! 1. [`Node::open`] opens the folder, finds out who it is (or bootstraps, or joins), waits until
 //!    the clock has passed the bound of its earlier life (T3), and starts replication.
-//! 2. [`Node`] answers calls (`service`); requests to the meta range find its leader (`meta_client`).
+//! 2. [`Node`] answers calls (`service`); requests to the meta range find its leader
+//!    (`meta_client`).
 //! 3. House-keeping (`house`): the clock's bound, reports to the meta range, pings, placement,
 //!    spreading leaders, floors, splits by size.
 //! 4. [`Node::shutdown`] drains: no new calls, leaders move away, flush.

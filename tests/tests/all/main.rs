@@ -3,10 +3,7 @@
 #![allow(missing_docs, reason = "a test's name says what it shows")]
 
 mod conformity;
-mod crash;
-mod disk;
 mod harness;
 mod slt;
 mod startup;
 mod tidy;
-mod tpcc;
