@@ -111,7 +111,9 @@ impl Sender {
         };
         let reply = service.call(call).await?;
         if let Err(e) = self.clock.observe(quorate_proto::Timestamp(reply.clock)) {
+            // Rule T3: one of the two clocks is wrong; what was read may be stale.
             tracing::warn!(%node, error = %e, "clock of a reply refused");
+            return Ok(pb::Reply { error: Some(e.to_range_error()), ..pb::Reply::default() });
         }
         Ok(reply)
     }
