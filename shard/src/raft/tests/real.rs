@@ -127,6 +127,22 @@ async fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     panic!("waited 30 s in vain until {what}");
 }
 
+/// A learner that has its rows may not have answered yet, and one that never did must not vote:
+/// until then the leader says *not now*. Anything else it says is a failure.
+async fn promote(handle: &RaftHandle, peer: PeerId) {
+    let began = tokio::time::Instant::now();
+    loop {
+        match handle.change_replicas(RANGE, ReplicaChange::Promote { peer }).await {
+            Ok(_) => return,
+            Err(ChangeError::NotNow(why)) => {
+                assert!(began.elapsed() < Duration::from_secs(30), "never promoted: {why}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Err(other) => panic!("not promoted: {other}"),
+        }
+    }
+}
+
 fn value(node: &RealNode, key: &str) -> Option<Bytes> {
     node.engine.snapshot().get(Cf::Latest, key.as_bytes()).unwrap()
 }
@@ -186,7 +202,7 @@ async fn three_real_nodes_replicate_over_tonic_and_a_fourth_gets_a_snapshot() {
     let change = ReplicaChange::AddLearner { node: NodeId(4), peer: PeerId(204) };
     handle.change_replicas(RANGE, change).await.unwrap();
     until("the snapshot brings the rows", || value(&nodes[3], "k199")).await;
-    handle.change_replicas(RANGE, ReplicaChange::Promote { peer: PeerId(204) }).await.unwrap();
+    promote(&handle, PeerId(204)).await;
     assert_eq!(handle.status(RANGE).await.unwrap().progress.len(), 4);
     for (name, count) in handle.metrics().snapshot() {
         println!("{name} {count}");
