@@ -254,3 +254,53 @@ fn other_commands_are_not_applied() {
     let result = MemView::default().run(&body);
     assert_eq!(result, Err(crate::apply::ApplyError::NotTxn));
 }
+
+fn logged(key: &'static str, read_at: u64) -> pb::LoggedWrite {
+    pb::LoggedWrite {
+        key: Bytes::from(key),
+        value: Bytes::from("new"),
+        read_at: read_at << 32,
+        ..pb::LoggedWrite::default()
+    }
+}
+
+fn commit(id: u128, ts: u64, writes: Vec<pb::LoggedWrite>) -> pb::command::Body {
+    let anchor = writes[0].key.clone();
+    let start = Timestamp(ts << 32);
+    pb::command::Body::Commit(pb::CommitCommand {
+        txn: Some(TxnMeta { id: TxnId(id), anchor, commit_start: start }.to_pb()),
+        writes,
+        checks: Vec::new(),
+        commit_ts: ts << 32,
+        local_ts: ts << 32,
+    })
+}
+
+/// P14, S1: each key is tested against when it was read itself, and the oldest of those times
+/// must not lie below the safe point.
+#[test]
+fn conflicts_are_tested_per_key_against_when_it_was_read() {
+    let mut view = MemView::default();
+    let answer = |view: &mut MemView, body| show(&view.run(&body).expect("it applies").answer);
+    answer(&mut view, commit(1, 6, vec![logged("a", 5)]));
+    answer(&mut view, commit(2, 8, vec![logged("b", 7)]));
+    let read_before = commit(3, 9, vec![logged("a", 6), logged("b", 7)]);
+    assert!(answer(&mut view, read_before).contains("key b was changed"));
+    let read_after = commit(4, 9, vec![logged("a", 6), logged("b", 8)]);
+    assert!(answer(&mut view, read_after).starts_with("committed"));
+    let raise = pb::RaiseFloorsCommand { safe_point: 9 << 32, txn_floor: 0 };
+    answer(&mut view, pb::command::Body::RaiseFloors(raise));
+    let one_is_old = commit(5, 11, vec![logged("a", 10), logged("c", 8)]);
+    assert!(answer(&mut view, one_is_old).contains("lies below the range's floor"));
+    let none_is_old = commit(6, 11, vec![logged("a", 10), logged("c", 9)]);
+    assert!(answer(&mut view, none_is_old).starts_with("committed"));
+}
+
+/// R5: a version that does not start above its key's newest event stops the node.
+#[test]
+fn a_version_below_the_newest_event_stops_the_node() {
+    let mut view = MemView::default();
+    view.run(&commit(1, 6, vec![logged("a", 5)])).expect("it applies");
+    let result = view.run(&commit(2, 6, vec![logged("a", 6)]));
+    assert!(matches!(result, Err(crate::apply::ApplyError::Invariant(_))), "{result:?}");
+}
