@@ -15,6 +15,8 @@
 //! * *Only a verdict read from the anchor is told or resolved with* (P4).
 //! * *The record is dropped only after every key it lists was confirmed resolved* (P4).
 
+mod leftover;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -25,6 +27,8 @@ use crate::apply::close::Closed;
 use crate::config::{COMMIT_RETRY_DEADLINE, FINISH_DEADLINE, LOOKUP_WAIT};
 use crate::state::{TxnMeta, Verdict};
 use crate::step::{Action, CallId, Calls, Input, Repeat, TimerId, repeat_after};
+
+pub use leftover::Leftover;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Work {
