@@ -35,11 +35,17 @@ pub const FINISH_DEADLINE: Duration = Duration::from_secs(30);
 pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(5);
 /// The longest pause before a request is sent again.
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// The longest pause between attempts to learn the verdict of a commit whose client was told that
+/// it is not known.
+pub const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long one look-up waits for a verdict at the anchor's leader.
 pub const LOOKUP_WAIT: Duration = Duration::from_millis(500);
 
 /// How far behind the clock the transaction floor stays (rule P6).
 pub const TXN_FLOOR_LAG: Duration = Duration::from_secs(30);
+/// How far behind the clock the transaction floor may be raised on request: nobody that is still
+/// within its retry deadline may be cut off (rule P6).
+pub const TXN_FLOOR_LAG_MIN: Duration = Duration::from_millis(12_500);
 /// How far behind the clock the safe point stays: the longest a snapshot can be read.
 pub const SAFE_POINT_LAG: Duration = Duration::from_secs(600);
 
@@ -60,7 +66,11 @@ const _: () = assert!(
     "one lost heartbeat does not end a lease"
 );
 const _: () = assert!(
-    TXN_FLOOR_LAG.as_millis()
+    TXN_FLOOR_LAG.as_millis() >= TXN_FLOOR_LAG_MIN.as_millis(),
+    "P6: house-keeping keeps the distance that requests must keep"
+);
+const _: () = assert!(
+    TXN_FLOOR_LAG_MIN.as_millis()
         >= COMMIT_RETRY_DEADLINE.as_millis()
             + ABORT_RETRY_GRACE.as_millis()
             + MAX_CLOCK_OFFSET.as_millis(),

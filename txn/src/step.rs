@@ -205,11 +205,13 @@ pub(crate) fn repeat_after(error: &pb::RangeError) -> Option<Repeat> {
 pub(crate) struct Calls<W> {
     next: u64,
     open: BTreeMap<CallId, (W, u32)>,
+    /// The longest pause before a repetition.
+    pub pause_max: Duration,
 }
 
 impl<W> Default for Calls<W> {
     fn default() -> Self {
-        Self { next: 1, open: BTreeMap::new() }
+        Self { next: 1, open: BTreeMap::new(), pause_max: RETRY_PAUSE_MAX }
     }
 }
 
@@ -251,7 +253,7 @@ impl<W> Calls<W> {
         let (_, attempts) = self.open.get_mut(&id)?;
         let pause = RETRY_PAUSE_MIN.saturating_mul(1 << (*attempts).min(16));
         *attempts += 1;
-        Some(Action::SetTimer { timer: TimerId::Retry(id), at: now + pause.min(RETRY_PAUSE_MAX) })
+        Some(Action::SetTimer { timer: TimerId::Retry(id), at: now + pause.min(self.pause_max) })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_proto::{TxnId, pb};
 
 use super::{AbortReason, Coordinator, Outcome, Phase, Work};
-use crate::config::{FINISH_DEADLINE, HEARTBEAT_INTERVAL, RETRY_PAUSE_MIN};
+use crate::config::{FINISH_DEADLINE, HEARTBEAT_INTERVAL, RETRY_PAUSE_MIN, SETTLE_PAUSE_MAX};
 use crate::state::Verdict;
 use crate::step::{Action, CallId, TimerId};
 
@@ -14,6 +14,7 @@ impl Coordinator {
     pub(super) fn answer(&mut self, outcome: Outcome, out: &mut Vec<Action>) {
         assert!(!self.answered, "the client is told once");
         self.answered = true;
+        self.acknowledged = matches!(outcome, Outcome::Committed(_));
         out.push(Action::Answer(outcome));
     }
 
@@ -46,9 +47,10 @@ impl Coordinator {
             (Verdict::Aborted, Phase::Aborting(reason)) => Outcome::Aborted(reason.clone()),
             (Verdict::Aborted, _) => Outcome::Aborted(AbortReason::Recovered),
         };
-        if self.answered {
+        if self.acknowledged {
             assert!(verdict != Verdict::Aborted, "an acknowledged commit is never aborted");
-        } else {
+        }
+        if !self.answered {
             self.answer(outcome, out);
         }
         self.calls.clear();
@@ -73,6 +75,16 @@ impl Coordinator {
         }
     }
 
+    /// The client waits no longer. If the commit may have happened, the anchor is asked on, for
+    /// whoever must know when no copy can be admitted any more (P6).
+    pub(super) fn give_up_waiting(&mut self, out: &mut Vec<Action>) {
+        if self.answered || !self.decisive {
+            return self.give_up(out);
+        }
+        self.calls.pause_max = SETTLE_PAUSE_MAX;
+        self.answer(Outcome::Unknown, out);
+    }
+
     /// No verdict can be had any more, or others may finish.
     pub(super) fn give_up(&mut self, out: &mut Vec<Action>) {
         if !self.answered {
@@ -94,7 +106,8 @@ impl Coordinator {
 
     /// P11: until the verdict is replicated, others must not take it for dead.
     pub(super) fn heartbeat(&mut self, now: Duration, out: &mut Vec<Action>) {
-        if matches!(self.phase, Phase::Finishing(_) | Phase::Done) {
+        let gave_up = self.answered && !self.acknowledged;
+        if gave_up || matches!(self.phase, Phase::Finishing(_) | Phase::Done) {
             return;
         }
         let anchor = self.plan.txn.anchor.clone();

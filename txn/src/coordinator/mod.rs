@@ -10,6 +10,8 @@
 //! # Invariants
 //! * *Keys, values, start and anchor of the id never change* (P12): requests are made from one
 //!   immutable plan. Once a prepare was sent, no one-range commit is.
+//! * *What is told "unknown" is settled later*: the anchor is asked until it says the verdict, or
+//!   that the floor has passed the id. Until then a copy may still be admitted (P6).
 //! * *The client is told once.* "Committed" only when every key is known to hold its lock, or by a
 //!   verdict read from the anchor; "aborted" only as P8 allows; else "unknown".
 //! * *Once the decision to abort is taken, no prepare counts any more*: replies of earlier calls
@@ -110,6 +112,8 @@ pub struct Coordinator {
     /// Prepares were sent: many-range for ever (P12).
     many: bool,
     answered: bool,
+    /// The client was told that it is committed.
+    acknowledged: bool,
     unlocked: BTreeSet<Bytes>,
     max_min_commit_ts: Timestamp,
     /// Staging prepares, one-range commits and verdicts of commit that may have arrived: without
@@ -136,6 +140,7 @@ impl Coordinator {
             calls: Calls::default(),
             many: false,
             answered: false,
+            acknowledged: false,
             unlocked,
             max_min_commit_ts: Timestamp::ZERO,
             decisive: false,
@@ -387,7 +392,7 @@ impl Coordinator {
                     self.abort(AbortReason::Deadline, out);
                 }
             }
-            TimerId::GiveUp => self.give_up(out),
+            TimerId::GiveUp => self.give_up_waiting(out),
         }
     }
 }
