@@ -87,6 +87,13 @@ pub enum DdlOp {
         /// The index.
         index: IndexId,
     },
+    /// A building index will not be completed; one that is complete stays.
+    TakeBackIndex {
+        /// Its table.
+        table: TableId,
+        /// The index.
+        index: IndexId,
+    },
     /// `DROP INDEX`
     DropIndex {
         /// Names of the indexes.
@@ -125,7 +132,7 @@ impl DdlOp {
             DdlOp::CreateTable { .. } => "CREATE TABLE",
             DdlOp::DropTable { .. } => "DROP TABLE",
             DdlOp::CreateIndex { .. } | DdlOp::FinishIndex { .. } => "CREATE INDEX",
-            DdlOp::DropIndex { .. } => "DROP INDEX",
+            DdlOp::DropIndex { .. } | DdlOp::TakeBackIndex { .. } => "DROP INDEX",
             DdlOp::Truncate { .. } => "TRUNCATE TABLE",
         }
     }
@@ -166,6 +173,13 @@ impl DdlOp {
                 };
                 found.state = IndexState::Public;
                 changed(table, &mut change)?;
+            }
+            DdlOp::TakeBackIndex { table, index } => {
+                let found = catalog.table_by_id(*table).and_then(|table| table.index(*index));
+                if let Some(found) = found.filter(|i| i.state == IndexState::Building) {
+                    let name = found.name.clone();
+                    drop_index(catalog, &name, true, &mut change)?;
+                }
             }
             DdlOp::DropIndex { names, if_exists } => {
                 for name in names {

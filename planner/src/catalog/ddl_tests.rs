@@ -148,6 +148,27 @@ fn an_index_is_building_until_it_is_finished() {
 }
 
 #[test]
+fn only_an_index_that_is_building_is_taken_back() {
+    let mut store = Store::default();
+    store.run("create table t (a int)").expect("created");
+    let (table, index) =
+        store.run("create index on t (a)").expect("created").backfill.expect("new");
+    let take_back = DdlOp::TakeBackIndex { table, index };
+    let change = take_back.apply(&store.catalog(), &mut || 0).expect("taken back");
+    let def = codec::decode_table(change.writes[0].value.as_ref().expect("a table"));
+    assert_eq!(def.expect("own row").indexes.len(), 1);
+    assert_eq!(change.garbage.len(), 1);
+    let finish = DdlOp::FinishIndex { table, index }.apply(&store.catalog(), &mut || 0);
+    for write in finish.expect("finished").writes {
+        store.rows.insert(write.key, write.value.expect("a put"));
+    }
+    let change = take_back.apply(&store.catalog(), &mut || 0).expect("nothing to do");
+    assert!(change.writes.is_empty(), "it is complete");
+    let gone = DdlOp::TakeBackIndex { table, index: IndexId(99) };
+    assert!(gone.apply(&store.catalog(), &mut || 0).expect("nothing").writes.is_empty());
+}
+
+#[test]
 fn a_key_is_described_in_words() {
     let mut store = Store::default();
     store.run("create table t (a int, b text, primary key (a, b))").expect("created");
