@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_txn::clock::PhysicalClock;
-use quorate_txn::config::{CLOCK_BOUND_INTERVAL, MAX_CLOCK_OFFSET, SAFE_POINT_LAG, TXN_FLOOR_LAG};
+use quorate_txn::config::{
+    ABORT_RETRY_GRACE, CLOCK_BOUND_INTERVAL, COMMIT_RETRY_DEADLINE, FINISH_DEADLINE,
+    MAX_CLOCK_OFFSET, SAFE_POINT_LAG, TXN_FLOOR_LAG,
+};
 
 use super::connector::LocalNetwork;
 use crate::disk::Reserve;
@@ -29,6 +32,10 @@ pub const PLACE_EVERY: Duration = Duration::from_millis(500);
 pub const SPREAD_EVERY: Duration = Duration::from_secs(3);
 /// How often floors of busy ranges rise.
 pub const FLOORS_EVERY: Duration = Duration::from_secs(10);
+/// How often a range is swept for what dead coordinators have left.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// Transactions that began to commit so long ago are swept: their coordinators have given up.
+pub const SWEEP_AGE: Duration = Duration::from_secs(45);
 /// How often sizes are looked at.
 pub const SIZES_EVERY: Duration = Duration::from_secs(10);
 /// How often the disk is looked at.
@@ -51,6 +58,13 @@ pub const REPLICATION_FACTOR_DEFAULT: usize = 3;
 const _: () = assert!(
     LIVE_FOR.as_millis() > 2 * PING_EVERY.as_millis(),
     "one lost answer does not make a node look dead"
+);
+const _: () = assert!(
+    SWEEP_AGE.as_millis()
+        > COMMIT_RETRY_DEADLINE.as_millis()
+            + ABORT_RETRY_GRACE.as_millis()
+            + FINISH_DEADLINE.as_millis(),
+    "what a living coordinator works on is not swept"
 );
 const _: () = assert!(CLOCK_BOUND_INTERVAL.as_millis() >= 1000, "a bound costs a sync of the log");
 const _: () = assert!(

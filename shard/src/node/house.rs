@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::config::*;
 use super::{Node, Seen, identity, runtime};
 use crate::engine::{KeySpan, find_split_key};
-use crate::range::{META_RANGE, Replica};
+use crate::range::{META_RANGE, Replica, SweepCursor};
 
 /// What the floors of a range were last raised for.
 #[derive(Debug, Clone, Copy)]
@@ -230,7 +230,9 @@ impl Node {
         let mut spread = Every::new(SPREAD_EVERY);
         let mut floors = Every::new(FLOORS_EVERY);
         let mut sizes = Every::new(SIZES_EVERY);
+        let mut sweeps = Every::new(SWEEP_EVERY);
         let mut activity = HashMap::new();
+        let mut cursors = HashMap::new();
         loop {
             tokio::time::sleep(PLACE_EVERY).await;
             for replica in self.led() {
@@ -245,6 +247,9 @@ impl Node {
             }
             if sizes.due(now) {
                 self.split_large().await;
+            }
+            if sweeps.due(now) {
+                self.sweep(SWEEP_AGE, &mut cursors);
             }
         }
     }
@@ -336,6 +341,37 @@ impl Node {
                 seen.applied = replica.state().applied_index;
             }
         }
+    }
+
+    /// Rules P3 and P4 for transactions nobody meets: one bounded step for each range led here. What
+    /// is found goes to the gateway, beside this loop; the next step waits for it.
+    pub(super) fn sweep(
+        self: &Arc<Self>,
+        age: Duration,
+        cursors: &mut HashMap<RangeId, SweepCursor>,
+    ) {
+        let Some(gateway) = self.gateway.get().cloned() else { return };
+        if self.sweeping.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let before = self.ranges.clock.now().bound_before(age);
+        let led = self.led();
+        cursors.retain(|range, _| led.iter().any(|replica| replica.range == *range));
+        let mut leftovers = Vec::new();
+        for replica in led.iter().filter(|replica| replica.range != META_RANGE) {
+            match replica.sweep(cursors.entry(replica.range).or_default(), before) {
+                Ok(found) => leftovers.extend(found),
+                Err(error) => self.fail(&error.to_string()),
+            }
+        }
+        let node = self.clone();
+        runtime::spawn(async move {
+            if !leftovers.is_empty() {
+                tracing::info!(count = leftovers.len(), "finishes what coordinators have left");
+                gateway.clean_up(leftovers).await;
+            }
+            node.sweeping.store(false, Ordering::SeqCst);
+        });
     }
 
     async fn split_large(self: &Arc<Self>) {

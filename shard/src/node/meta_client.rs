@@ -217,7 +217,8 @@ impl Node {
         meta::nodes(&*self.ranges.engine.snapshot()).map_err(errors::unavailable)
     }
 
-    /// Writes down what is new in a report; nothing is proposed for what is known.
+    /// Writes down what is new in a report; nothing is proposed for what is known. The nodes that
+    /// are answered are those registered by now, not those of a leader that was.
     async fn take_report(
         &self,
         replica: &Arc<Replica>,
@@ -237,9 +238,11 @@ impl Node {
                 replica.replicate_own(command, deadline).await?;
             }
         }
+        let term = replica.lead()?;
         let nodes = self.stored_nodes()?;
         let loads = meta::loads(&*self.ranges.engine.snapshot());
         let loads = loads.map_err(errors::unavailable)?;
+        replica.still_leads(term)?;
         Ok(Answer::Report(pb::ReportResponse { nodes, loads }))
     }
 }

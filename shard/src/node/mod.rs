@@ -45,6 +45,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_proto::{Connector, NodeId, RangeId, pb};
 use quorate_txn::clock::NodeClock;
+use quorate_txn::recovery::Leftover;
 use tokio::sync::{Notify, watch};
 
 use self::config::NodeConfig;
@@ -111,6 +112,16 @@ pub trait GatewayHook: Send + Sync {
     /// Adopts the catalog of at least this version; answers the version adopted once no
     /// transaction that writes with an older one is in flight.
     async fn barrier(&self, catalog_version: u64) -> u64;
+
+    /// The tables whose indexes are being built by this node's gateway.
+    fn building_tables(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
+    /// Finishes what coordinators that died have left in ranges led here.
+    async fn clean_up(&self, leftovers: Vec<Leftover>) {
+        drop(leftovers);
+    }
 }
 
 /// Where the ranges report to.
@@ -162,6 +173,7 @@ pub struct Node {
     pub(crate) meta_leader: AtomicU64,
     pub(crate) started: Duration,
     pub(crate) may_lead: AtomicBool,
+    pub(crate) sweeping: AtomicBool,
     pub(crate) stopping: AtomicBool,
     pub(crate) in_flight: AtomicUsize,
     pub(crate) idle: Notify,

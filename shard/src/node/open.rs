@@ -165,6 +165,7 @@ impl Node {
             loads: Mutex::new(Vec::new()),
             meta_leader: AtomicU64::new(0),
             may_lead: AtomicBool::new(true),
+            sweeping: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             idle: Notify::new(),

@@ -121,11 +121,14 @@ impl Node {
             }
             Some(Ask::Status(request)) => Ok(Answer::Status(self.status(request.ranges).await)),
             Some(Ask::Barrier(request)) => {
-                let catalog_version = match self.gateway.get() {
-                    Some(hook) => hook.barrier(request.catalog_version).await,
-                    None => request.catalog_version,
+                let (catalog_version, building_tables) = match self.gateway.get() {
+                    Some(hook) => {
+                        (hook.barrier(request.catalog_version).await, hook.building_tables())
+                    }
+                    // No session yet: the first one begins with a catalog that is newer.
+                    None => (request.catalog_version, Vec::new()),
                 };
-                Ok(Answer::Barrier(pb::BarrierResponse { catalog_version }))
+                Ok(Answer::Barrier(pb::BarrierResponse { catalog_version, building_tables }))
             }
             None => Err(errors::invalid("a request this release does not know")),
         };

@@ -631,3 +631,56 @@ async fn empty_folder_is_not_a_node() {
     let error = Node::open(config).await.expect_err("empty");
     assert!(error.to_string().contains("--bootstrap"), "{error}");
 }
+
+#[derive(Default)]
+struct Hook(parking_lot::Mutex<Vec<quorate_txn::recovery::Leftover>>);
+
+#[async_trait::async_trait]
+impl super::GatewayHook for Hook {
+    async fn barrier(&self, catalog_version: u64) -> u64 {
+        catalog_version
+    }
+
+    async fn clean_up(&self, leftovers: Vec<quorate_txn::recovery::Leftover>) {
+        self.0.lock().extend(leftovers);
+    }
+}
+
+/// What a sweep finds goes to the node's gateway. And the meta range's leader says which nodes
+/// there are, by what is replicated: every node can have it asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leftovers_go_to_the_gateway_and_the_meta_range_knows_every_node() {
+    let cluster = Cluster::start(3).await;
+    let anchor = key("a");
+    let prepare = pb::PrepareRequest {
+        txn: Some(cluster.txn(&anchor)),
+        writes: vec![cluster.put(&anchor, b"1")],
+        record: pb::RecordKind::Preparing as i32,
+        keys: vec![anchor.clone().into()],
+    };
+    cluster.send(&anchor, Ask::Prepare(prepare)).await.expect("prepared");
+    let hook = Arc::new(Hook::default());
+    for node in cluster.live() {
+        node.set_gateway(hook.clone());
+    }
+    until("the record and the lock are handed on", || async {
+        for node in cluster.live() {
+            node.sweep(Duration::ZERO, &mut std::collections::HashMap::new());
+        }
+        (hook.0.lock().len() >= 2).then_some(())
+    })
+    .await;
+    for node in cluster.live() {
+        until("all nodes are named", || async {
+            let mut call = cluster.make_call(Vec::new());
+            let body = node_request::Body::Report(pb::ReportRequest::default());
+            call.node = Some(pb::NodeRequest { body: Some(body) });
+            match cluster.call(node, call).await.node?.body? {
+                node_response::Body::Report(report) => (report.nodes.len() == 3).then_some(()),
+                _ => None,
+            }
+        })
+        .await;
+    }
+    cluster.stop().await;
+}

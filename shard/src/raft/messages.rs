@@ -483,3 +483,25 @@ fn acceptable(kind: MessageType, with_files: bool) -> bool {
         | MessageType::MsgReadIndexResp => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// L4: nothing that runs on behalf of another node's request comes in by a Raft message.
+    #[test]
+    fn proposals_of_others_are_not_accepted() {
+        let refused = [
+            MessageType::MsgPropose,
+            MessageType::MsgTransferLeader,
+            MessageType::MsgReadIndex,
+            MessageType::MsgHup,
+        ];
+        for kind in refused {
+            assert!(!acceptable(kind, false) && !acceptable(kind, true), "{kind:?}");
+        }
+        assert!(acceptable(MessageType::MsgAppend, false));
+        assert!(acceptable(MessageType::MsgSnapshot, true));
+        assert!(!acceptable(MessageType::MsgSnapshot, false), "without its files");
+    }
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use quorate_proto::pb::command::Body as Command;
 use quorate_proto::pb::range_response::Body as Answer;
 use quorate_proto::{NodeId, PeerId, Timestamp, pb};
+use quorate_txn::config::TXN_FLOOR_LAG_MIN;
 use tokio::time::Instant;
 
 use super::config::CHANGE_RETRY;
@@ -205,10 +206,16 @@ impl Replica {
         deadline: Instant,
     ) -> Outcome {
         let safe_point = Timestamp(request.safe_point);
-        if safe_point > self.node.clock.last() {
+        let txn_floor = Timestamp(request.txn_floor);
+        let clock = &self.node.clock;
+        if safe_point > clock.last() {
             return Err(errors::invalid("a safe point lies in the past"));
         }
-        self.raise_floors(safe_point, Timestamp::ZERO, deadline).await
+        if txn_floor > clock.now().bound_before(TXN_FLOOR_LAG_MIN) {
+            // Rule P6: those within their retry deadlines are not cut off.
+            return Err(errors::unavailable("the transaction floor keeps its distance"));
+        }
+        self.raise_floors(safe_point, txn_floor, deadline).await
     }
 }
 

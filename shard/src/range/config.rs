@@ -27,6 +27,11 @@ pub const DESCRIPTORS_MAX: usize = 16;
 /// How long to wait before a membership step that was not possible is tried again.
 pub const CHANGE_RETRY: Duration = Duration::from_millis(100);
 
+/// Rows of one family that one step of a sweep looks at.
+pub const SWEEP_ROWS_MAX: usize = 10_000;
+/// Leftovers that one step of a sweep hands on.
+pub const SWEEP_FOUND_MAX: usize = 64;
+
 /// Ids given out before any was asked for: the bootstrap's own.
 pub const FIRST_ID: u64 = 1000;
 /// Ids given out in one go at most.

@@ -19,6 +19,7 @@
 pub mod admin;
 pub mod config;
 pub mod errors;
+mod leftovers;
 pub mod machine;
 pub mod meta;
 pub mod metrics;
@@ -29,7 +30,11 @@ pub mod scan;
 mod writes;
 
 pub use admin::Allocator;
+pub use leftovers::SweepCursor;
 pub use machine::Factory;
 pub use meta::{BOOTSTRAP_NODE, FIRST_DB_RANGE, META_RANGE};
 pub use replica::{RangeEvents, Ranges, Replica};
 pub use scan::{NoPrograms, ScanEngine, ScanRun};
+
+#[cfg(test)]
+mod tests;
