@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use quorate_gateway::Gateway;
 use quorate_shard::node::config::NodeConfig;
 use quorate_shard::node::{GatewayHook, Node, OpenError, server};
+use quorate_txn::recovery::Leftover;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -88,6 +89,14 @@ impl GatewayHook for Barrier {
             }
         }
     }
+
+    fn building_tables(&self) -> Vec<u64> {
+        self.0.building().into_iter().map(|table| table.0).collect()
+    }
+
+    async fn clean_up(&self, leftovers: Vec<Leftover>) {
+        self.0.dist().clean_up(leftovers).await;
+    }
 }
 
 impl Serving {
@@ -118,7 +127,10 @@ impl Serving {
         let serve =
             quorate_gateway::pg::serve(gateway.clone(), listeners.sql, stop_sessions.clone());
         let sessions = process::spawn(serve);
-        let mut others = vec![process::spawn(gateway.catalog().clone().keep_fresh())];
+        let mut others = vec![
+            process::spawn(gateway.catalog().clone().keep_fresh()),
+            process::spawn(gateway.clone().take_back_abandoned()),
+        ];
         if let Some(listener) = listeners.http {
             let http = quorate_gateway::http::serve(listener, gateway.clone(), node.clone());
             others.push(process::spawn(http));

@@ -5,7 +5,7 @@
 //! transactions must not run beside (a new index: an old writer would not maintain it) asks every
 //! gateway for a *barrier*: adopt the newer version, and answer when no pinned transaction with an
 //! older one can commit writes any more. A gateway that cannot be asked loses its right to commit
-//! by itself: its copy is good for [`CATALOG_LEASE`] after it was last read to be the newest.
+//! by itself: a version is good for [`CATALOG_LEASE`] after it was last read to be the newest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,8 +16,10 @@ use parking_lot::{Mutex, RwLock};
 use quorate_planner::catalog::{CatalogSnapshot, catalog_span, decode_catalog};
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvTxn, ScanRequest};
+use quorate_proto::Timestamp;
 use tokio::sync::Notify;
 
+use crate::dist::txn::Hold;
 use crate::dist::{Dist, Txn};
 use crate::runtime;
 
@@ -38,10 +40,11 @@ const _: () = assert!(
 /// # Invariants
 /// * The version never goes back.
 /// * A pin with an older version than a finished barrier's commits nothing.
+/// * A commit begins only while its own version is good: reading a newer one prolongs nothing.
+/// * A pin whose commit has begun is open until no copy of that commit can be admitted.
 pub struct CatalogStore {
     dist: Arc<Dist>,
     current: RwLock<Arc<CatalogSnapshot>>,
-    good_until: Mutex<Duration>,
     pins: Mutex<Pins>,
     unpinned: Notify,
     refreshing: tokio::sync::Mutex<()>,
@@ -51,6 +54,23 @@ pub struct CatalogStore {
 struct Pins {
     next: u64,
     open: BTreeMap<u64, (u64, Arc<PinState>)>,
+    /// Until when each version may be committed by.
+    good_until: BTreeMap<u64, Duration>,
+}
+
+impl Pins {
+    /// A version was the newest when `good_until` was counted from.
+    fn renew(&mut self, version: u64, good_until: Duration) {
+        let known = self.good_until.entry(version).or_default();
+        *known = (*known).max(good_until);
+        let oldest = self.open.values().map(|(pinned, _)| *pinned).min().unwrap_or(version);
+        let oldest = oldest.min(version);
+        self.good_until.retain(|version, _| *version >= oldest);
+    }
+
+    fn is_good(&self, version: u64, now: Duration) -> bool {
+        self.good_until.get(&version).is_some_and(|until| now <= *until)
+    }
 }
 
 #[derive(Default)]
@@ -59,8 +79,10 @@ struct PinState {
     committing: AtomicBool,
 }
 
-/// A transaction's hold on a catalog version; ends when dropped.
-pub struct Pin {
+/// A transaction's hold on a catalog version; ends when it and every [`Pin::hold`] are dropped.
+pub struct Pin(Arc<Pinned>);
+
+struct Pinned {
     store: Arc<CatalogStore>,
     id: u64,
     catalog: Arc<CatalogSnapshot>,
@@ -70,36 +92,49 @@ pub struct Pin {
 impl Pin {
     /// The catalog the transaction goes by.
     pub fn catalog(&self) -> &Arc<CatalogSnapshot> {
-        &self.catalog
+        &self.0.catalog
     }
 
-    /// Claims the right to commit writes; from here on a barrier waits for the pin's end.
+    /// Keeps the version pinned beyond the pin itself.
+    pub fn hold(&self) -> Hold {
+        self.0.clone()
+    }
+
+    /// Claims the right to commit writes and answers the commit's start (rule P6); from here on a
+    /// barrier waits for the pin's end.
     ///
     /// # Errors
-    /// `40001` when a barrier has revoked it, or when the copy could not be refreshed in time.
-    pub fn begin_commit(&self) -> Result<(), SqlError> {
+    /// `40001` when a newer version has taken the right, `57P03` when the copy could not be
+    /// refreshed in time.
+    pub fn begin_commit(&self) -> Result<Timestamp, SqlError> {
+        let Pinned { store, catalog, state, .. } = &*self.0;
+        // Read before the checks: a process that sleeps after them goes on with an old start,
+        // which the ranges refuse once a barrier has raised their floors.
+        let start = store.dist.clock().now();
         // Under the lock a barrier revokes with, so that one of the two sees the other.
-        let _pins = self.store.pins.lock();
-        if self.state.revoked.load(Ordering::Relaxed) {
+        let pins = store.pins.lock();
+        let good = pins.is_good(catalog.version(), store.dist.clock().monotonic());
+        let overtaken = catalog.version() < store.current.read().version();
+        if state.revoked.load(Ordering::Relaxed) || (overtaken && !good) {
             return Err(SqlError::new(
                 SqlState::SERIALIZATION_FAILURE,
                 "a table was changed by a schema change while the transaction was running",
             )
             .with_hint("The transaction might succeed if retried."));
         }
-        if self.store.dist.clock().monotonic() > *self.store.good_until.lock() {
+        if !good {
             return Err(SqlError::new(
                 SqlState::CANNOT_CONNECT_NOW,
                 "this node cannot reach the catalog",
             )
             .with_detail("Without it, it cannot know whether tables have been changed."));
         }
-        self.state.committing.store(true, Ordering::Relaxed);
-        Ok(())
+        state.committing.store(true, Ordering::Relaxed);
+        Ok(start)
     }
 }
 
-impl Drop for Pin {
+impl Drop for Pinned {
     fn drop(&mut self) {
         self.store.pins.lock().open.remove(&self.id);
         self.store.unpinned.notify_waiters();
@@ -112,7 +147,6 @@ impl CatalogStore {
         Arc::new(Self {
             dist,
             current: RwLock::new(Arc::new(CatalogSnapshot::default())),
-            good_until: Mutex::new(Duration::ZERO),
             pins: Mutex::new(Pins::default()),
             unpinned: Notify::new(),
             refreshing: tokio::sync::Mutex::new(()),
@@ -133,7 +167,7 @@ impl CatalogStore {
         let state = Arc::new(PinState::default());
         pins.open.insert(id, (catalog.version(), state.clone()));
         drop(pins);
-        Pin { store: self.clone(), id, catalog, state }
+        Pin(Arc::new(Pinned { store: self.clone(), id, catalog, state }))
     }
 
     /// Adopts a catalog unless a newer one is known.
@@ -150,15 +184,16 @@ impl CatalogStore {
         let asked = self.dist.clock().monotonic();
         let txn = Txn::begin(self.dist.clone(), true);
         let catalog = Arc::new(read(&txn).await?);
+        let version = catalog.version();
         self.adopt(catalog);
-        let mut good_until = self.good_until.lock();
-        *good_until = (*good_until).max(asked + CATALOG_LEASE);
+        self.pins.lock().renew(version, asked + CATALOG_LEASE);
         Ok(self.current())
     }
 
     /// Whether transactions may commit by this copy now.
     pub fn is_fresh(&self) -> bool {
-        self.dist.clock().monotonic() <= *self.good_until.lock()
+        let version = self.current().version();
+        self.pins.lock().is_good(version, self.dist.clock().monotonic())
     }
 
     /// Keeps the copy fresh until the store is no longer used by anybody else.

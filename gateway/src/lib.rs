@@ -25,12 +25,16 @@
 )]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests own their time"))]
 
+pub mod abandoned;
+mod barrier;
 pub mod catalog;
 pub mod dist;
 pub mod http;
 pub mod pg;
 pub mod runtime;
 pub mod schema;
+#[cfg(test)]
+mod schema_tests;
 pub mod session;
 pub mod sql_side;
 #[cfg(test)]
@@ -58,6 +62,7 @@ pub struct Gateway {
     dist: Arc<Dist>,
     planner: Planner,
     catalog: Arc<CatalogStore>,
+    builds: abandoned::Builds,
     /// Sessions that can be cancelled.
     pub cancels: Arc<CancelRegistry>,
 }
@@ -78,6 +83,7 @@ impl Gateway {
             dist,
             planner: Planner::new(PlannerConfig::default()),
             catalog,
+            builds: abandoned::Builds::default(),
             cancels: Arc::new(CancelRegistry::default()),
         })
     }
@@ -107,10 +113,11 @@ impl Gateway {
     /// # Errors
     /// `40001`, `23505`, `40003`, `53100`, …; after `40003` it may or may not be committed.
     pub async fn commit(&self, txn: &Txn, pin: &Pin) -> Result<(), SqlError> {
-        let Some(intent) = txn.intent() else {
+        let Some(mut intent) = txn.intent() else {
             return Ok(());
         };
-        pin.begin_commit()?;
+        intent.start = Some(pin.begin_commit()?);
+        intent.hold = Some(pin.hold());
         self.dist.clone().commit(intent).await
     }
 }

@@ -20,6 +20,17 @@ where
     tokio::spawn(task)
 }
 
+/// Runs a task until it ends by itself, unless the runtime is gone already: for what is left when
+/// a value is dropped.
+pub fn spawn_if_running<F>(task: F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(task);
+    }
+}
+
 /// Waits on the runtime's clock.
 pub async fn pause(span: Duration) {
     tokio::time::sleep(span).await;

@@ -9,7 +9,7 @@
 //! 4. The catalog says the index is *public*; writers go on.
 //!
 //! A change that fails half-way (a duplicate, a lost node) takes the index back; if the gateway
-//! dies the index stays building until it is dropped: writers are told so.
+//! dies, another one does ([`crate::abandoned`]). Until then writers are told so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,26 +19,23 @@ use quorate_planner::catalog::{CatalogChange, CatalogSnapshot, DdlOp, IndexId, T
 use quorate_planner::dml::backfill::{backfill, violation};
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvTxn, ScanRequest, Span, WriteOp};
+use quorate_proto::Connector;
 use quorate_proto::pb::{self, node_request, node_response, range_request, range_response};
-use quorate_proto::{Connector, NodeId};
-use quorate_txn::config::{COMMIT_RETRY_DEADLINE, FINISH_DEADLINE};
 
 use crate::Gateway;
-use crate::catalog::{CATALOG_LEASE, read};
+use crate::catalog::read;
 use crate::dist::Txn;
 use crate::dist::sender::{Failure, Outgoing};
 use crate::runtime;
 
 /// How often a change that meets another one is tried again.
 const ATTEMPTS_MAX: usize = 20;
-/// How long one gateway may take to answer a barrier.
-const BARRIER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rows of one backfill transaction.
 const BACKFILL_ROWS: u64 = 2_000;
 /// Keys one clean-up transaction deletes.
 const GARBAGE_KEYS: u64 = 2_000;
 /// How long a split or another request to a range may take.
-const RANGE_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const RANGE_PATIENCE: Duration = Duration::from_secs(30);
 
 impl Gateway {
     /// Carries out a schema change; returns notices for the client.
@@ -50,17 +47,30 @@ impl Gateway {
         if change.writes.is_empty() {
             return Ok(change.notices);
         }
-        self.barrier_everywhere(change.version).await?;
-        if let Some((table, index)) = change.backfill {
-            if let Err(error) = self.build_index(table, index).await {
-                self.take_back(table, index).await;
-                return Err(error);
-            }
-            let done = self.commit_change(&DdlOp::FinishIndex { table, index }).await?;
-            self.barrier_everywhere(done.version).await?;
+        let Some((table, index)) = change.backfill else {
+            self.barrier_everywhere(change.version).await?;
+            self.collect(change.garbage);
+            return Ok(change.notices);
+        };
+        let _building = self.begin_build(table);
+        if let Err(error) = self.make_public(change.version, table, index).await {
+            self.take_back(table, index).await;
+            return Err(error);
         }
-        self.collect(change.garbage);
         Ok(change.notices)
+    }
+
+    /// From a building index in the catalog to one that is read.
+    async fn make_public(
+        &self,
+        version: u64,
+        table: TableId,
+        index: IndexId,
+    ) -> Result<(), SqlError> {
+        self.barrier_everywhere(version).await?;
+        self.build_index(table, index).await?;
+        let done = self.commit_change(&DdlOp::FinishIndex { table, index }).await?;
+        self.barrier_everywhere(done.version).await
     }
 
     /// The change as a transaction on the catalog's rows; tried again when it meets another one.
@@ -159,7 +169,7 @@ impl Gateway {
     }
 
     /// Asks this node, or another one if it cannot answer.
-    async fn ask_any_node(
+    pub(crate) async fn ask_any_node(
         &self,
         body: node_request::Body,
     ) -> Result<node_response::Body, SqlError> {
@@ -179,31 +189,8 @@ impl Gateway {
             .with_detail(why))
     }
 
-    fn connector(&self) -> &Arc<dyn Connector> {
+    pub(crate) fn connector(&self) -> &Arc<dyn Connector> {
         self.dist().sender().connector()
-    }
-
-    /// Waits until no gateway can commit a transaction that goes by an older catalog. One that
-    /// cannot be asked has lost the right by itself after its lease and its last commit's deadline.
-    async fn barrier_everywhere(&self, version: u64) -> Result<(), SqlError> {
-        let asked = self.connector().nodes().into_iter().map(|node| self.barrier_at(node, version));
-        let answered = futures::future::join_all(asked).await;
-        self.catalog().barrier(version).await?;
-        if answered.iter().any(|ok| !ok) {
-            runtime::pause(CATALOG_LEASE + COMMIT_RETRY_DEADLINE + FINISH_DEADLINE).await;
-        }
-        Ok(())
-    }
-
-    async fn barrier_at(&self, node: NodeId, catalog_version: u64) -> bool {
-        let body = node_request::Body::Barrier(pb::BarrierRequest { catalog_version });
-        let sender = self.dist().sender();
-        let reply = sender.call(node, Vec::new(), Some(body), BARRIER_TIMEOUT).await;
-        let answer = reply.ok().and_then(|reply| reply.node).and_then(|n| n.body);
-        match answer {
-            Some(node_response::Body::Barrier(b)) => b.catalog_version >= catalog_version,
-            _ => false,
-        }
     }
 
     /// Writes the entries of every row there is.
@@ -237,13 +224,11 @@ impl Gateway {
         Ok(())
     }
 
-    /// Takes an index back that could not be built.
-    async fn take_back(&self, table: TableId, index: IndexId) {
-        let catalog = self.catalog().current();
-        let name = catalog.table_by_id(table).and_then(|t| t.index(index)).map(|i| i.name.clone());
-        let Some(name) = name else { return };
-        let op = DdlOp::DropIndex { names: vec![name], if_exists: true };
+    /// Takes an index back that could not be built, if it is still building.
+    pub(crate) async fn take_back(&self, table: TableId, index: IndexId) {
+        let op = DdlOp::TakeBackIndex { table, index };
         match self.commit_change(&op).await {
+            Ok(change) if change.writes.is_empty() => {}
             Ok(change) => {
                 if let Err(e) = self.barrier_everywhere(change.version).await {
                     tracing::warn!(error = %e, "a barrier failed");

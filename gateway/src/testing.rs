@@ -1,8 +1,10 @@
 //! A cluster in memory for tests of the gateway: ranges without replication, the real state machine
 //! and the real leader of `quorate-txn`, behind the same trait as a node. It can be told to lose
-//! requests and answers, and to split.
+//! requests and answers, to hold answers back, and to split.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,39 +17,78 @@ use quorate_proto::{CallError, Connector, NodeId, NodeService, Timestamp, TxnId}
 use quorate_txn::apply::{Span, StateView};
 use quorate_txn::clock::{NodeClock, PhysicalClock};
 use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart};
+use quorate_txn::recovery::Leftover;
 use quorate_txn::state::TxnMeta;
 use quorate_txn::testing::MemView;
 
 use crate::dist::SqlSide;
 use crate::runtime;
 
-/// The system's clocks, for tests.
+/// The system's clocks, for tests, which may let them jump.
 #[derive(Debug)]
 pub struct TestClock {
     started: tokio::time::Instant,
     base: Timestamp,
+    shift_ms: AtomicI64,
+    slept_ms: AtomicU64,
 }
 
 impl TestClock {
     /// A clock that starts at a fixed date.
     pub fn new() -> Arc<Self> {
         let base = Timestamp::from_duration(Duration::from_secs(1_800_000_000));
-        Arc::new(Self { started: tokio::time::Instant::now(), base })
+        Arc::new(Self {
+            started: tokio::time::Instant::now(),
+            base,
+            shift_ms: AtomicI64::new(0),
+            slept_ms: AtomicU64::new(0),
+        })
+    }
+
+    /// Another node's clock, ahead of this one.
+    pub fn ahead(&self, by: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            started: self.started,
+            base: self.base.bound_after(by),
+            shift_ms: AtomicI64::new(0),
+            slept_ms: AtomicU64::new(0),
+        })
+    }
+
+    /// Lets wall time jump; not the monotonic one.
+    pub fn shift_wall(&self, ms: i64) {
+        self.shift_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// Lets both times go on.
+    pub fn advance(&self, by: Duration) {
+        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.slept_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed() + Duration::from_millis(self.slept_ms.load(Ordering::SeqCst))
     }
 }
 
 impl PhysicalClock for TestClock {
     fn now(&self) -> Timestamp {
-        self.base.bound_after(self.started.elapsed())
+        let now = self.base.bound_after(self.elapsed());
+        let shift = self.shift_ms.load(Ordering::SeqCst);
+        let by = Duration::from_millis(shift.unsigned_abs());
+        if shift < 0 { now.bound_before(by) } else { now.bound_after(by) }
     }
 
     fn monotonic(&self) -> Duration {
-        self.started.elapsed() + Duration::from_secs(1)
+        self.elapsed() + Duration::from_secs(1)
     }
 }
 
 /// What happens to the next requests that the filter picks.
 pub type Fault = Box<dyn FnMut(&range_request::Body) -> FaultKind + Send>;
+
+/// Picks requests whose answers are held back.
+pub type Held = Box<dyn FnMut(&range_request::Body) -> bool + Send>;
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +113,18 @@ pub struct FakeNode {
     sql: Arc<dyn SqlSide>,
     ranges: Mutex<Vec<Range>>,
     fault: Mutex<Option<Fault>>,
+    held: Mutex<Option<Held>>,
+    released: tokio::sync::Notify,
+    /// The nodes that the meta range has registered.
+    pub registered: Mutex<Vec<u64>>,
+    /// Catalog versions of the barriers that were asked for here.
+    pub barriers: Mutex<Vec<u64>>,
+    /// Tables whose indexes its gateway says to build.
+    pub building: Mutex<Vec<u64>>,
+    /// Whether it answers barriers.
+    pub answers_barriers: std::sync::atomic::AtomicBool,
+    /// Range requests of each call that had any.
+    pub calls: Mutex<Vec<usize>>,
     /// Bodies carried out, by name, in order.
     pub log: Mutex<Vec<&'static str>>,
     next_id: Mutex<u64>,
@@ -92,6 +145,13 @@ impl FakeNode {
             sql,
             ranges: Mutex::new(vec![range]),
             fault: Mutex::new(None),
+            held: Mutex::new(None),
+            released: tokio::sync::Notify::new(),
+            registered: Mutex::new(vec![1]),
+            barriers: Mutex::new(Vec::new()),
+            building: Mutex::new(Vec::new()),
+            answers_barriers: std::sync::atomic::AtomicBool::new(true),
+            calls: Mutex::new(Vec::new()),
             log: Mutex::new(Vec::new()),
             next_id: Mutex::new(100),
         })
@@ -124,6 +184,37 @@ impl FakeNode {
     /// Sets what goes wrong from now on.
     pub fn set_fault(&self, fault: Option<Fault>) {
         *self.fault.lock() = fault;
+    }
+
+    /// Holds back the answers to what the filter picks, until [`FakeNode::release`].
+    pub fn hold_answers(&self, held: Held) {
+        *self.held.lock() = Some(held);
+    }
+
+    /// Lets the answers go that are held back, and holds none from now on.
+    pub fn release(&self) {
+        *self.held.lock() = None;
+        self.released.notify_waiters();
+    }
+
+    /// When the current version of a key was committed.
+    pub fn committed_at(&self, key: &[u8]) -> Option<Timestamp> {
+        let ranges = self.ranges.lock();
+        ranges.iter().find_map(|r| r.view.latest.get(key)).map(|version| version.commit_ts)
+    }
+
+    /// What a sweep would find now.
+    pub fn leftovers(&self) -> Vec<Leftover> {
+        let mut found = Vec::new();
+        for range in &*self.ranges.lock() {
+            for ((anchor, id), record) in &range.view.records {
+                found.extend(Leftover::of_record(anchor, *id, record, Timestamp::MAX));
+            }
+            for (key, lock) in &range.view.locks {
+                found.extend(Leftover::of_lock(key, lock, Timestamp::MAX));
+            }
+        }
+        found
     }
 
     /// Locks that stand anywhere.
@@ -247,9 +338,11 @@ impl Range {
                 self.leader.heartbeat(id, clock.monotonic())?;
                 Ok(Body::Heartbeat(pb::HeartbeatResponse {}))
             }
-            B::Split(_) | B::TransferLeader(_) | B::ChangeReplicas(_) | B::RaiseSafePoint(_) => {
-                Err(invalid("not here"))
-            }
+            B::RaiseSafePoint(raise) => self.apply(&C::RaiseFloors(pb::RaiseFloorsCommand {
+                safe_point: raise.safe_point,
+                txn_floor: raise.txn_floor,
+            })),
+            B::Split(_) | B::TransferLeader(_) | B::ChangeReplicas(_) => Err(invalid("not here")),
         }
     }
 
@@ -382,6 +475,9 @@ impl NodeService for FakeNode {
     async fn call(&self, call: pb::Call) -> Result<pb::Reply, CallError> {
         let lost = || CallError::Broken { node: String::from("n1") };
         let mut reply = pb::Reply { clock: self.clock.now().0, node_id: 1, ..Default::default() };
+        if !call.requests.is_empty() {
+            self.calls.lock().push(call.requests.len());
+        }
         for request in &call.requests {
             let mut kind = FaultKind::Pass;
             if let (Some(fault), Some(body)) = (self.fault.lock().as_mut(), &request.body) {
@@ -390,7 +486,16 @@ impl NodeService for FakeNode {
             if kind == FaultKind::LoseRequest {
                 return Err(lost());
             }
+            let held = match (self.held.lock().as_mut(), &request.body) {
+                (Some(held), Some(body)) => held(body),
+                _ => false,
+            };
+            // Before the answer exists: whoever releases must not be missed.
+            let released = self.released.notified();
             let body = self.answer(request).unwrap_or_else(Body::Error);
+            if held {
+                released.await;
+            }
             let undecided = matches!(&body, Body::Lookup(l) if !decided(l));
             if undecided {
                 runtime::pause(Duration::from_millis(20)).await;
@@ -401,6 +506,10 @@ impl NodeService for FakeNode {
             reply.responses.push(pb::RangeResponse { body: Some(body) });
         }
         if let Some(body) = call.node.and_then(|n| n.body) {
+            let barrier = matches!(body, node_request::Body::Barrier(_));
+            if barrier && !self.answers_barriers.load(Ordering::SeqCst) {
+                return Err(lost());
+            }
             reply.node = Some(pb::NodeResponse { body: Some(self.node_answer(&body)) });
         }
         Ok(reply)
@@ -433,11 +542,20 @@ impl FakeNode {
             }
             node_request::Body::Barrier(b) => {
                 let catalog_version = b.catalog_version;
-                node_response::Body::Barrier(pb::BarrierResponse { catalog_version })
+                self.barriers.lock().push(catalog_version);
+                let building_tables = self.building.lock().clone();
+                let answer = pb::BarrierResponse { catalog_version, building_tables };
+                node_response::Body::Barrier(answer)
             }
-            node_request::Body::Join(_)
-            | node_request::Body::Status(_)
-            | node_request::Body::Report(_) => node_response::Body::Error(invalid("not here")),
+            node_request::Body::Report(_) => {
+                let node = |id: &u64| pb::NodeInfo { node_id: *id, ..Default::default() };
+                let nodes = self.registered.lock().iter().map(node).collect();
+                let report = pb::ReportResponse { nodes, loads: Vec::new() };
+                node_response::Body::Report(report)
+            }
+            node_request::Body::Join(_) | node_request::Body::Status(_) => {
+                node_response::Body::Error(invalid("not here"))
+            }
         }
     }
 }
@@ -455,4 +573,28 @@ impl Connector for OneNode {
     }
 
     fn learn(&self, _: &[pb::NodeInfo]) {}
+}
+
+/// An address book of several nodes, which knows some of them only when it is told.
+pub struct Book {
+    /// All there are.
+    pub nodes: BTreeMap<NodeId, Arc<FakeNode>>,
+    /// Those it knows.
+    pub known: Mutex<BTreeSet<NodeId>>,
+}
+
+impl Connector for Book {
+    fn node(&self, node: NodeId) -> Option<Arc<dyn NodeService>> {
+        let known = self.known.lock().contains(&node);
+        let node = self.nodes.get(&node).filter(|_| known)?;
+        Some(node.clone())
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        self.known.lock().iter().copied().collect()
+    }
+
+    fn learn(&self, nodes: &[pb::NodeInfo]) {
+        self.known.lock().extend(nodes.iter().map(|node| NodeId(node.node_id)));
+    }
 }

@@ -7,6 +7,7 @@
 //! # Invariants
 //! * Actions are carried out in order, requests of one step to one node in one call.
 //! * A commit that was begun is driven to its end even if the client has gone.
+//! * What a commit holds is held until no copy of it can be admitted any more (rule P6).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,14 +21,14 @@ use quorate_planner::error::{SqlError, SqlState};
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::{Timestamp, pb};
 use quorate_txn::coordinator::{AbortReason, Coordinator, Outcome, Plan};
-use quorate_txn::recovery::Recovery;
+use quorate_txn::recovery::{Leftover, Recovery};
 use quorate_txn::state::{TxnMeta, Verdict};
 use quorate_txn::step::{Action, CallId, Group, Input, TimerId};
 
 use super::Dist;
 use super::errors;
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
-use super::txn::{Intent, READ_PATIENCE};
+use super::txn::{Hold, Intent, READ_PATIENCE};
 use crate::runtime;
 
 /// How long a committer that may not wait looks on before it is refused.
@@ -195,6 +196,24 @@ impl<M: Machine> Driver<M> {
     }
 }
 
+/// A commit on its way. Dropped, it goes on by itself: nobody may be waiting any more.
+struct Begun {
+    driver: Option<Driver<Coordinator>>,
+    hold: Option<Hold>,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let hold = self.hold.take();
+        if let Some(driver) = self.driver.take() {
+            runtime::spawn_if_running(async move {
+                driver.finish().await;
+                drop(hold);
+            });
+        }
+    }
+}
+
 /// Whether a range answers this only after a round of consensus.
 fn replicates(body: &pb::range_request::Body) -> bool {
     use pb::range_request::Body;
@@ -215,21 +234,26 @@ impl Dist {
     /// # Errors
     /// `40001`, `23505`, `53100`, … when nothing was committed; `40003` when that is not known.
     pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<(), SqlError> {
-        let Intent { id, anchor, mut writes, checks } = intent;
+        let Intent { id, anchor, mut writes, checks, start, hold } = intent;
         if let Some(at) = writes.iter().position(|w| w.key == anchor) {
             writes.swap(0, at);
         }
-        let start = self.clock().now();
-        let txn = TxnMeta { id, anchor, commit_start: start };
+        let commit_start = start.unwrap_or_else(|| self.clock().now());
+        let txn = TxnMeta { id, anchor, commit_start };
         let machine = Coordinator::new(Plan { txn, writes, checks });
-        let mut driver = Driver::new(self.clone(), machine);
+        let mut begun = Begun { driver: Some(Driver::new(self.clone(), machine)), hold };
+        let driver = begun.driver.as_mut().expect("it was just begun");
         let outcome = match driver.run().await {
             Reached::Answer(outcome) => outcome,
             // A coordinator answers before it is done; without an answer nothing is known.
             Reached::Recovered(_) | Reached::Done => Outcome::Unknown,
         };
         self.commits.consensus_rounds.fetch_add(driver.rounds, Ordering::Relaxed);
-        runtime::spawn(driver.finish());
+        if outcome != Outcome::Unknown {
+            // Its verdict is final: whatever copy comes later meets it.
+            begun.hold = None;
+        }
+        drop(begun);
         self.told(outcome).await
     }
 
@@ -323,6 +347,13 @@ impl Dist {
         }
         runtime::spawn(driver.finish());
         verdict
+    }
+
+    /// Finishes what dead coordinators left in a range that is led here, one after the other.
+    pub async fn clean_up(self: &Arc<Self>, leftovers: Vec<Leftover>) {
+        for leftover in leftovers {
+            Driver::new(self.clone(), leftover.recovery()).finish().await;
+        }
     }
 
     /// The same for a committer. One that may not wait (rule P13) still gives the other a moment:

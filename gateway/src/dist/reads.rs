@@ -16,11 +16,13 @@ pub struct ReadSet {
     keys: BTreeSet<Bytes>,
     spans: BTreeSet<Span>,
     overflowed: bool,
+    count: u64,
 }
 
 impl ReadSet {
     /// Remembers point reads.
     pub fn add_keys(&mut self, keys: impl IntoIterator<Item = Bytes>) {
+        self.count += 1;
         if !self.overflowed {
             self.keys.extend(keys);
             self.bound();
@@ -29,6 +31,7 @@ impl ReadSet {
 
     /// Remembers what a page of a scan has covered; a scan that goes on extends its span.
     pub fn add_span(&mut self, span: Span) {
+        self.count += 1;
         if self.overflowed || span.is_empty() {
             return;
         }
@@ -53,6 +56,11 @@ impl ReadSet {
             self.keys.clear();
             self.spans.clear();
         }
+    }
+
+    /// How many reads were added: another number means that something is new.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// Whether the transaction has read nothing.

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use quorate_planner::catalog::KeyDescription;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvTxn, ScanProgram, ScanRequest, Span, WriteOp};
-use quorate_proto::Timestamp;
 use quorate_proto::pb::range_request::Body;
-use quorate_txn::clock::NodeClock;
-use quorate_txn::config::MAX_CLOCK_OFFSET;
+use quorate_proto::{NodeId, Timestamp, TxnId, pb};
+use quorate_txn::clock::{NodeClock, PhysicalClock as _};
+use quorate_txn::config::{MAX_CLOCK_OFFSET, TXN_TTL};
+use quorate_txn::recovery::Leftover;
 
-use super::sender::Sender;
+use super::sender::{ATTEMPT_TIMEOUT, Outgoing, Sender};
 use super::{Dist, SqlSide, Txn};
 use crate::runtime;
 use crate::testing::{FakeNode, FaultKind, OneNode, TestClock};
@@ -39,9 +40,18 @@ impl SqlSide for Names {
 }
 
 fn cluster() -> (Arc<FakeNode>, Arc<Dist>) {
-    let clock = Arc::new(NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET));
-    let node = FakeNode::new(clock.clone(), Arc::new(Names));
-    let sender = Sender::new(Arc::new(OneNode(node.clone())), clock, Bytes::new());
+    let clock = node_clock(TestClock::new());
+    cluster_of(clock.clone(), clock)
+}
+
+fn node_clock(physical: Arc<TestClock>) -> Arc<NodeClock> {
+    Arc::new(NodeClock::new(physical, Timestamp::ZERO, MAX_CLOCK_OFFSET))
+}
+
+/// A gateway and a node with clocks of their own.
+fn cluster_of(gateways: Arc<NodeClock>, nodes: Arc<NodeClock>) -> (Arc<FakeNode>, Arc<Dist>) {
+    let node = FakeNode::new(nodes, Arc::new(Names));
+    let sender = Sender::new(Arc::new(OneNode(node.clone())), gateways, Bytes::new());
     (node, Arc::new(Dist::new(sender, Arc::new(Names))))
 }
 
@@ -282,4 +292,213 @@ async fn a_locked_row_that_changed_fails_the_commit() {
     let error = dist.clone().commit(txn.intent().unwrap()).await.unwrap_err();
     assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
     assert_eq!(read(&dist, "a").await, Some(Bytes::from("0")));
+}
+
+/// T3: a reply whose clock is too far ahead of ours is no answer, whatever is in it.
+#[tokio::test]
+async fn a_gateway_whose_clock_lags_beyond_the_limit_answers_nothing() {
+    let (physical, nodes) = (TestClock::new(), node_clock(TestClock::new()));
+    let (_, dist) = cluster_of(node_clock(physical.clone()), nodes);
+    write(&dist, &["a"], "1").await.unwrap();
+    assert_eq!(read(&dist, "a").await, Some(Bytes::from("1")));
+    physical.shift_wall(-1000);
+    let txn = Txn::begin(dist.clone(), true);
+    let error = txn.get(vec![Bytes::from("a")]).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::CANNOT_CONNECT_NOW);
+    assert!(error.message.contains("clocks"), "{error:?}");
+    let key = Bytes::from("a");
+    let read = pb::ReadRequest { keys: vec![key.clone()], ..Default::default() };
+    let request = Outgoing { key, body: Body::Read(read) };
+    let route = dist.sender().route(&request.key).await.unwrap();
+    let range = route.descriptor.map(|d| pb::RangeRef { range_id: d.range_id, epoch: d.epoch });
+    let request = pb::RangeRequest { range, body: Some(request.body) };
+    let reply = dist.sender().call(NodeId(1), vec![request], None, ATTEMPT_TIMEOUT).await.unwrap();
+    assert!(reply.responses.is_empty() && reply.error.is_some(), "{reply:?}");
+    // Back within the limit.
+    physical.shift_wall(1000);
+    assert_eq!(self::read(&dist, "a").await, Some(Bytes::from("1")));
+}
+
+fn clock_waits(dist: &Dist) -> u64 {
+    dist.commits.clock_waits.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+/// T4: where clocks agree nobody waits; where the commit timestamp is above the gateway's physical
+/// clock, the client hears of the commit only when that has passed it, and the wait is counted.
+#[tokio::test]
+async fn a_commit_waits_for_the_physical_clock_only_when_it_is_behind() {
+    let (_, dist) = cluster();
+    write(&dist, &["a"], "1").await.unwrap();
+    assert_eq!(clock_waits(&dist), 0);
+    for split in [false, true] {
+        let physical = TestClock::new();
+        let nodes = node_clock(physical.ahead(Duration::from_millis(100)));
+        let (node, dist) = cluster_of(node_clock(physical.clone()), nodes);
+        if split {
+            node.split(b"m");
+        }
+        write(&dist, &["a", "z"], "1").await.unwrap();
+        let told = physical.now();
+        until(|| node.committed_at(b"z").is_some()).await;
+        let committed = node.committed_at(b"z").unwrap();
+        assert!(told > committed, "told at {told}, committed at {committed}");
+        assert_eq!(clock_waits(&dist), 1);
+    }
+}
+
+/// T4, for a read timestamp that moved.
+#[tokio::test]
+async fn a_read_that_moved_above_the_physical_clock_waits_for_it() {
+    let physical = TestClock::new();
+    let nodes = node_clock(physical.ahead(Duration::from_millis(100)));
+    let (_, dist) = cluster_of(node_clock(physical.clone()), nodes);
+    write(&dist, &["a"], "1").await.unwrap();
+    let txn = Txn::begin(dist.clone(), true);
+    let began = txn.read_ts();
+    write(&dist, &["a"], "2").await.unwrap();
+    let waits = clock_waits(&dist);
+    let value = txn.get(vec![Bytes::from("a")]).await.unwrap().pop().unwrap();
+    assert_eq!(value, Some(Bytes::from("2")));
+    assert!(txn.read_ts() > began, "the read moved");
+    assert!(physical.now() > txn.read_ts(), "it was answered when the clock had passed");
+    assert_eq!(clock_waits(&dist), waits + 1);
+}
+
+/// P10: prepares for ranges led by one node travel in one call.
+#[tokio::test]
+async fn prepares_for_one_node_share_a_call() {
+    let (node, dist) = cluster();
+    node.split(b"m");
+    read(&dist, "a").await;
+    read(&dist, "z").await;
+    node.calls.lock().clear();
+    write(&dist, &["a", "z"], "1").await.unwrap();
+    assert_eq!(node.calls.lock()[0], 2);
+}
+
+/// Reads of one statement in parallel: one that moves the timestamp must not leave another's row
+/// behind that was read before.
+#[tokio::test]
+async fn a_read_that_comes_back_after_the_timestamp_moved_is_read_again() {
+    let (node, dist) = cluster();
+    write(&dist, &["a", "b"], "0").await.unwrap();
+    let txn = Arc::new(Txn::begin(dist.clone(), true));
+    node.hold_answers(Box::new(
+        |body| matches!(body, Body::Read(read) if read.keys.contains(&Bytes::from("a"))),
+    ));
+    let of_a = tokio::spawn({
+        let txn = txn.clone();
+        async move { txn.get(vec![Bytes::from("a")]).await }
+    });
+    until(|| node.log.lock().contains(&"read")).await;
+    write(&dist, &["a", "b"], "1").await.unwrap();
+    let b = txn.get(vec![Bytes::from("b")]).await.unwrap().pop().unwrap();
+    assert_eq!(b, Some(Bytes::from("1")), "it moved past the write");
+    node.release();
+    let a = of_a.await.unwrap().unwrap().pop().unwrap();
+    assert_eq!(a, Some(Bytes::from("1")), "both rows are of one moment");
+}
+
+/// The same, the other way round: what comes back while earlier reads are checked is checked too.
+#[tokio::test]
+async fn a_read_that_comes_back_while_others_are_checked_is_checked_too() {
+    let (node, dist) = cluster();
+    write(&dist, &["a", "b", "c"], "0").await.unwrap();
+    let txn = Arc::new(Txn::begin(dist.clone(), true));
+    txn.get(vec![Bytes::from("c")]).await.unwrap();
+    // `a` is read before it changes; its answer comes while `c` is being checked.
+    node.hold_answers(Box::new(|body| match body {
+        Body::Read(read) => read.keys.contains(&Bytes::from("a")),
+        Body::Check(_) => true,
+        _ => false,
+    }));
+    let get = |key: &'static str| {
+        let txn = txn.clone();
+        tokio::spawn(async move { txn.get(vec![Bytes::from(key)]).await })
+    };
+    let of_a = get("a");
+    until(|| node.log.lock().iter().filter(|name| **name == "read").count() == 2).await;
+    write(&dist, &["a", "b"], "1").await.unwrap();
+    let of_b = get("b");
+    until(|| node.log.lock().contains(&"check")).await;
+    // The answers of `a` and of the check leave together: whichever is taken first, the other one
+    // must be noticed.
+    node.release();
+    let (a, b) = (of_a.await.unwrap(), of_b.await.unwrap());
+    match (a, b) {
+        (Ok(a), Ok(b)) => assert_eq!(a, b, "both rows are of one moment"),
+        (a, b) => {
+            let error = a.and(b).unwrap_err();
+            assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
+        }
+    }
+}
+
+/// A prepare by hand, of a coordinator that is never heard of again.
+async fn prepare_by_hand(dist: &Arc<Dist>, id: u128, keys: &[&'static str]) -> Timestamp {
+    let all: Vec<Bytes> = keys.iter().map(|key| Bytes::from(*key)).collect();
+    let meta = pb::TxnMeta {
+        txn_id: TxnId(id).to_bytes(),
+        anchor: all[0].clone(),
+        commit_start: dist.clock().now().0,
+    };
+    let read_at = dist.clock().now().0;
+    let mut greatest = Timestamp::ZERO;
+    for key in &all {
+        let write = pb::Write {
+            key: key.clone(),
+            value: Bytes::from("left"),
+            read_at,
+            ..Default::default()
+        };
+        let at_anchor = *key == all[0];
+        let body = Body::Prepare(pb::PrepareRequest {
+            txn: Some(meta.clone()),
+            writes: vec![write],
+            record: i32::from(at_anchor),
+            keys: if at_anchor { all.clone() } else { Vec::new() },
+        });
+        let request = Outgoing { key: key.clone(), body };
+        match dist.sender().settle(request, ATTEMPT_TIMEOUT).await.unwrap() {
+            pb::range_response::Body::Prepare(pb::PrepareResponse {
+                outcome: Some(pb::prepare_response::Outcome::MinCommitTs(ts)),
+            }) => greatest = greatest.max(Timestamp(ts)),
+            other => panic!("{other:?}"),
+        }
+    }
+    greatest
+}
+
+/// P3, P4, P11: a sweep finishes what a dead coordinator left, and nothing of a living one.
+#[tokio::test]
+async fn what_a_dead_coordinator_left_is_finished_by_a_sweep() {
+    let physical = TestClock::new();
+    let clock = node_clock(physical.clone());
+    let (node, dist) = cluster_of(clock.clone(), clock);
+    node.split(b"m");
+    prepare_by_hand(&dist, 7, &["a", "z"]).await;
+    assert_eq!(node.leftovers().len(), 3, "a record and two locks");
+    dist.clean_up(node.leftovers()).await;
+    assert_eq!(node.locks(), 2, "it may be alive");
+    physical.advance(TXN_TTL);
+    dist.clean_up(node.leftovers()).await;
+    assert_eq!((node.locks(), node.leftovers()), (0, Vec::new()));
+    assert_eq!(read(&dist, "z").await, Some(Bytes::from("left")));
+    // Decided, and then nobody resolved it.
+    let ts = prepare_by_hand(&dist, 8, &["b", "y"]).await;
+    let meta = node.leftovers().into_iter().find_map(|left| match left {
+        Leftover::Undecided { txn, .. } => Some(txn.to_pb()),
+        Leftover::Unresolved { .. } => None,
+    });
+    let verdict = Some(pb::Verdict { committed_ts: ts.0 });
+    let body = Body::Verdict(pb::VerdictRequest { txn: meta, verdict });
+    let request = Outgoing { key: Bytes::from("b"), body };
+    dist.sender().settle(request, ATTEMPT_TIMEOUT).await.unwrap();
+    let records = node.leftovers().into_iter();
+    let records: Vec<_> =
+        records.filter(|left| matches!(left, Leftover::Unresolved { .. })).collect();
+    assert_eq!(records.len(), 1);
+    dist.clean_up(records).await;
+    assert_eq!((node.locks(), node.leftovers()), (0, Vec::new()));
+    assert_eq!(read(&dist, "y").await, Some(Bytes::from("left")));
 }

@@ -32,10 +32,12 @@ const PAGE_BYTES: u64 = 1 << 20;
 /// Moves of the read timestamp within one read before it gives up with `40001`.
 const MOVES_MAX: usize = 64;
 
-/// An open transaction.
+/// An open transaction. Reads of one statement may run in parallel.
 ///
 /// # Invariants
-/// * Everything in `reads` was read at `read_ts`, or shown unchanged up to it.
+/// * Everything in `reads` was read at `read_ts`, or shown unchanged up to it: a read that comes
+///   back after the timestamp has moved is thrown away, and what came back while earlier reads
+///   were checked is checked too.
 /// * Nothing of it is at any shard before commit.
 pub struct Txn {
     dist: Arc<Dist>,
@@ -54,6 +56,9 @@ struct State {
     locked: Vec<pb::ReadCheck>,
 }
 
+/// Something kept for as long as a copy of a commit may be admitted.
+pub type Hold = Arc<dyn Send + Sync>;
+
 /// What a commit needs of a transaction.
 pub struct Intent {
     /// Its id.
@@ -64,6 +69,10 @@ pub struct Intent {
     pub writes: Vec<pb::Write>,
     /// Keys locked but not written (rule P9).
     pub checks: Vec<pb::ReadCheck>,
+    /// Its start (rule P6), if it was read before: not above the node's clock.
+    pub start: Option<Timestamp>,
+    /// Let go when no copy of it can be admitted any more.
+    pub hold: Option<Hold>,
 }
 
 #[derive(Debug, Default)]
@@ -71,14 +80,6 @@ struct Counters {
     rpc_rounds: AtomicU64,
     rows_read: AtomicU64,
     moves: AtomicU64,
-}
-
-/// What stands in the way of a read.
-enum Obstacle {
-    /// Read again at a newer timestamp.
-    Moved,
-    /// Read again as before.
-    Cleared,
 }
 
 impl fmt::Debug for Txn {
@@ -135,16 +136,18 @@ impl Txn {
             anchor,
             writes: state.buffer.to_writes(),
             checks: state.locked.iter().filter(unwritten).cloned().collect(),
+            start: None,
+            hold: None,
         })
     }
 
-    /// One page of raw rows or program output from storage at the current timestamps. `Ok(None)`
-    /// asks the caller to start the page again.
+    /// One page of raw rows or program output from storage, and when it was read. `Ok(None)` asks
+    /// the caller to start the page again.
     async fn stored_page(
         &self,
         req: &ScanRequest,
         program: Bytes,
-    ) -> Result<Option<(pb::ScanResponse, Span)>, SqlError> {
+    ) -> Result<Option<(pb::ScanResponse, Span, Timestamp)>, SqlError> {
         let (read_ts, uncertain_upto) = self.timestamps();
         let sender = self.dist.sender();
         let route = if req.reverse {
@@ -171,7 +174,7 @@ impl Txn {
         self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
         let mut answers = sender.round(vec![request], ATTEMPT_TIMEOUT).await;
         match answers.pop() {
-            Some(Ok(range_response::Body::Scan(page))) => Ok(Some((page, clipped))),
+            Some(Ok(range_response::Body::Scan(page))) => Ok(Some((page, clipped, read_ts))),
             Some(Ok(_)) | None => {
                 Err(SqlError::internal("a scan was answered with something else"))
             }
@@ -188,19 +191,17 @@ impl Txn {
     }
 
     /// Deals with what stood in the way of a read, so that it can be tried again.
-    async fn overcome(&self, failure: Failure) -> Result<Obstacle, SqlError> {
+    async fn overcome(&self, failure: Failure) -> Result<(), SqlError> {
         match failure {
             Failure::Range(pb::RangeError { kind: Some(Kind::Uncertain(event)), .. }) => {
-                self.move_forward(Timestamp(event.event_ts), &event.key).await?;
-                Ok(Obstacle::Moved)
+                self.move_forward(Timestamp(event.event_ts), &event.key).await
             }
             Failure::Range(pb::RangeError { kind: Some(Kind::Locked(locked)), .. }) => {
-                self.dist.clear_lock(&locked).await?;
-                Ok(Obstacle::Cleared)
+                self.dist.clear_lock(&locked).await
             }
             failure if failure.curable() => {
                 runtime::pause(Duration::from_millis(10)).await;
-                Ok(Obstacle::Cleared)
+                Ok(())
             }
             failure => Err(self.dist.read_error(failure)),
         }
@@ -218,26 +219,32 @@ impl Txn {
         // clock that refuses it has its own error.
         clock.observe(event).map_err(|e| errors::clock(&e))?;
         let new_ts = clock.now();
-        let (old_ts, checks) = {
-            let state = self.state.lock();
-            (state.read_ts, state.reads.checks(state.read_ts))
-        };
-        let checks = checks.ok_or_else(|| failed("it read too much to be checked again"))?;
-        if !checks.is_empty() && !self.unchanged(checks, new_ts).await? {
-            return Err(failed("a row it read before was changed meanwhile"));
-        }
         // Rule T4, also for a read timestamp that moved.
         self.dist.commit_wait(new_ts).await;
-        let mut state = self.state.lock();
-        if state.read_ts != old_ts {
-            // Another read of the same statement was faster.
+        loop {
+            let (old_ts, known, checks) = {
+                let state = self.state.lock();
+                (state.read_ts, state.reads.count(), state.reads.checks(state.read_ts))
+            };
+            if old_ts >= event {
+                // Another read of the same statement was faster.
+                return Ok(());
+            }
+            let checks = checks.ok_or_else(|| failed("it read too much to be checked again"))?;
+            if !checks.is_empty() && !self.unchanged(checks, new_ts).await? {
+                return Err(failed("a row it read before was changed meanwhile"));
+            }
+            let mut state = self.state.lock();
+            if state.read_ts != old_ts || state.reads.count() != known {
+                // What another read has brought meanwhile was not among the checks.
+                continue;
+            }
+            state.read_ts = new_ts;
+            // Events after the first choice of the timestamp cannot have been before us: the
+            // window keeps its end, and what is above `new_ts` but inside it stays uncertain.
+            state.uncertain_upto = state.uncertain_upto.max(new_ts);
             return Ok(());
         }
-        state.read_ts = new_ts;
-        // Events after the first choice of the timestamp cannot have been before us: the window
-        // keeps its end, and what is above `new_ts` but inside it stays uncertain.
-        state.uncertain_upto = state.uncertain_upto.max(new_ts);
-        Ok(())
     }
 
     /// Whether everything that was read is unchanged up to `upto`.
@@ -298,17 +305,37 @@ impl Txn {
         ))
     }
 
-    /// Values of keys that are not in the buffer, all read at one timestamp.
+    /// Remembers what was read at `read_ts`; `false` if that is not the timestamp any more, and it
+    /// must be read again.
+    fn remember(&self, read_ts: Timestamp, add: impl FnOnce(&mut ReadSet)) -> bool {
+        let mut state = self.state.lock();
+        let current = state.read_ts == read_ts;
+        if current {
+            add(&mut state.reads);
+        }
+        current
+    }
+
+    /// Values of keys that are not in the buffer, all read at one timestamp and remembered.
     async fn stored_values(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, SqlError> {
         let started = self.dist.clock().monotonic();
         let mut values: Vec<Option<Option<Bytes>>> = vec![None; keys.len()];
+        let mut read_at = Timestamp::ZERO;
         loop {
+            let (read_ts, uncertain_upto) = self.timestamps();
+            if read_at != read_ts {
+                // What was read at an older timestamp is not shown unchanged: read it again.
+                values.fill(None);
+                read_at = read_ts;
+            }
             let missing: Vec<usize> =
                 values.iter().enumerate().filter(|(_, v)| v.is_none()).map(|(i, _)| i).collect();
             if missing.is_empty() {
-                return Ok(values.into_iter().map(Option::flatten).collect());
+                if self.remember(read_ts, |reads| reads.add_keys(keys.iter().cloned())) {
+                    return Ok(values.into_iter().map(Option::flatten).collect());
+                }
+                continue;
             }
-            let (read_ts, uncertain_upto) = self.timestamps();
             let groups = self.dist.group_keys(keys, missing).await?;
             let request = |(first, members): &(Bytes, Vec<usize>)| Outgoing {
                 key: first.clone(),
@@ -322,7 +349,6 @@ impl Txn {
             self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
             let requests = groups.iter().map(request).collect();
             let answers = self.dist.sender().round(requests, ATTEMPT_TIMEOUT).await;
-            let mut moved = false;
             for ((_, members), answer) in groups.into_iter().zip(answers) {
                 match answer {
                     Ok(range_response::Body::Read(read)) if read.values.len() == members.len() => {
@@ -331,14 +357,8 @@ impl Txn {
                         }
                     }
                     Ok(_) => return Err(SqlError::internal("a read was answered wrongly")),
-                    Err(failure) => {
-                        moved |= matches!(self.overcome(failure).await?, Obstacle::Moved);
-                    }
+                    Err(failure) => self.overcome(failure).await?,
                 }
-            }
-            if moved {
-                // What was read at the older timestamp is not shown unchanged: read it again.
-                values.fill(None);
             }
             self.patience(started, "reading")?;
         }
@@ -364,7 +384,6 @@ impl KvTxn for Txn {
                 *slot = Some(values.next().expect("one value for each key that was asked"));
             }
             self.counters.rows_read.fetch_add(stored.len() as u64, Ordering::Relaxed);
-            self.state.lock().reads.add_keys(stored);
         }
         Ok(own.into_iter().map(Option::flatten).collect())
     }
@@ -379,15 +398,16 @@ impl KvTxn for Txn {
             _ => Bytes::new(),
         };
         let started = self.dist.clock().monotonic();
-        let (page, clipped) = loop {
-            match self.stored_page(&req, program.clone()).await? {
-                Some(found) => break found,
-                None => self.patience(started, "scanning")?,
+        let (page, covered, resume) = loop {
+            if let Some((page, clipped, read_ts)) = self.stored_page(&req, program.clone()).await? {
+                let (covered, resume) = progress(&req, &clipped, &page);
+                if self.remember(read_ts, |reads| reads.add_span(covered.clone())) {
+                    break (page, covered, resume);
+                }
             }
+            self.patience(started, "scanning")?;
         };
         self.counters.rows_read.fetch_add(page.rows_read, Ordering::Relaxed);
-        let (covered, resume) = progress(&req, &clipped, &page);
-        self.state.lock().reads.add_span(covered.clone());
         if !own_rows {
             let output = req.program.is_some().then_some(page.output);
             let rows = page.rows.into_iter().map(|row| (row.key, row.value)).collect();
