@@ -1,7 +1,8 @@
 //! A small cluster in memory: three ranges, coordinators and recoveries, under a scheduler that
 //! drops, repeats and delays messages, kills coordinators, changes leaders and splits ranges.
 //! What must hold however it goes: all keys of a transaction end with one verdict, an
-//! acknowledged commit is never aborted, an answered "aborted" is never committed (P2–P8, P11–P13).
+//! acknowledged commit is never aborted, an answered "aborted" is never committed (P2–P8, P11–P13);
+//! what a reader saw at a timestamp is what was there at it, however late it was written (P1, L3).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -10,11 +11,12 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 
+use crate::apply::Span;
 use crate::clock::Hlc;
-use crate::config::TXN_FLOOR_LAG;
+use crate::config::{TXN_FLOOR_LAG, TXN_TTL};
 use crate::coordinator::{Coordinator, Outcome, Plan};
-use crate::leader::{Admission, LeaderState, ReadStart, Ticket};
-use crate::recovery::Recovery;
+use crate::leader::{Admission, LeaderState, ReadSet, ReadStart, Ticket};
+use crate::recovery::{Leftover, Recovery};
 use crate::state::TxnMeta;
 use crate::step::{Action, CallId, Group, Input, TimerId};
 use crate::testing::MemView;
@@ -90,8 +92,12 @@ struct World {
     messages: Vec<Message>,
     timers: BTreeMap<(MachineNo, TimerId), Duration>,
     outcomes: BTreeMap<TxnId, Outcome>,
+    reads: Vec<(Bytes, Timestamp, Option<Bytes>)>,
     calm: bool,
 }
+
+/// Every key there is.
+const KEYS: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"e", b"f"];
 
 fn error(kind: Kind) -> pb::range_response::Body {
     pb::range_response::Body::Error(pb::RangeError::new(kind, "chaos"))
@@ -134,6 +140,7 @@ impl World {
             messages: Vec::new(),
             timers: BTreeMap::new(),
             outcomes: BTreeMap::new(),
+            reads: Vec::new(),
             calm: false,
         }
     }
@@ -161,7 +168,7 @@ impl World {
     }
 
     fn begin_txn(&mut self, id: u128, read_at: Timestamp) {
-        let mut keys = [b"a", b"b", b"c", b"d", b"e", b"f"].map(|k| Bytes::from_static(k)).to_vec();
+        let mut keys = KEYS.map(Bytes::from_static).to_vec();
         for i in (1..keys.len()).rev() {
             keys.swap(i, self.rng.below(i + 1));
         }
@@ -398,7 +405,33 @@ impl World {
         }
     }
 
+    /// Reads one key or all keys of a range, now or a little ago. What the leader lets through is
+    /// remembered; what it does not, is met by somebody else.
+    fn read(&mut self) {
+        let key = Bytes::from_static(KEYS[self.rng.below(KEYS.len())]);
+        let ago = Duration::from_millis(self.rng.below(400) as u64);
+        let ts = Timestamp::from_duration(self.now - ago);
+        let whole = self.rng.percent(50);
+        let at = self.range_of(&key);
+        let range = &mut self.ranges[at];
+        let span = Span { start: range.start.clone(), end: range.end.clone() };
+        let one = [key];
+        let what = if whole { ReadSet::Span(&span) } else { ReadSet::Keys(&one) };
+        if range.leader.begin_read(what, ts, ts, None) != ReadStart::Clear {
+            return;
+        }
+        for key in KEYS.map(Bytes::from_static) {
+            if one[0] == key || (whole && range.contains(&key)) {
+                let value = range.view.read(&key, ts);
+                self.reads.push((key, ts, value));
+            }
+        }
+    }
+
     fn disturb(&mut self) {
+        if self.rng.percent(30) {
+            self.read();
+        }
         match self.rng.below(1000) {
             0..8 => {
                 let n = self.rng.below(self.machines.len());
@@ -423,11 +456,35 @@ impl World {
                     asker: (0, CallId(u64::MAX)),
                 });
             }
+            // A leader sweeps, also what is not old at all.
+            24..30 => {
+                let at = self.rng.below(self.ranges.len());
+                let found = self.leftovers(at);
+                self.finish(found);
+            }
             _ => {}
         }
     }
 
-    /// No more faults: everything ends, then whoever meets a lock recovers its transaction.
+    /// What a sweep of a range finds.
+    fn leftovers(&self, at: usize) -> Vec<Leftover> {
+        let view = &self.ranges[at].view;
+        let records = view.records.iter().filter_map(|((anchor, id), record)| {
+            Leftover::of_record(anchor, *id, record, Timestamp::MAX)
+        });
+        let locks = view.locks.iter();
+        let locks = locks.filter_map(|(key, lock)| Leftover::of_lock(key, lock, Timestamp::MAX));
+        records.chain(locks).collect()
+    }
+
+    fn finish(&mut self, leftovers: Vec<Leftover>) {
+        for leftover in leftovers {
+            self.machines.push(Machine::Recover(leftover.recovery(), None));
+            self.input(self.machines.len() - 1, Input::Start);
+        }
+    }
+
+    /// No more faults: everything ends, then sweeps finish what is left of the dead.
     fn settle(&mut self) {
         self.calm = true;
         for _ in 0..40 {
@@ -446,18 +503,25 @@ impl World {
                     self.now = self.now.max(*at);
                 }
             }
-            let left: Vec<_> = self.ranges.iter().flat_map(|r| r.view.locks.clone()).collect();
+            let left: Vec<_> = (0..self.ranges.len()).flat_map(|at| self.leftovers(at)).collect();
             if left.is_empty() {
                 return;
             }
-            for (key, lock) in left {
-                self.machines.push(Machine::Recover(Recovery::new(lock.txn, key, true), None));
-                self.input(self.machines.len() - 1, Input::Start);
-            }
+            // Whoever is not heard of meanwhile has expired.
+            self.now += 2 * TXN_TTL;
+            self.finish(left);
         }
         let states: Vec<_> = self.ranges.iter().map(|r| r.view.to_string()).collect();
         let last: Vec<_> = self.machines.iter().rev().take(3).map(Machine::to_string).collect();
-        panic!("locks are left for ever: {last:?}\n{}", states.join("\n"));
+        panic!("locks or records are left for ever: {last:?}\n{}", states.join("\n"));
+    }
+
+    /// What was read at a timestamp is what was there at it.
+    fn check_reads(&self) {
+        for (key, ts, value) in &self.reads {
+            let view = &self.ranges[self.range_of(key)].view;
+            assert_eq!(view.read(key, *ts), *value, "{key:?} was read at {ts}");
+        }
     }
 
     /// Every start of a version that a transaction wrote, and every end it may have caused.
@@ -534,6 +598,7 @@ fn run(seed: u64) -> BTreeMap<TxnId, Outcome> {
     }
     world.settle();
     world.check(&plans);
+    world.check_reads();
     world.outcomes
 }
 
