@@ -13,7 +13,7 @@ use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 
 use crate::apply::Span;
 use crate::clock::Hlc;
-use crate::config::{TXN_FLOOR_LAG, TXN_TTL};
+use crate::config::{LEASE_WAIT, MAX_CLOCK_OFFSET, TXN_FLOOR_LAG, TXN_TTL};
 use crate::coordinator::{Coordinator, Outcome, Plan};
 use crate::leader::{Admission, LeaderState, ReadSet, ReadStart, Ticket};
 use crate::recovery::{Leftover, Recovery};
@@ -70,6 +70,37 @@ struct Range {
     view: MemView,
     leader: LeaderState,
     log: VecDeque<Entry>,
+    clock: SkewedClock,
+}
+
+/// The clock of a range's leader: ahead of true time by less than clocks may be apart.
+#[derive(Clone)]
+struct SkewedClock {
+    hlc: Hlc,
+    ahead: Duration,
+}
+
+/// Nothing is refused here: skews are within the limit by construction.
+const ANY_OFFSET: Duration = Duration::from_secs(3600);
+
+impl SkewedClock {
+    fn new(rng: &mut Rng) -> Self {
+        let ahead = Duration::from_millis(rng.below(240) as u64);
+        Self { hlc: Hlc::new(Timestamp::ZERO), ahead }
+    }
+
+    fn physical(&self, now: Duration) -> Timestamp {
+        Timestamp::from_duration(now + self.ahead)
+    }
+
+    fn now(&mut self, now: Duration) -> Timestamp {
+        self.hlc.now(self.physical(now))
+    }
+
+    fn observe(&mut self, remote: Timestamp, now: Duration) {
+        let observed = self.hlc.observe(remote, self.physical(now), ANY_OFFSET);
+        observed.expect("skews are within the limit");
+    }
 }
 
 impl Range {
@@ -119,6 +150,7 @@ fn keys_of(body: &pb::range_request::Body, key: &Bytes) -> Vec<Bytes> {
 
 impl World {
     fn new(seed: u64) -> Self {
+        let mut rng = Rng(seed);
         let bounds = [&b""[..], b"c", b"e", b""];
         let ranges = (0..3).map(|i| {
             let mut leader = LeaderState::new(1, Duration::ZERO);
@@ -129,13 +161,15 @@ impl World {
                 view: MemView::default(),
                 leader,
                 log: VecDeque::new(),
+                clock: SkewedClock::new(&mut rng),
             }
         });
+        let ranges = ranges.collect();
         Self {
-            rng: Rng(seed),
+            rng,
             hlc: Hlc::new(Timestamp::ZERO),
             now: Duration::from_secs(100),
-            ranges: ranges.collect(),
+            ranges,
             machines: Vec::new(),
             messages: Vec::new(),
             timers: BTreeMap::new(),
@@ -274,9 +308,14 @@ impl World {
     ) -> Option<pb::range_response::Body> {
         use pb::range_request::Body;
         use pb::range_response::Body as Answer;
-        let ts = self.clock();
-        let range = self.range_of(key);
+        let carried = self.clock();
+        let (range, now) = (self.range_of(key), self.now);
         let range = &mut self.ranges[range];
+        range.clock.observe(carried, now);
+        let ts = range.clock.now(now);
+        // The answer, whenever it comes, carries no less.
+        let observed = self.hlc.observe(ts, Timestamp::from_duration(now), ANY_OFFSET);
+        observed.expect("skews are within the limit");
         if !keys_of(&body, key).iter().all(|k| range.contains(k)) {
             return Some(error(Kind::StaleRoute(pb::StaleRoute::default())));
         }
@@ -335,10 +374,21 @@ impl World {
         for _ in 0..keep {
             self.apply_one(at);
         }
-        let max_read_ts = self.clock();
+        let handed_over = self.rng.percent(40);
+        let mut clock = SkewedClock::new(&mut self.rng);
         let range = &mut self.ranges[at];
         range.log.clear();
+        let max_read_ts = if handed_over {
+            // L2's exception: the new leader observes the old one's clock.
+            clock.observe(range.clock.now(self.now), self.now);
+            range.leader.give_up()
+        } else {
+            // L3: the physical clock at the end of the wait, plus the greatest offset.
+            self.now += LEASE_WAIT;
+            clock.physical(self.now).bound_after(MAX_CLOCK_OFFSET)
+        };
         let locks = range.view.locks.clone();
+        range.clock = clock;
         range.leader = LeaderState::new(range.leader.term() + 1, self.now);
         range.leader.rebuild(locks);
         range.leader.ready(max_read_ts);
@@ -360,8 +410,8 @@ impl World {
         leader.rebuild(view.locks.clone());
         leader.ready(left.leader.max_read_ts());
         let end = std::mem::replace(&mut left.end, key.clone());
-        let log = VecDeque::new();
-        self.ranges.insert(at + 1, Range { start: key, end, view, leader, log });
+        let (log, clock) = (VecDeque::new(), left.clock.clone());
+        self.ranges.insert(at + 1, Range { start: key, end, view, leader, log, clock });
     }
 
     fn step(&mut self) {
@@ -409,11 +459,14 @@ impl World {
     /// remembered; what it does not, is met by somebody else.
     fn read(&mut self) {
         let key = Bytes::from_static(KEYS[self.rng.below(KEYS.len())]);
+        // The reader's own clock may be ahead too.
+        let ahead = Duration::from_millis(self.rng.below(240) as u64);
         let ago = Duration::from_millis(self.rng.below(400) as u64);
-        let ts = Timestamp::from_duration(self.now - ago);
+        let ts = Timestamp::from_duration(self.now + ahead - ago);
         let whole = self.rng.percent(50);
         let at = self.range_of(&key);
         let range = &mut self.ranges[at];
+        range.clock.observe(ts, self.now);
         let span = Span { start: range.start.clone(), end: range.end.clone() };
         let one = [key];
         let what = if whole { ReadSet::Span(&span) } else { ReadSet::Keys(&one) };
