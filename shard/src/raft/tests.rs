@@ -227,6 +227,77 @@ fn hand_over_that_nobody_took_spares_no_later_term() {
     cluster.write(RANGE, "b", "2");
 }
 
+/// L2: the term after the next one is spared nothing, although the hand-over is in its log.
+#[test]
+fn hand_over_spares_the_very_next_term_only() {
+    let mut cluster = Cluster::new(3, 42);
+    cluster.write(RANGE, "a", "1");
+    let old = cluster.leader(RANGE).unwrap();
+    let term = cluster.nodes[&old].handle().lease(RANGE).unwrap().term;
+    let to = 1 + old % 3;
+    let handle = cluster.nodes[&old].handle();
+    cluster.drive(async move { handle.transfer(RANGE, NodeId(to)).await }).unwrap();
+    cluster.wait("the hand-over is applied everywhere", |c| {
+        (1..=3).all(|id| {
+            let seen = |seen: &mut harness::Seen| {
+                seen.applied.values().any(|(_, data)| data == b"handover")
+            };
+            c.nodes[&id].seen(RANGE, seen)
+        })
+    });
+    cluster.kill(to);
+    cluster.wait("another serves", |c| c.leader(RANGE).is_some());
+    let leader = cluster.leader(RANGE).unwrap();
+    let serving = cluster.nodes[&leader].seen(RANGE, |seen| *seen.roles.last().unwrap());
+    let RoleEvent::Serving { term: new, handed_over, .. } = serving else { panic!("{serving:?}") };
+    assert!(new > term + 1, "{term} was handed over to {}", term + 1);
+    assert_eq!(handed_over, None);
+}
+
+/// L7: a late message to a replica that was removed does not bring it back with an empty log.
+#[test]
+fn late_message_does_not_recreate_a_removed_replica() {
+    use protobuf::Message as _;
+    use raft::eraftpb::{Message, MessageType};
+    let mut cluster = Cluster::new(3, 62);
+    cluster.write(RANGE, "a", "1");
+    let leader = cluster.leader(RANGE).unwrap();
+    let gone = 1 + leader % 3;
+    let before = cluster.state(leader, RANGE).unwrap().descriptor.unwrap();
+    let term = cluster.nodes[&leader].handle().lease(RANGE).unwrap().term;
+    let old = PeerId(200 + gone);
+    cluster.change(RANGE, ReplicaChange::Remove { peer: old }).unwrap();
+    cluster.wait("the removed replica is gone", |c| c.nodes[&gone].handle().lease(RANGE).is_none());
+    let replica = |peer: u64| before.replicas.iter().find(|r| r.peer_id == peer).copied();
+    let mut late = Message::default();
+    late.set_msg_type(MessageType::MsgHeartbeat);
+    (late.to, late.from, late.term) = (old.0, 200 + leader, term);
+    let envelope = quorate_proto::pb::RaftMessage {
+        range_id: RANGE.0,
+        epoch: before.epoch,
+        to: replica(old.0),
+        from: replica(200 + leader),
+        message: late.write_to_bytes().unwrap().into(),
+        ..quorate_proto::pb::RaftMessage::default()
+    };
+    for restarted in [false, true] {
+        if restarted {
+            cluster.kill(gone);
+            cluster.start(gone);
+        }
+        let frame = Input::Frame {
+            from: NodeId(leader),
+            messages: vec![envelope.clone()],
+            heartbeat: None,
+        };
+        cluster.nodes[&gone].handle().shared.post(RANGE, frame);
+        cluster.settle();
+        let driver = cluster.nodes[&gone].driver.as_ref().unwrap();
+        let there = driver.workers.iter().any(|(worker, _)| worker.groups.contains_key(&RANGE));
+        assert!(!there, "restarted: {restarted}");
+    }
+}
+
 #[test]
 fn lagging_replica_catches_up_by_snapshot() {
     let mut cluster = Cluster::new(3, 50);
@@ -396,11 +467,33 @@ fn quiet_leaders_lease_ends_when_the_pair_is_cut() {
         }
         let until_end = cluster.wait("the lease ends", |c| !c.nodes[&old].serves(RANGE));
         assert!(until_end <= LEASE, "{until_end:?}");
+        cluster.wait("the missed answer wakes the group", |c| !c.quiet(old, RANGE));
         cluster.wait("another serves", |c| c.leader(RANGE).is_some());
         cluster.router.heal();
         cluster.write(RANGE, "a", "1");
         cluster.wait_value(old, "a", "1");
     }
+}
+
+/// L2: a leader that has not applied the first entry of its own term serves nothing, however long
+/// it has waited.
+#[test]
+fn leader_that_has_not_applied_its_own_term_serves_nothing() {
+    let mut cluster = Cluster::new(1, 83);
+    let driver = cluster.nodes.get_mut(&1).unwrap().driver.as_mut().unwrap();
+    let mut workers = driver.workers.iter_mut().map(|(worker, _)| worker);
+    let worker = workers.find(|worker| worker.groups.contains_key(&RANGE)).unwrap();
+    let (node, now) = (worker.node.clone(), worker.now());
+    let group = worker.groups.get_mut(&RANGE).unwrap();
+    let term = group.term();
+    let lead = group.lead.as_mut().unwrap();
+    (lead.caught_up, lead.serving) = (false, false);
+    group.state.applied_term = term - 1;
+    group.serve_if_due(&node, now);
+    assert!(!group.lead.as_ref().unwrap().serving);
+    group.state.applied_term = term;
+    group.serve_if_due(&node, now);
+    assert!(group.lead.as_ref().unwrap().serving);
 }
 
 /// A restarted follower knows nothing of quiet: the pair's heartbeat is not equal, the group wakes.

@@ -17,7 +17,7 @@ use quorate_proto::{NodeId, RangeId, Timestamp, TxnId, pb};
 use quorate_txn::clock::{ManualClock, NodeClock, PhysicalClock};
 use quorate_txn::config::{MAX_CLOCK_OFFSET, TXN_FLOOR_LAG_MIN};
 use quorate_txn::keys;
-use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart};
+use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart, Ticket};
 use quorate_txn::recovery::Leftover;
 use tokio::time::Instant;
 
@@ -531,12 +531,13 @@ impl Alone {
         &mut self,
         term: u64,
         command: &pb::Command,
+        ticket: Option<Ticket>,
         batch: &mut Batch,
     ) -> tokio::sync::oneshot::Receiver<Answer> {
         use prost::Message as _;
         self.index += 1;
         let (answer, receiver) = tokio::sync::oneshot::channel();
-        let waiter = Waiter { ticket: None, split: false, answer };
+        let waiter = Waiter { ticket, split: false, answer };
         self.replica.core.lock().waiters.insert(self.index, waiter);
         self.machine.proposed(self.index, self.index, term);
         let data = command.encode_to_vec();
@@ -553,7 +554,7 @@ impl Alone {
     fn run(&mut self, term: u64, version: u64, body: Command) -> Answer {
         let command = pb::Command { term: 5, epoch_version: version, body: Some(body) };
         let mut batch = Batch::new();
-        let mut answer = self.apply(term, &command, &mut batch);
+        let mut answer = self.apply(term, &command, None, &mut batch);
         self.make_visible(&batch);
         answer.try_recv().expect("it was answered")
     }
@@ -640,9 +641,7 @@ fn keys_stay_in_the_lock_table_until_the_batch_is_visible() {
     alone.replica.core.lock().leader = Some(leader);
     let command = pb::Command { term: 5, epoch_version: 1, body: Some(body) };
     let mut batch = Batch::new();
-    let answer = alone.apply(5, &command, &mut batch);
-    let token = alone.index;
-    alone.replica.core.lock().waiters.get_mut(&token).expect("it waits").ticket = Some(ticket);
+    let answer = alone.apply(5, &command, Some(ticket), &mut batch);
     let start = |alone: &Alone| {
         let mut core = alone.replica.core.lock();
         let leader = core.leader.as_mut().expect("set");
@@ -651,6 +650,48 @@ fn keys_stay_in_the_lock_table_until_the_batch_is_visible() {
     assert!(matches!(start(&alone), ReadStart::Wait(_)), "applied, but no reader sees it yet");
     alone.make_visible(&batch);
     assert_eq!(start(&alone), ReadStart::Clear);
+    drop(answer);
+}
+
+/// P2, P3, P14: an entry is applied on top of all before it: one that reads what an unwritten entry
+/// may have changed waits until the batch is written.
+#[test]
+fn an_entry_that_reads_what_is_not_written_yet_waits_for_it() {
+    use prost::Message as _;
+    let mut alone = Alone::new();
+    let waits = |alone: &mut Alone, body: Command| {
+        let command = pb::Command { term: 5, epoch_version: 1, body: Some(body) };
+        let data = command.encode_to_vec();
+        let index = alone.index + 1;
+        alone.machine.needs_written(LogEntry { index, term: 5, data: &data })
+    };
+    let command =
+        pb::Command { term: 5, epoch_version: 1, body: Some(prepare_command(1, "a", "m")) };
+    let mut batch = Batch::new();
+    let answer = alone.apply(5, &command, None, &mut batch);
+    let close = |record| {
+        let txn = Some(meta(1, "a", Timestamp(10)));
+        Command::Close(pb::CloseCommand { txn, key: key("m"), record })
+    };
+    let check = pb::ReadCheck { start: key("l"), end: key("n"), read_at: 10 };
+    let Command::Commit(mut checking) = commit_command(2, "b") else { panic!("a commit") };
+    checking.checks = vec![check];
+    assert!(waits(&mut alone, commit_command(2, "m")));
+    assert!(waits(&mut alone, prepare_command(2, "m", "z")));
+    assert!(waits(&mut alone, prepare_command(2, "a", "m")));
+    assert!(waits(&mut alone, close(false)));
+    assert!(waits(&mut alone, Command::Commit(checking)));
+    let (txn_id, anchor) = (TxnId(1).to_bytes(), key("a"));
+    let keys = vec![key("m")];
+    let resolve = pb::ResolveCommand { txn_id: txn_id.clone(), keys, verdict: None };
+    assert!(waits(&mut alone, Command::Resolve(resolve)));
+    let verdict = pb::VerdictCommand { txn: Some(meta(1, "m", Timestamp(10))), verdict: None };
+    assert!(waits(&mut alone, Command::Verdict(verdict)));
+    assert!(waits(&mut alone, Command::DropRecord(pb::DropRecordCommand { txn_id, anchor })));
+    assert!(waits(&mut alone, Command::RaiseFloors(pb::RaiseFloorsCommand::default())));
+    assert!(!waits(&mut alone, commit_command(2, "b")), "another key shares the batch");
+    alone.make_visible(&batch);
+    assert!(!waits(&mut alone, commit_command(2, "m")));
     drop(answer);
 }
 
