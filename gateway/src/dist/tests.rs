@@ -399,6 +399,26 @@ async fn a_read_that_comes_back_after_the_timestamp_moved_is_read_again() {
     assert_eq!(a, Some(Bytes::from("1")), "both rows are of one moment");
 }
 
+/// The same for a page of a scan.
+#[tokio::test]
+async fn a_page_that_comes_back_after_the_timestamp_moved_is_read_again() {
+    let (node, dist) = cluster();
+    write(&dist, &["a", "b"], "0").await.unwrap();
+    let txn = Arc::new(Txn::begin(dist.clone(), true));
+    node.hold_answers(Box::new(|body| matches!(body, Body::Scan(_))));
+    let of_a = tokio::spawn({
+        let txn = txn.clone();
+        async move { txn.scan(ScanRequest::all(Span::new("a", "aa"))).await }
+    });
+    until(|| node.log.lock().contains(&"scan")).await;
+    write(&dist, &["a", "b"], "1").await.unwrap();
+    let b = txn.get(vec![Bytes::from("b")]).await.unwrap().pop().unwrap();
+    assert_eq!(b, Some(Bytes::from("1")), "it moved past the write");
+    node.release();
+    let page = of_a.await.unwrap().unwrap();
+    assert_eq!(page.rows, [(Bytes::from("a"), Bytes::from("1"))], "both are of one moment");
+}
+
 /// The same, the other way round: what comes back while earlier reads are checked is checked too.
 #[tokio::test]
 async fn a_read_that_comes_back_while_others_are_checked_is_checked_too() {
