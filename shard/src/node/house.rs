@@ -343,8 +343,8 @@ impl Node {
         }
     }
 
-    /// Rules P3 and P4 for transactions nobody meets: one bounded step for each range led here. What
-    /// is found goes to the gateway, beside this loop; the next step waits for it.
+    /// Rules P3 and P4 for transactions nobody meets: one bounded step for each range led here.
+    /// What is found goes to the gateway, beside this loop; the next step waits for it.
     pub(super) fn sweep(
         self: &Arc<Self>,
         age: Duration,
