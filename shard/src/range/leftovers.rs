@@ -53,13 +53,16 @@ fn damaged(family: &'static str) -> impl FnOnce(quorate_txn::state::DecodeError)
     move |source| ViewError::Damaged { family, source }
 }
 
+/// Takes a row; whether it wants more.
+type Take<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, ViewError> + 'a;
+
 /// Takes rows from `from` on until `take` has enough; where to go on, empty at the end.
 fn walk(
     snapshot: &dyn EngineSnapshot,
     cf: Cf,
     span: &KeySpan,
     from: &Bytes,
-    take: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, ViewError>,
+    take: &mut Take<'_>,
 ) -> Result<Bytes, ViewError> {
     let (lower, upper) = (cf.bound(&span.start), cf.bound(&span.end));
     // A split may have cut off where the last step stopped.
