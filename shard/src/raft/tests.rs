@@ -280,6 +280,10 @@ fn late_message_does_not_recreate_a_removed_replica() {
         message: late.write_to_bytes().unwrap().into(),
         ..quorate_proto::pb::RaftMessage::default()
     };
+    // Nobody can tell it that it was removed: it must know.
+    for other in (1..=3).filter(|other| *other != gone) {
+        cluster.router.cut(NodeId(gone), NodeId(other));
+    }
     for restarted in [false, true] {
         if restarted {
             cluster.kill(gone);
