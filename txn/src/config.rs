@@ -25,6 +25,8 @@ pub const LEASE_WAIT: Duration = Duration::from_millis(889);
 pub const TXN_TTL: Duration = Duration::from_secs(2);
 /// How often a coordinator says that it is alive.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long one attempt of a request may take, at the sender and at the receiver.
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a coordinator sends a prepare or commit of one id again, from the first time.
 pub const COMMIT_RETRY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long after that it tries to prove that nothing was committed (rule P8).

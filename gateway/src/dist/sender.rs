@@ -20,7 +20,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(10);
 /// Longest pause between two attempts.
 const RETRY_DELAY_MAX: Duration = Duration::from_millis(200);
 /// How long one attempt at a node may take before another replica is asked.
-pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+pub const ATTEMPT_TIMEOUT: Duration = quorate_txn::config::ATTEMPT_TIMEOUT;
 
 /// Why a request was not answered.
 #[derive(Debug, Clone)]

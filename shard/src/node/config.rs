@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use quorate_txn::clock::PhysicalClock;
 use quorate_txn::config::{
-    ABORT_RETRY_GRACE, CLOCK_BOUND_INTERVAL, COMMIT_RETRY_DEADLINE, FINISH_DEADLINE,
-    MAX_CLOCK_OFFSET, SAFE_POINT_LAG, TXN_FLOOR_LAG,
+    ABORT_RETRY_GRACE, ATTEMPT_TIMEOUT, CLOCK_BOUND_INTERVAL, COMMIT_RETRY_DEADLINE,
+    FINISH_DEADLINE, MAX_CLOCK_OFFSET, SAFE_POINT_LAG, TXN_FLOOR_LAG,
 };
 
 use super::connector::LocalNetwork;
@@ -32,6 +32,8 @@ pub const PLACE_EVERY: Duration = Duration::from_millis(500);
 pub const SPREAD_EVERY: Duration = Duration::from_secs(3);
 /// How often floors of busy ranges rise.
 pub const FLOORS_EVERY: Duration = Duration::from_secs(10);
+/// Calls that a node made before a restart may be worked on elsewhere for so long.
+pub const OWN_CALLS_LIVE: Duration = Duration::from_secs(5);
 /// How often a range is swept for what dead coordinators have left.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Transactions that began to commit so long ago are swept: their coordinators have given up.
@@ -65,6 +67,10 @@ const _: () = assert!(
             + ABORT_RETRY_GRACE.as_millis()
             + FINISH_DEADLINE.as_millis(),
     "what a living coordinator works on is not swept"
+);
+const _: () = assert!(
+    OWN_CALLS_LIVE.as_millis() > ATTEMPT_TIMEOUT.as_millis(),
+    "the calls of an earlier life have ended"
 );
 const _: () = assert!(CLOCK_BOUND_INTERVAL.as_millis() >= 1000, "a bound costs a sync of the log");
 const _: () = assert!(

@@ -172,6 +172,8 @@ pub struct Node {
     pub(crate) loads: Mutex<Vec<pb::NodeLoad>>,
     pub(crate) meta_leader: AtomicU64,
     pub(crate) started: Duration,
+    /// It had an earlier life.
+    pub(crate) restarted: bool,
     pub(crate) may_lead: AtomicBool,
     pub(crate) sweeping: AtomicBool,
     pub(crate) stopping: AtomicBool,

@@ -108,11 +108,12 @@ impl Node {
             tracing::info!(?wait, "waits until its clock has passed its earlier life");
             tokio::time::sleep(wait).await;
         }
+        let restarted = known.is_some();
         let identity = match known {
             Some(identity) => identity,
             None => begin(&config, &opened, &clock).await?,
         };
-        let node = Self::start(config, opened, identity, clock)?;
+        let node = Self::start(config, opened, identity, restarted, clock)?;
         if node.identity.bootstrapping {
             node.bootstrap().await?;
         }
@@ -123,6 +124,7 @@ impl Node {
         config: NodeConfig,
         opened: Opened,
         identity: Identity,
+        restarted: bool,
         clock: Arc<NodeClock>,
     ) -> Result<Arc<Self>, OpenError> {
         let local = match &config.network {
@@ -152,6 +154,7 @@ impl Node {
         }
         let node = Arc::new(Self {
             started: clock.monotonic(),
+            restarted,
             config,
             identity,
             ranges,

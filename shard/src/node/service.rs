@@ -12,7 +12,7 @@ use quorate_proto::pb::range_error::Kind;
 use quorate_proto::{CallError, FORMAT_VERSION, NodeService, Timestamp, pb};
 use tokio::time::Instant;
 
-use super::config::Storage;
+use super::config::{OWN_CALLS_LIVE, Storage};
 use super::{Node, runtime};
 use crate::disk::{FolderSpace, FreeSpace as _};
 use crate::range::config::{CALL_TIMEOUT_DEFAULT, CALL_TIMEOUT_MAX};
@@ -120,19 +120,26 @@ impl Node {
                 self.at_meta(Ask::Report(request), direct, deadline).await
             }
             Some(Ask::Status(request)) => Ok(Answer::Status(self.status(request.ranges).await)),
-            Some(Ask::Barrier(request)) => {
-                let (catalog_version, building_tables) = match self.gateway.get() {
-                    Some(hook) => {
-                        (hook.barrier(request.catalog_version).await, hook.building_tables())
-                    }
-                    // No session yet: the first one begins with a catalog that is newer.
-                    None => (request.catalog_version, Vec::new()),
-                };
-                Ok(Answer::Barrier(pb::BarrierResponse { catalog_version, building_tables }))
-            }
+            Some(Ask::Barrier(request)) => Ok(Answer::Barrier(self.barrier(&request).await)),
             None => Err(errors::invalid("a request this release does not know")),
         };
         pb::NodeResponse { body: Some(outcome.unwrap_or_else(Answer::Error)) }
+    }
+
+    /// Answers when no transaction of this node that goes by an older catalog can commit any more:
+    /// neither of its gateway, nor of an earlier life whose calls may still be worked on elsewhere.
+    async fn barrier(&self, request: &pb::BarrierRequest) -> pb::BarrierResponse {
+        let alive = self.ranges.clock.monotonic().saturating_sub(self.started);
+        if self.restarted && request.catalog_version != 0 && alive < OWN_CALLS_LIVE {
+            tokio::time::sleep(OWN_CALLS_LIVE - alive).await;
+        }
+        let Some(gateway) = self.gateway.get() else {
+            // No session yet: the first one begins with a catalog that is newer.
+            let catalog_version = request.catalog_version;
+            return pb::BarrierResponse { catalog_version, building_tables: Vec::new() };
+        };
+        let catalog_version = gateway.barrier(request.catalog_version).await;
+        pb::BarrierResponse { catalog_version, building_tables: gateway.building_tables() }
     }
 
     /// From the meta replica here, with what this node knows better; else from somebody's.

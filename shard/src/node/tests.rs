@@ -684,3 +684,30 @@ async fn leftovers_go_to_the_gateway_and_the_meta_range_knows_every_node() {
     }
     cluster.stop().await;
 }
+
+/// A node that was killed and is back at once knows nothing of the commits of its earlier life: a
+/// barrier waits until nobody works on their calls any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_node_answers_a_barrier_when_its_earlier_calls_have_ended() {
+    let mut cluster = Cluster::start(1).await;
+    let barrier = |cluster: &Cluster| {
+        let mut call = cluster.make_call(Vec::new());
+        let body = node_request::Body::Barrier(pb::BarrierRequest { catalog_version: 1 });
+        call.node = Some(pb::NodeRequest { body: Some(body) });
+        call
+    };
+    let node = cluster.nodes[0].clone().expect("open");
+    let asked = node.clock().monotonic();
+    cluster.call(&node, barrier(&cluster)).await;
+    let took = node.clock().monotonic() - asked;
+    assert!(took < quorate_txn::config::ATTEMPT_TIMEOUT, "a new node had no earlier life");
+    drop(node);
+    cluster.kill(0).await;
+    cluster.open(0, Start::Restart).await;
+    let node = cluster.nodes[0].clone().expect("open");
+    let reply = cluster.call(&node, barrier(&cluster)).await;
+    assert!(reply.node.is_some(), "{reply:?}");
+    assert!(node.clock().monotonic() - node.started > quorate_txn::config::ATTEMPT_TIMEOUT);
+    drop(node);
+    cluster.stop().await;
+}
