@@ -285,6 +285,7 @@ async fn a_locked_row_that_changed_fails_the_commit() {
     let (node, dist) = cluster();
     node.split(b"m");
     write(&dist, &["a", "z"], "0").await.unwrap();
+    until(|| node.locks() == 0).await;
     let txn = Txn::begin(dist.clone(), true);
     txn.lock(vec![Bytes::from("z")], quorate_planner::kv::LockStrength::Update).unwrap();
     txn.write(WriteOp::put("a", "1")).unwrap();

@@ -106,6 +106,11 @@ impl Cluster {
         self.live().find(leads).cloned()
     }
 
+    /// The leader, as soon as there is one: on a machine that is busy a lease may run out.
+    async fn serving(&self, range: RangeId) -> Arc<Node> {
+        until("a leader serves", || async { self.leader_of(range) }).await
+    }
+
     async fn call(&self, node: &Node, call: pb::Call) -> pb::Reply {
         let service = self.any().connector().node(node.id()).expect("its address is known");
         service.call(call).await.expect("it answers")
@@ -271,7 +276,7 @@ async fn three_nodes_replicate_and_errors_carry_the_cure() {
     let Some(Kind::NotLeader(cure)) = error.kind else { panic!("{error:?}") };
     assert_eq!(cure.leader_node_id, leader.0);
     cluster.split(&key("m")).await;
-    let leader = cluster.leader_of(RangeId(descriptor.range_id)).expect("it serves");
+    let leader = cluster.serving(RangeId(descriptor.range_id)).await;
     let reply = cluster.call(&leader, cluster.make_call(vec![read(descriptor.epoch)])).await;
     let Some(Answer::Error(error)) = reply.responses[0].body.clone() else { panic!("{reply:?}") };
     let Some(Kind::StaleRoute(cure)) = error.kind else { panic!("{error:?}") };
@@ -421,7 +426,7 @@ async fn split_under_writes_loses_nothing() {
 async fn killed_leader_is_replaced_and_comes_back() {
     let mut cluster = Cluster::start(3).await;
     cluster.commit(&key("a"), b"1").await.expect("committed");
-    let leader = cluster.leader_of(FIRST_DB_RANGE).expect("it serves");
+    let leader = cluster.serving(FIRST_DB_RANGE).await;
     let i = cluster.index_of(&leader);
     drop(leader);
     cluster.kill(i).await;
@@ -470,7 +475,7 @@ async fn whole_cluster_restarts_with_everything_acknowledged() {
 async fn write_without_a_majority_is_unknown() {
     let cluster = Cluster::start(3).await;
     cluster.commit(&key("a"), b"1").await.expect("committed");
-    let leader = cluster.leader_of(FIRST_DB_RANGE).expect("it serves");
+    let leader = cluster.serving(FIRST_DB_RANGE).await;
     let network = cluster.network.clone().expect("in process");
     let (descriptor, _) = cluster.locate(&key("a")).await.expect("known");
     let request = |body| pb::RangeRequest {
@@ -521,7 +526,7 @@ async fn keys_that_leave_by_a_split_are_not_read_meanwhile() {
     let cluster = Cluster::start(1).await;
     cluster.commit(&key("a"), b"1").await.expect("committed");
     cluster.commit(&key("z"), b"1").await.expect("committed");
-    let leader = cluster.leader_of(FIRST_DB_RANGE).expect("it serves");
+    let leader = cluster.serving(FIRST_DB_RANGE).await;
     let replica = leader.ranges().replica(FIRST_DB_RANGE).expect("it is here");
     let read = |name: &str| {
         let read = pb::ReadRequest {
