@@ -86,6 +86,10 @@ pub struct StartArgs {
     /// 5 % of the disk]
     #[arg(long, env = "QUORATE_DISK_RESERVE")]
     pub disk_reserve: Option<u64>,
+    /// Bytes of memory for cached blocks of data [default: a sixteenth of the machine's memory,
+    /// from 64 MiB to 4 GiB]
+    #[arg(long, env = "QUORATE_CACHE_BYTES")]
+    pub cache_bytes: Option<u64>,
     /// Seconds for which old versions stay readable [default: 600]
     #[arg(long, env = "QUORATE_GC_WINDOW_S")]
     pub gc_window_s: Option<u64>,

@@ -35,6 +35,8 @@ pub struct StartConfig {
     pub replicas: usize,
     /// Bytes of disk kept free; `None`: the default share.
     pub disk_reserve: Option<u64>,
+    /// Bytes of memory for cached blocks.
+    pub cache_bytes: usize,
     /// How long old versions stay readable.
     pub gc_window: Duration,
     /// Size at which a range is split.
@@ -89,12 +91,18 @@ struct File {
     join: Vec<String>,
     replicas: Option<u32>,
     disk_reserve: Option<u64>,
+    cache_bytes: Option<u64>,
     gc_window_s: Option<u64>,
     range_bytes_max: Option<u64>,
 }
 
 /// Smallest size at which a range may be split.
 const RANGE_BYTES_MIN: u64 = 64 << 10;
+/// Least size of the block cache.
+const CACHE_BYTES_MIN: usize = 8 << 20;
+/// The block cache's share of the machine's memory where none is given, and its bounds.
+const CACHE_SHARE_DEFAULT: u64 = 16;
+const CACHE_BYTES_DEFAULT: std::ops::RangeInclusive<u64> = 64 << 20..=4 << 30;
 
 impl StartConfig {
     /// Settles every setting.
@@ -121,6 +129,7 @@ impl StartConfig {
             join,
             replicas: args.replicas.or(file.replicas).unwrap_or(3) as usize,
             disk_reserve: args.disk_reserve.or(file.disk_reserve),
+            cache_bytes: cache_bytes(args.cache_bytes.or(file.cache_bytes)),
             gc_window: Duration::from_secs(
                 args.gc_window_s
                     .or(file.gc_window_s)
@@ -153,6 +162,9 @@ impl StartConfig {
         if !matches!(self.replicas, 1 | 3 | 5 | 7) {
             return invalid("replicas", "1, 3, 5 or 7");
         }
+        if self.cache_bytes < CACHE_BYTES_MIN {
+            return invalid("cache-bytes", "at least 8388608");
+        }
         if self.range_bytes_max < RANGE_BYTES_MIN {
             return invalid("range-bytes-max", "at least 65536");
         }
@@ -162,6 +174,21 @@ impl StartConfig {
         }
         Ok(())
     }
+}
+
+fn cache_bytes(given: Option<u64>) -> usize {
+    let bytes = given.unwrap_or_else(|| {
+        let share = machine_memory().unwrap_or(0) / CACHE_SHARE_DEFAULT;
+        share.clamp(*CACHE_BYTES_DEFAULT.start(), *CACHE_BYTES_DEFAULT.end())
+    });
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Bytes of memory of this machine; `None` where the system does not tell in Linux's way.
+fn machine_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn read(path: &Path) -> Result<File, ConfigError> {
@@ -195,11 +222,21 @@ mod tests {
     }
 
     #[test]
+    fn the_cache_takes_a_share_of_the_memory_within_bounds() {
+        let default = StartConfig::settle(args("d")).unwrap().cache_bytes as u64;
+        assert!(CACHE_BYTES_DEFAULT.contains(&default), "{default}");
+        let given = StartArgs { cache_bytes: Some(9 << 20), ..args("d") };
+        assert_eq!(StartConfig::settle(given).unwrap().cache_bytes, 9 << 20);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let bad = |args: StartArgs| StartConfig::settle(args).unwrap_err().to_string();
         assert!(bad(StartArgs::default()).contains("data-dir"));
         let addr = StartArgs { sql_addr: Some(String::from("nowhere")), ..args("d") };
         assert!(bad(addr).contains("\"nowhere\" is not host:port"));
+        let small = StartArgs { cache_bytes: Some(1), ..args("d") };
+        assert!(bad(small).contains("cache-bytes: at least"));
         assert!(bad(StartArgs { replicas: Some(2), ..args("d") }).contains("1, 3, 5 or 7"));
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("node.toml");

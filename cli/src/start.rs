@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use quorate_shard::disk::Reserve;
+use quorate_shard::engine::BlockCache;
 use quorate_shard::node::config::NodeConfig;
 use quorate_shard::node::{Start, Storage, SystemClock};
 
@@ -42,6 +43,7 @@ pub async fn run(config: StartConfig) -> Result<(), ServeError> {
     node.sql_addr = config.advertise_sql_addr.clone().unwrap_or_else(|| sql_addr.clone());
     node.http_addr = http_addr.clone().unwrap_or_default();
     node.replication_factor = config.replicas;
+    node.cache = Some(BlockCache::new(config.cache_bytes));
     node.gc_window = config.gc_window;
     node.range_bytes_max = config.range_bytes_max;
     if let Some(bytes) = config.disk_reserve {

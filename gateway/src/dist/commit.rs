@@ -190,6 +190,18 @@ impl<M: Machine> Driver<M> {
         }
     }
 
+    /// Nobody waits any more: what is left goes on in a task of its own. Mostly nothing is, and a
+    /// task would only wake another thread.
+    fn leave(self) {
+        if !self.has_ended() {
+            runtime::spawn(self.finish());
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.todo.first(), Some(Action::Done))
+    }
+
     /// Drives what is left, for nobody in particular.
     async fn finish(mut self) {
         while !matches!(self.run().await, Reached::Done) {}
@@ -205,7 +217,7 @@ struct Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         let hold = self.hold.take();
-        if let Some(driver) = self.driver.take() {
+        if let Some(driver) = self.driver.take().filter(|driver| !driver.has_ended()) {
             runtime::spawn_if_running(async move {
                 driver.finish().await;
                 drop(hold);
@@ -345,7 +357,7 @@ impl Dist {
         if verdict.is_some() {
             self.commits.recoveries.fetch_add(1, Ordering::Relaxed);
         }
-        runtime::spawn(driver.finish());
+        driver.leave();
         verdict
     }
 

@@ -30,11 +30,23 @@ pub struct ReadAt {
     /// Events above `read_ts` up to and including this may have been before the reader (rule
     /// R2). Not below `read_ts`.
     pub uncertain_upto: Timestamp,
-    /// The reader's own locks do not block it; its writes are overlaid at the gateway.
-    pub own: Option<TxnId>,
+    /// Who looks for locks.
+    pub locks: Locks,
     /// The range's replicated last-delete watermark, of the same snapshot or newer: at or above
     /// it an absent key needs no look into `history` (rule R5).
     pub delete_watermark: Timestamp,
+}
+
+/// Where a reader meets the locks of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locks {
+    /// In the snapshot. The reader's own do not block it; its writes are overlaid at the gateway.
+    InSnapshot(Option<TxnId>),
+    /// It has met them: the leader's table, which mirrors every lock, was asked after
+    /// `max_read_ts` was raised and before the snapshot was taken (rule P1). A lock that came
+    /// between is above `read_ts`, and its transaction was not committed when the read had begun:
+    /// it was not before the reader, so R2 asks for nothing.
+    Asked,
 }
 
 impl ReadAt {
@@ -45,7 +57,12 @@ impl ReadAt {
 
     /// Whether this lock keeps the reader from going on.
     fn blocked_by(&self, lock: &Lock) -> bool {
-        lock.min_commit_ts <= self.uncertain_upto && Some(lock.txn.id) != self.own
+        match self.locks {
+            Locks::InSnapshot(own) => {
+                lock.min_commit_ts <= self.uncertain_upto && Some(lock.txn.id) != own
+            }
+            Locks::Asked => false,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use quorate_txn::keys;
 use quorate_txn::state::{Interval, Lock, cf_bound, decode_history_key, history_key};
 
 use super::version::read_version;
-use super::{Blocked, Read, ReadAt, damaged, engine_failed};
+use super::{Blocked, Locks, Read, ReadAt, damaged, engine_failed};
 use crate::engine::{Cf, EngineIter, EngineSnapshot};
 
 /// What `key` is at `at`.
@@ -15,7 +15,9 @@ use crate::engine::{Cf, EngineIter, EngineSnapshot};
 /// # Errors
 /// [`ViewError`]: stop the node.
 pub fn get(view: &dyn EngineSnapshot, key: &[u8], at: &ReadAt) -> Result<Read, ViewError> {
-    if let Some(lock) = view.get(Cf::Locks, key).map_err(engine_failed)? {
+    if at.locks != Locks::Asked
+        && let Some(lock) = view.get(Cf::Locks, key).map_err(engine_failed)?
+    {
         let lock = Lock::decode(&lock).map_err(damaged("locks"))?;
         if at.blocked_by(&lock) {
             return Ok(Read::Blocked(Blocked::Locked(Box::new(lock))));

@@ -15,7 +15,7 @@ use quorate_txn::state::{Lock, cf_bound, decode_history_key, history_key};
 
 use super::read::{first_interval_after, judge};
 use super::version::read_version;
-use super::{Blocked, Read, ReadAt, damaged, engine_failed};
+use super::{Blocked, Locks, Read, ReadAt, damaged, engine_failed};
 use crate::engine::{Cf, EngineIter, EngineSnapshot, KeySpan};
 
 /// So many old intervals of one key are stepped over before seeking; few in tests, so that the
@@ -105,7 +105,10 @@ impl<'a> Scanner<'a> {
         let history = (at.read_ts < at.delete_watermark)
             .then(|| HistoryKeys::new(view, request))
             .transpose()?;
-        let lock = first_blocking_lock(view, request)?;
+        let lock = match at.locks {
+            Locks::InSnapshot(_) => first_blocking_lock(view, request)?,
+            Locks::Asked => None,
+        };
         Ok(Self { view, request, latest, history, lock, given: ScanLimits::default() })
     }
 

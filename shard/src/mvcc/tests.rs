@@ -8,7 +8,7 @@ use quorate_proto::RangeId;
 use quorate_txn::state::TxnMeta;
 
 use super::super::{
-    Blocked, Read, ReadAt, ScanEnd, ScanLimits, ScanRequest, below_safe_point, get, scan,
+    Blocked, Locks, Read, ReadAt, ScanEnd, ScanLimits, ScanRequest, below_safe_point, get, scan,
 };
 use super::*;
 use crate::engine::{BlockCache, Engine, MemEngine, RocksConfig, RocksEngine};
@@ -28,7 +28,8 @@ struct Model {
 impl Model {
     fn read(&self, key: &Bytes, at: &ReadAt) -> Read {
         if let Some((txn, min)) = self.locks.get(key)
-            && Some(*txn) != at.own
+            && let Locks::InSnapshot(own) = at.locks
+            && Some(*txn) != own
             && *min <= at.uncertain_upto.0
         {
             return Read::Blocked(Blocked::Locked(Box::new(lock_of(*txn, *min))));
@@ -216,19 +217,22 @@ fn check_look(look: &Look, now: u64, model: &Model, engine: &dyn Engine) {
     let at = ReadAt {
         read_ts,
         uncertain_upto: Timestamp(read_ts.0 + look.window),
-        own: Some(OWN),
+        locks: Locks::InSnapshot(Some(OWN)),
         delete_watermark: Timestamp(model.watermark),
     };
     let snapshot = engine.snapshot();
-    for key in (0..9).map(key_of) {
-        assert_eq!(get(&*snapshot, &key, &at).expect("reads"), model.read(&key, &at), "{key:?}");
-    }
     let (start, end) = look.span;
     let span =
         KeySpan::new(start.map(key_of).unwrap_or_default(), end.map(key_of).unwrap_or_default());
-    for reverse in [false, true] {
-        let request = ScanRequest { span: span.clone(), reverse, at, limits: look.limits };
-        assert_eq!(scanned(&*snapshot, request.clone()), expected(model, &request));
+    for at in [at, ReadAt { locks: Locks::Asked, ..at }] {
+        for key in (0..9).map(key_of) {
+            let found = get(&*snapshot, &key, &at).expect("reads");
+            assert_eq!(found, model.read(&key, &at), "{key:?}");
+        }
+        for reverse in [false, true] {
+            let request = ScanRequest { span: span.clone(), reverse, at, limits: look.limits };
+            assert_eq!(scanned(&*snapshot, request.clone()), expected(model, &request));
+        }
     }
     check_view(&*snapshot, &span, &at, model);
 }
@@ -301,7 +305,7 @@ fn absent_key_below_the_watermark_asks_history() {
     let at = |read_ts, delete_watermark| ReadAt {
         read_ts: Timestamp(read_ts),
         uncertain_upto: Timestamp(read_ts),
-        own: None,
+        locks: Locks::InSnapshot(None),
         delete_watermark: Timestamp(delete_watermark),
     };
     let snapshot = engine.snapshot();

@@ -28,7 +28,7 @@ use super::metrics::RangeMetrics;
 use super::replica::{Core, Replica, floors_of, span_of};
 use super::requests::{Attempt, now};
 use crate::engine::KeySpan;
-use crate::mvcc::{self, Blocked, EngineView, Read, ReadAt, ScanEnd, ScanLimits};
+use crate::mvcc::{self, Blocked, EngineView, Locks, Read, ReadAt, ScanEnd, ScanLimits};
 
 type Tried = Result<Attempt, pb::RangeError>;
 
@@ -37,7 +37,6 @@ struct Begun {
     term: u64,
     read_ts: Timestamp,
     uncertain_upto: Timestamp,
-    own: Option<TxnId>,
 }
 
 fn owner(id: &[u8]) -> Result<Option<TxnId>, pb::RangeError> {
@@ -106,7 +105,7 @@ impl Replica {
             ReadStart::Refuse(error) => return Err(error),
         }
         self.check_safe_point(read_ts)?;
-        Ok(Ok(Begun { term, read_ts, uncertain_upto, own }))
+        Ok(Ok(Begun { term, read_ts, uncertain_upto }))
     }
 
     /// Rule R4.
@@ -123,7 +122,7 @@ impl Replica {
         ReadAt {
             read_ts: begun.read_ts,
             uncertain_upto: begun.uncertain_upto,
-            own: begun.own,
+            locks: Locks::Asked,
             delete_watermark: self.delete_watermark(),
         }
     }
