@@ -4,6 +4,8 @@
 #                 (development profile, whose first build takes half as long; RELEASE=1 for speed;
 #                 ARGS="--nodes 5 --no-shell" is handed to `quorate demo`)
 #   make test     every check that continuous integration runs
+#   make simulate one seed of the simulator, SEED=n or a fresh one (docs/simulator.md;
+#                 ARGS="--trace" is handed to `simulate`)
 #   make verify   the checks without the tests: formatting, lints, documentation, tidy
 #   make fix      format the code and rewrite the golden files
 #
@@ -13,6 +15,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
 .PHONY: demo test verify fix setup setup-lint setup-postgres fmt-check clippy doc tidy build tests
+.PHONY: simulate simulation
 MAKEFLAGS += --no-print-directory
 
 # In continuous integration the build outlives the checkout.
@@ -39,8 +42,12 @@ demo: setup
 	$(STEP) "build" $(BUILD)
 	@exec $(QUORATE) demo $(ARGS)
 
+simulate: setup
+	$(STEP) "build the simulator" $(CARGO) build --locked --workspace --bins
+	@$(TARGET_DIR)/debug/simulate $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 # Cheapest first, and one after the other: they share the build directory.
-test: verify tests
+test: verify simulation tests
 
 verify: setup fmt-check clippy doc tidy
 
@@ -73,6 +80,11 @@ tidy: doc
 build: tidy
 	$(STEP) "build tests" $(CARGO) test --locked --workspace --no-run
 	$(STEP) "build quorate" $(CARGO) build --locked --workspace --bins
+
+# A few seeds that always run, so that a failure is seen by whoever causes it, and a few fresh ones,
+# so that each run looks somewhere new. What a fresh one finds is no accident: its seed is printed.
+simulation: build
+	$(STEP) "simulation" $(TARGET_DIR)/debug/simulate --seeds 1,2,3,4 --fresh 3 --jobs 2 --seconds 15
 
 tests: build setup-postgres
 	$(STEP) "tests" env QUORATE_BIN=$(abspath $(TARGET_DIR))/debug/quorate \

@@ -1,10 +1,11 @@
 //! What Quorate's tests are made with: a raw wire client, a PostgreSQL to compare with, a runner of
-//! sqllogictest files, a cluster of real processes, and the checks that keep the code tidy.
+//! sqllogictest files, a cluster of real processes, a simulator, and the checks that keep the code
+//! tidy.
 //!
 //! The tests themselves are in `tests/all`, one binary with a module per subject.
 #![allow(
     clippy::disallowed_methods,
-    reason = "tests run real processes in real time; the simulation has a crate root of its own"
+    reason = "tests run real processes in real time; the simulation denies it for itself"
 )]
 
 pub mod bank;
@@ -14,6 +15,7 @@ pub mod drivers;
 pub mod fuzz;
 pub mod postgres;
 pub mod process;
+pub mod sim;
 pub mod slt;
 pub mod tidy;
 pub mod wire;

@@ -45,6 +45,13 @@ impl MemEngine {
         let mut state = self.state.lock();
         state.now = state.flushed.clone();
     }
+
+    /// What a crash at this moment leaves, as an engine of its own.
+    pub fn after_crash(&self) -> Self {
+        let flushed = self.state.lock().flushed.clone();
+        let state = State { now: flushed.clone(), flushed, ..State::default() };
+        Self { state: Mutex::new(state), safe_points: SafePoints::default() }
+    }
 }
 
 fn delete_range(map: &mut Map, start: &[u8], end: &[u8]) {
@@ -329,8 +336,14 @@ mod tests {
         batch.put(Cf::Local, b"i", b"2");
         engine.write(&batch).expect("in memory");
         assert_eq!(engine.durable(b"i").expect("in memory").as_deref(), Some(b"1".as_slice()));
+        let left = engine.after_crash();
         engine.crash();
-        let view = engine.snapshot();
+        for view in [engine.snapshot(), left.snapshot()] {
+            crash_left_the_flushed(&*view);
+        }
+    }
+
+    fn crash_left_the_flushed(view: &dyn EngineSnapshot) {
         assert_eq!(view.get(Cf::Latest, b"a").expect("in memory").as_deref(), Some(&b"1"[..]));
         assert_eq!(view.get(Cf::Local, b"i").expect("in memory").as_deref(), Some(&b"1"[..]));
     }

@@ -25,7 +25,7 @@ struct State {
     synced: Content,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Content {
     groups: BTreeMap<RangeId, Group>,
     meta: BTreeMap<Bytes, Bytes>,
@@ -33,7 +33,7 @@ struct Content {
 
 /// # Invariants
 /// * Entry `i` has index `truncated.index + 1 + i`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Group {
     truncated: Truncated,
     entries: VecDeque<Entry>,
@@ -114,18 +114,14 @@ impl MemLog {
     pub fn crash(&self) {
         let mut state = self.state.lock();
         state.unsynced.clear();
-        let mut back = Content { meta: state.synced.meta.clone(), ..Content::default() };
-        for (range, group) in &state.synced.groups {
-            back.groups.insert(
-                *range,
-                Group {
-                    truncated: group.truncated,
-                    entries: group.entries.clone(),
-                    hard_state: group.hard_state.clone(),
-                },
-            );
-        }
-        state.now = back;
+        state.now = state.synced.clone();
+    }
+
+    /// What a crash at this moment leaves, as a log of its own.
+    pub fn after_crash(&self) -> Self {
+        let synced = self.state.lock().synced.clone();
+        let state = State { now: synced.clone(), unsynced: Vec::new(), synced };
+        Self { state: Mutex::new(state) }
     }
 
     fn write(&self, batch: &mut LogBatch, sync: bool) {
@@ -254,6 +250,8 @@ mod tests {
         batch.append(range, entries(3, 3, 2));
         log.append_unsynced(&mut batch).expect("in memory");
         assert_eq!(log.last_index(range), Ok(5));
+        let left = log.after_crash();
+        assert_eq!((left.last_index(range), left.term(range, 3)), (Ok(3), Ok(1)));
         log.crash();
         assert_eq!(log.last_index(range), Ok(3));
         assert_eq!(log.term(range, 3), Ok(1));

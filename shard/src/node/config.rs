@@ -10,10 +10,10 @@ use quorate_txn::config::{
     FINISH_DEADLINE, MAX_CLOCK_OFFSET, SAFE_POINT_LAG, TXN_FLOOR_LAG,
 };
 
-use super::connector::LocalNetwork;
+use super::connector::Fabric;
 use crate::disk::Reserve;
-use crate::engine::{BlockCache, MemEngine};
-use crate::log::MemLog;
+use crate::engine::{BlockCache, Engine, MemEngine};
+use crate::log::{LogStore, MemLog};
 use crate::range::ScanEngine;
 
 /// How often a node tells the meta range's leader what it leads, if nothing changed.
@@ -100,6 +100,27 @@ impl MemoryDisk {
         self.engine.crash();
         self.log.crash();
     }
+
+    /// What a crash at this moment leaves, as a disk of its own (rule X2): the node on this one
+    /// may go on for a while, and nobody will ever see what it still writes.
+    pub fn after_crash(&self) -> Self {
+        Self {
+            engine: Arc::new(self.engine.after_crash()),
+            log: Arc::new(self.log.after_crash()),
+            dir: self.dir.clone(),
+        }
+    }
+}
+
+/// An engine and a log that are open already: a simulator's, which watch over the twins.
+#[derive(Debug, Clone)]
+pub struct OpenDisk {
+    /// The rows.
+    pub engine: Arc<dyn Engine>,
+    /// The logs.
+    pub log: Arc<dyn LogStore>,
+    /// Where snapshots are put together, and nothing else.
+    pub dir: PathBuf,
 }
 
 /// Where a node keeps its data.
@@ -109,6 +130,8 @@ pub enum Storage {
     Folder(PathBuf),
     /// In memory, for tests and simulations.
     Memory(MemoryDisk),
+    /// Given from outside.
+    Open(OpenDisk),
 }
 
 /// What to do with an empty folder. A folder of a node goes on as that node, whatever is said.
@@ -128,7 +151,7 @@ pub enum Network {
     /// Over TCP, by the addresses they advertise.
     Tcp,
     /// All in this process.
-    InProcess(Arc<LocalNetwork>),
+    InProcess(Arc<dyn Fabric>),
 }
 
 /// What a node is opened with.

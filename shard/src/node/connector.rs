@@ -1,4 +1,5 @@
-//! Reaching other nodes: the address book with its connections, and nodes of the same process.
+//! Reaching other nodes: the address book with its connections, and nodes of the same process
+//! ([`Fabric`]: directly, or as a simulator lets them).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock, Weak};
@@ -6,10 +7,29 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, RwLock};
 use quorate_proto::{Connector, NodeId, NodeService, RemoteNode, pb};
 
-use crate::transport::Resolver;
 use crate::transport::local::Router;
+use crate::transport::{RaftTransport, Resolver};
 
-/// The nodes of one process.
+/// How one node of a process reaches the others of the same process. A simulator gives each node
+/// a fabric of its own, which delays and loses what goes through it.
+pub trait Fabric: Send + Sync {
+    /// The Raft traffic of the node that uses this fabric, which is called `own`.
+    fn transport(&self, own: NodeId) -> Arc<dyn RaftTransport>;
+
+    /// The way to another node; `None` if there is none of that name.
+    fn node(&self, node: NodeId) -> Option<Arc<dyn NodeService>>;
+
+    /// The nodes that can be asked.
+    fn nodes(&self) -> Vec<NodeId>;
+
+    /// The node that uses this fabric takes calls from now on.
+    fn add(&self, own: NodeId, service: Weak<dyn NodeService>);
+
+    /// It is gone, for calls and for Raft traffic.
+    fn remove(&self, own: NodeId);
+}
+
+/// The nodes of one process, which reach each other without a network.
 #[derive(Default)]
 pub struct LocalNetwork {
     /// Their Raft traffic; links can be cut there.
@@ -33,15 +53,28 @@ impl LocalNetwork {
         let nodes = self.nodes.read();
         nodes.iter().filter(|(_, node)| node.strong_count() > 0).map(|(id, _)| *id).collect()
     }
+}
 
-    pub(super) fn add(&self, id: NodeId, node: Weak<dyn NodeService>) {
-        self.nodes.write().insert(id, node);
+impl Fabric for LocalNetwork {
+    fn transport(&self, own: NodeId) -> Arc<dyn RaftTransport> {
+        self.router.transport(own)
     }
 
-    /// The node is gone, for calls and for Raft traffic.
-    pub fn remove(&self, id: NodeId) {
-        self.nodes.write().remove(&id);
-        self.router.remove(id);
+    fn node(&self, node: NodeId) -> Option<Arc<dyn NodeService>> {
+        Self::node(self, node)
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        Self::nodes(self)
+    }
+
+    fn add(&self, own: NodeId, service: Weak<dyn NodeService>) {
+        self.nodes.write().insert(own, service);
+    }
+
+    fn remove(&self, own: NodeId) {
+        self.nodes.write().remove(&own);
+        self.router.remove(own);
     }
 }
 
@@ -49,14 +82,14 @@ impl LocalNetwork {
 pub struct NodeConnector {
     own_id: NodeId,
     own: OnceLock<Weak<dyn NodeService>>,
-    local: Option<Arc<LocalNetwork>>,
+    local: Option<Arc<dyn Fabric>>,
     book: RwLock<BTreeMap<NodeId, pb::NodeInfo>>,
     remotes: Mutex<HashMap<NodeId, (String, Arc<RemoteNode>)>>,
 }
 
 impl NodeConnector {
     /// For this node.
-    pub(super) fn new(own_id: NodeId, local: Option<Arc<LocalNetwork>>) -> Arc<Self> {
+    pub(super) fn new(own_id: NodeId, local: Option<Arc<dyn Fabric>>) -> Arc<Self> {
         Arc::new(Self {
             own_id,
             own: OnceLock::new(),

@@ -58,8 +58,8 @@ use crate::raft::{RaftHandle, Running};
 use crate::range::{RangeEvents, Ranges};
 
 pub use clock::SystemClock;
-pub use config::{MemoryDisk, Network, Start, Storage};
-pub use connector::LocalNetwork;
+pub use config::{MemoryDisk, Network, OpenDisk, Start, Storage};
+pub use connector::{Fabric, LocalNetwork};
 
 /// Why a node could not be opened. The text says what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

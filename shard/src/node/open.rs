@@ -55,6 +55,15 @@ fn open_storage(config: &NodeConfig) -> Result<Opened, OpenError> {
                 name: String::from("in memory"),
             });
         }
+        Storage::Open(disk) => {
+            return Ok(Opened {
+                engine: disk.engine.clone(),
+                log: disk.log.clone(),
+                disk: None,
+                snapshot_dir: disk.dir.clone(),
+                name: String::from("given"),
+            });
+        }
         Storage::Folder(dir) => dir,
     };
     let system = |e: std::io::Error| OpenError::System(format!("{}: {e}", dir.display()));
@@ -228,7 +237,7 @@ fn start_driver(
     let runtime = tokio::runtime::Handle::current();
     let transport: Arc<dyn RaftTransport> = match &config.network {
         Network::Tcp => RemoteTransport::new(runtime.clone(), connector.clone()),
-        Network::InProcess(local) => local.router.transport(identity.node_id),
+        Network::InProcess(local) => local.transport(identity.node_id),
     };
     let background: Arc<dyn Background> = match config.workers_as_tasks {
         true => Arc::new(InlineBackground),

@@ -19,6 +19,7 @@ use super::config::*;
 use super::handle::{Answer, NodeShared};
 use super::lease::LeaseRounds;
 use super::machine::{Handover, LeaseState, RangeMachine, RoleEvent};
+use super::mistakes;
 use super::shared::{GroupShared, RaftMetrics};
 use super::storage::GroupLog;
 use crate::transport::SnapshotFile;
@@ -389,7 +390,7 @@ impl Group {
             .filter(|handover| clock.observe(handover.clock).is_ok());
         let (max_read_ts, propose_after) = match spared {
             Some(handover) => (handover.max_read_ts, Timestamp::ZERO),
-            None if now >= lead.won_at + LEADER_WAIT => {
+            None if now >= lead.won_at + LEADER_WAIT || mistakes::leader_without_wait() => {
                 let floor = clock.physical().bound_after(clock.max_offset());
                 (floor, floor)
             }

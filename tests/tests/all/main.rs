@@ -4,6 +4,7 @@
 
 mod conformity;
 mod harness;
+mod simulation;
 mod slt;
 mod startup;
 mod tidy;

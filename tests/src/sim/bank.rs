@@ -1,0 +1,342 @@
+//! The workload: clients that move money between accounts in several ranges, through gateways drawn
+//! anew for each transfer, and auditors that read the whole bank in one transaction.
+//!
+//! Each transfer writes a row of its own into a ledger in the same transaction, so that what a
+//! client was told of it can be compared with what happened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quorate_planner::error::SqlState;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::checks::{Seen, Told, Transfer, bank_sum, no_lost_acked_write};
+use super::client::{Client, Failed, Rows};
+use super::machine::{Machine, Up};
+use super::runtime;
+use super::trace::Trace;
+
+/// Numbers of one client's transfers begin at its number times this.
+const NUMBERS_PER_CLIENT: i64 = 1_000_000;
+/// Longest pause between two transfers of a client.
+const PAUSE_MAX_MS: u64 = 60;
+/// A statement or commit that takes longer is stuck: every deadline of the product is shorter.
+const STUCK_AFTER: Duration = Duration::from_secs(120);
+
+/// How one transfer ended.
+enum Outcome {
+    Acknowledged,
+    Refused(Failed),
+    Unknown(Failed),
+}
+
+/// Figures of a run.
+#[derive(Debug, Default, Clone)]
+pub struct Figures {
+    /// Transfers acknowledged.
+    pub acknowledged: u64,
+    /// Transfers refused.
+    pub refused: u64,
+    /// Transfers of which nobody was told.
+    pub unknown: u64,
+    /// Unknown ones that the last audit found done.
+    pub unknown_done: u64,
+    /// Audits that came through.
+    pub audits: u64,
+    /// Reasons, and how often.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+struct State {
+    rng: StdRng,
+    told: Told,
+    unknown: Vec<i64>,
+    figures: Figures,
+}
+
+/// The bank.
+///
+/// # Invariants
+/// * What a client is told enters `told` in the moment it hears it.
+pub struct Bank {
+    machines: Vec<Arc<Machine>>,
+    trace: Arc<Trace>,
+    accounts: i64,
+    stop: AtomicBool,
+    state: Mutex<State>,
+}
+
+impl Bank {
+    /// A bank with so many accounts.
+    pub fn new(
+        machines: &[Arc<Machine>],
+        accounts: i64,
+        seed: u64,
+        trace: &Arc<Trace>,
+    ) -> Arc<Self> {
+        let state = State {
+            rng: StdRng::seed_from_u64(seed),
+            told: Told::default(),
+            unknown: Vec::new(),
+            figures: Figures::default(),
+        };
+        Arc::new(Self {
+            machines: machines.to_vec(),
+            trace: trace.clone(),
+            accounts,
+            stop: AtomicBool::new(false),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// How many accounts there are.
+    pub fn accounts(&self) -> i64 {
+        self.accounts
+    }
+
+    /// Clients end after what they are at.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// The figures so far.
+    pub fn figures(&self) -> Figures {
+        self.state.lock().figures.clone()
+    }
+
+    fn draw(&self, below: u64) -> u64 {
+        self.state.lock().rng.random_range(0..below)
+    }
+
+    /// Makes the tables in at least three ranges.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn open(&self, up: &Up) -> Result<(), Failed> {
+        let mut client = Client::connect(up)?;
+        client
+            .query("CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint NOT NULL)")
+            .await?;
+        client
+            .query(
+                "CREATE TABLE ledger (id bigint PRIMARY KEY, payer bigint NOT NULL, \
+                 payee bigint NOT NULL, amount bigint NOT NULL)",
+            )
+            .await?;
+        let rows: Vec<String> = (1..=self.accounts)
+            .map(|id| format!("({id}, {})", bank_sum::BALANCE_INITIAL))
+            .collect();
+        client.query(&format!("INSERT INTO accounts VALUES {}", rows.join(", "))).await?;
+        let third = (self.accounts / 3).max(1);
+        let at = format!("({}), ({})", 1 + third, 1 + 2 * third);
+        client.query(&format!("ALTER TABLE accounts SPLIT AT VALUES {at}")).await?;
+        let at = format!("({})", 2 * NUMBERS_PER_CLIENT);
+        client.query(&format!("ALTER TABLE ledger SPLIT AT VALUES {at}")).await?;
+        Ok(())
+    }
+
+    /// Splits a range of accounts at a key drawn from the seed.
+    pub async fn split_somewhere(self: Arc<Self>) {
+        let Some(up) = self.draw_up() else { return };
+        let at = 1 + self.draw_account();
+        let work = async {
+            let mut client = Client::connect(&up)?;
+            client.query(&format!("ALTER TABLE accounts SPLIT AT VALUES ({at})")).await
+        };
+        match runtime::within(STUCK_AFTER, work).await {
+            Some(Ok(_)) => self.trace.event(format_args!("split at {at}: done")),
+            Some(Err(why)) => self.trace.event(format_args!("split at {at}: {why}")),
+            None => self.trace.violation(format_args!("the split at {at} is stuck")),
+        }
+    }
+
+    fn draw_account(&self) -> i64 {
+        let accounts = u64::try_from(self.accounts).unwrap_or(1);
+        1 + i64::try_from(self.draw(accounts)).unwrap_or(0)
+    }
+
+    fn draw_up(&self) -> Option<Up> {
+        let count = self.machines.len();
+        let first = usize::try_from(self.draw(count as u64)).unwrap_or(0);
+        (0..count).find_map(|i| self.machines[(first + i) % count].up())
+    }
+
+    /// One client, until the bank stops.
+    pub async fn work(self: Arc<Self>, client: i64) {
+        let mut number = client * NUMBERS_PER_CLIENT;
+        while !self.stopped() {
+            runtime::pause(Duration::from_millis(self.draw(PAUSE_MAX_MS))).await;
+            let Some(up) = self.draw_up() else { continue };
+            number += 1;
+            let (from, mut to) = (self.draw_account(), self.draw_account());
+            if from == to {
+                to = 1 + from % self.accounts;
+            }
+            let amount = 1 + i64::try_from(self.draw(20)).unwrap_or(0);
+            let transfer = Transfer { from, to, amount };
+            let attempt = self.attempt(&up, number, transfer);
+            match runtime::within(STUCK_AFTER, attempt).await {
+                Some(outcome) => self.book(number, transfer, up.life.machine, &outcome),
+                None => self.trace.violation(format_args!("transfer {number} is stuck")),
+            }
+        }
+    }
+
+    fn book(&self, number: i64, transfer: Transfer, machine: usize, outcome: &Outcome) {
+        let mut state = self.state.lock();
+        let what = match outcome {
+            Outcome::Acknowledged => {
+                state.figures.acknowledged += 1;
+                state.told.acknowledged.insert(number, transfer);
+                String::from("acknowledged")
+            }
+            Outcome::Refused(why) => {
+                state.figures.refused += 1;
+                state.told.refused.insert(number);
+                format!("refused: {why}")
+            }
+            Outcome::Unknown(why) => {
+                state.figures.unknown += 1;
+                state.unknown.push(number);
+                format!("unknown: {why}")
+            }
+        };
+        *state.figures.reasons.entry(what.clone()).or_default() += 1;
+        drop(state);
+        let Transfer { from, to, amount } = transfer;
+        let path = format!("{from}>{to} {amount}");
+        self.trace.event(format_args!("transfer {number} {path} via m{machine} {what}"));
+    }
+
+    async fn attempt(&self, up: &Up, number: i64, transfer: Transfer) -> Outcome {
+        let mut client = match Client::connect(up) {
+            Ok(client) => client,
+            Err(why) => return Outcome::Refused(why),
+        };
+        if let Err(why) = self.write(&mut client, number, transfer).await {
+            return Outcome::Refused(why);
+        }
+        match client.query("COMMIT").await {
+            Ok(_) => Outcome::Acknowledged,
+            Err(Failed::Sql(error)) if error.sqlstate != SqlState::STATEMENT_COMPLETION_UNKNOWN => {
+                Outcome::Refused(Failed::Sql(error))
+            }
+            Err(why) => Outcome::Unknown(why),
+        }
+    }
+
+    /// The statements before the commit.
+    async fn write(
+        &self,
+        client: &mut Client,
+        number: i64,
+        transfer: Transfer,
+    ) -> Result<(), Failed> {
+        let Transfer { from, to, amount } = transfer;
+        client.query("BEGIN").await?;
+        match self.draw(4) {
+            0 | 1 => {
+                for (id, change) in [(from, -amount), (to, amount)] {
+                    let text =
+                        format!("UPDATE accounts SET balance = balance + {change} WHERE id = {id}");
+                    client.query(&text).await?;
+                }
+            }
+            kind => {
+                let lock = if kind == 3 { " FOR UPDATE" } else { "" };
+                let mut balances = Vec::new();
+                for id in [from, to] {
+                    let text = format!("SELECT balance FROM accounts WHERE id = {id}{lock}");
+                    balances.push(one_number(&client.query(&text).await?));
+                }
+                if kind == 3 {
+                    // A key that is locked and not written: the commit has something to check.
+                    let id = self.draw_account();
+                    let text = format!("SELECT balance FROM accounts WHERE id = {id} FOR UPDATE");
+                    client.query(&text).await?;
+                }
+                for ((id, change), balance) in [(from, -amount), (to, amount)].iter().zip(balances)
+                {
+                    let balance = balance + change;
+                    let text = format!("UPDATE accounts SET balance = {balance} WHERE id = {id}");
+                    client.query(&text).await?;
+                }
+            }
+        }
+        let text = format!("INSERT INTO ledger VALUES ({number}, {from}, {to}, {amount})");
+        client.query(&text).await?;
+        Ok(())
+    }
+
+    /// One auditor, until the bank stops.
+    pub async fn audit_on(self: Arc<Self>) {
+        while !self.stopped() {
+            runtime::pause(Duration::from_millis(20 + self.draw(400))).await;
+            let Some(up) = self.draw_up() else { continue };
+            if runtime::within(STUCK_AFTER, self.audit(&up)).await.is_none() {
+                self.trace.violation("an audit is stuck");
+            }
+        }
+    }
+
+    /// Reads the whole bank in one transaction through this node; whether it came through.
+    pub async fn audit(&self, up: &Up) -> bool {
+        // Before the transaction begins: it must see all of this.
+        let told = self.state.lock().told.clone();
+        let machine = up.life.machine;
+        let seen = match self.see(up).await {
+            Ok(seen) => seen,
+            Err(why) => {
+                let what = format!("audit: {why}");
+                self.trace.event(format_args!("audit via m{machine}: {why}"));
+                *self.state.lock().figures.reasons.entry(what).or_default() += 1;
+                return false;
+            }
+        };
+        for found in
+            [bank_sum::check(&seen, self.accounts), no_lost_acked_write::check(&seen, &told)]
+        {
+            if let Err(why) = found {
+                self.trace.violation(format_args!("audit via m{machine}: {why}"));
+            }
+        }
+        let mut state = self.state.lock();
+        state.figures.audits += 1;
+        state.figures.unknown_done =
+            state.unknown.iter().filter(|number| seen.ledger.contains_key(number)).count() as u64;
+        drop(state);
+        let rows = seen.ledger.len();
+        self.trace.event(format_args!("audit via m{machine}: {rows} transfers"));
+        true
+    }
+
+    async fn see(&self, up: &Up) -> Result<Seen, Failed> {
+        let mut client = Client::connect(up)?;
+        client.query("BEGIN").await?;
+        let mut seen = Seen::default();
+        for row in client.query("SELECT id, balance FROM accounts").await? {
+            if let [Some(id), Some(balance)] = row[..] {
+                seen.balances.insert(id, balance);
+            }
+        }
+        for row in client.query("SELECT id, payer, payee, amount FROM ledger").await? {
+            if let [Some(id), Some(from), Some(to), Some(amount)] = row[..] {
+                seen.ledger.insert(id, Transfer { from, to, amount });
+            }
+        }
+        client.query("COMMIT").await?;
+        Ok(seen)
+    }
+}
+
+fn one_number(rows: &Rows) -> i64 {
+    rows.first().and_then(|row| row.first().copied().flatten()).unwrap_or(i64::MIN / 2)
+}

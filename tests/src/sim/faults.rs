@@ -1,0 +1,178 @@
+//! What goes wrong, drawn from the seed: cut links (one way too), bad weather, crashes in the middle
+//! of what a node is doing, moved leads, clocks that jump, ranges that split under the load.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::NodeId;
+use quorate_shard::range::META_RANGE;
+use rand::Rng as _;
+use rand::rngs::StdRng;
+
+use super::bank::Bank;
+use super::clock::OFFSET_MAX;
+use super::machine::Machine;
+use super::net::{Net, Weather};
+use super::runtime;
+use super::system;
+use super::trace::Trace;
+
+/// Longest time between two faults.
+const GAP_MAX_MS: u64 = 900;
+/// Longest time a link stays cut.
+const CUT_MAX_MS: u64 = 4_000;
+/// A crash that is set strikes within so many operations of disk and network.
+const OPERATIONS_MAX: u64 = 120;
+
+/// What goes wrong in a run.
+pub struct Faults {
+    /// The machines it goes wrong with.
+    pub machines: Vec<Arc<Machine>>,
+    /// What is between them.
+    pub net: Arc<Net>,
+    /// What they are kept busy with.
+    pub bank: Arc<Bank>,
+    /// Where it is written down.
+    pub trace: Arc<Trace>,
+    /// Where it is drawn from.
+    pub rng: StdRng,
+}
+
+impl Faults {
+    /// Lets things go wrong until that time.
+    pub async fn rage(&mut self, until: Duration) {
+        while system::now() < until {
+            let gap = self.rng.random_range(1..GAP_MAX_MS);
+            runtime::pause(Duration::from_millis(gap)).await;
+            match self.rng.random_range(0..100) {
+                0..=24 => self.cut_links(),
+                25..=39 => self.change_weather(),
+                40..=51 => self.crash_soon(),
+                52..=55 => self.crash_now(),
+                56..=56 => self.crash_all(),
+                57..=74 => self.move_lead(),
+                75..=88 => self.jump_clock(),
+                _ => self.split(),
+            }
+        }
+    }
+
+    /// Everything is well again.
+    pub fn cease(&self) {
+        self.trace.event("the faults end");
+        self.net.mend_all();
+        self.net.set_weather(Weather::FAIR);
+    }
+
+    fn draw_machine(&mut self) -> Arc<Machine> {
+        let at = self.rng.random_range(0..self.machines.len());
+        self.machines[at].clone()
+    }
+
+    fn cut_links(&mut self) {
+        let one = self.draw_machine().number;
+        let others: Vec<usize> = self.machines.iter().map(|m| m.number).collect();
+        let mut links = Vec::new();
+        let alone = self.rng.random_range(0..3) == 0;
+        let direction = self.rng.random_range(0..3);
+        let other = self.draw_machine().number;
+        for to in others.into_iter().filter(|to| *to != one && (alone || *to == other)) {
+            if direction != 1 {
+                links.push((one, to));
+            }
+            if direction != 2 {
+                links.push((to, one));
+            }
+        }
+        let cut_ms = self.rng.random_range(20..CUT_MAX_MS);
+        self.trace.event(format_args!("cut for {cut_ms} ms: {links:?}"));
+        links.iter().for_each(|(from, to)| self.net.cut(*from, *to));
+        let (net, trace) = (self.net.clone(), self.trace.clone());
+        runtime::spawn(async move {
+            runtime::pause(Duration::from_millis(cut_ms)).await;
+            links.iter().for_each(|(from, to)| net.mend(*from, *to));
+            trace.event(format_args!("mended: {links:?}"));
+        });
+    }
+
+    fn change_weather(&mut self) {
+        let rng = &mut self.rng;
+        let weather = match rng.random_range(0..3) {
+            0 => Weather::FAIR,
+            _ => {
+                let delay_max = [3, 10, 60, 250][rng.random_range(0..4)];
+                Weather {
+                    delay_min: Duration::from_millis(1),
+                    delay_max: Duration::from_millis(delay_max),
+                    loss_per_mille: [0, 5, 30, 150][rng.random_range(0..4)],
+                    late_per_mille: [0, 5, 20, 60][rng.random_range(0..4)],
+                    disorder_per_mille: [0, 0, 10, 50][rng.random_range(0..4)],
+                }
+            }
+        };
+        self.trace.event(format_args!("{weather:?}"));
+        self.net.set_weather(weather);
+    }
+
+    fn crash_soon(&mut self) {
+        let operations = self.rng.random_range(1..OPERATIONS_MAX);
+        if let Some(life) = self.draw_machine().life() {
+            self.trace.event(format_args!("m{} crashes after {operations}", life.machine));
+            life.end_after(operations);
+        }
+    }
+
+    fn crash_now(&mut self) {
+        if let Some(life) = self.draw_machine().life() {
+            life.end(&self.trace, "between two steps");
+        }
+    }
+
+    fn crash_all(&mut self) {
+        for life in self.machines.iter().filter_map(|machine| machine.life()) {
+            life.end(&self.trace, "with all others");
+        }
+    }
+
+    fn move_lead(&mut self) {
+        let machine = self.draw_machine();
+        let to = NodeId(self.draw_machine().number as u64);
+        let pick = self.rng.random_range(0..64);
+        let Some(up) = machine.up() else { return };
+        let led: Vec<_> =
+            up.node.ranges().replicas().into_iter().filter(|replica| replica.serves()).collect();
+        if led.is_empty() || to == up.node.id() {
+            return;
+        }
+        let range = led[pick % led.len()].range;
+        let trace = self.trace.clone();
+        trace.event(format_args!("the lead of {range} shall move to {to}"));
+        runtime::spawn(async move {
+            let moved = up.node.raft().transfer(range, to);
+            match runtime::unless(up.life.over.cancelled(), moved).await {
+                Some(Ok(())) => trace.event(format_args!("the lead of {range} moved to {to}")),
+                Some(Err(why)) => trace.event(format_args!("the lead of {range} stays: {why}")),
+                None => {}
+            }
+        });
+    }
+
+    fn jump_clock(&mut self) {
+        let most = i64::try_from(OFFSET_MAX.as_micros()).unwrap_or(0);
+        let offset_us = self.rng.random_range(-most..=most);
+        let machine = self.draw_machine();
+        self.trace.event(format_args!("m{} is off by {offset_us} us", machine.number));
+        machine.clock.jump(offset_us);
+    }
+
+    fn split(&mut self) {
+        let ranges = |machine: &Arc<Machine>| {
+            let up = machine.up()?;
+            Some(up.node.ranges().replicas().iter().filter(|r| r.range != META_RANGE).count())
+        };
+        let most = self.machines.iter().filter_map(ranges).max().unwrap_or(0);
+        if most < 12 {
+            runtime::spawn(self.bank.clone().split_somewhere());
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! A machine: its clock and disk, and the node on it, which is started again after each crash.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use quorate_gateway::Gateway;
+use quorate_planner::program::{ProgramEngine, ProgramRun};
+use quorate_proto::Timestamp;
+use quorate_shard::node::config::NodeConfig;
+use quorate_shard::node::{GatewayHook, MemoryDisk, Network, Node, Start, Storage};
+use quorate_shard::range::{ScanEngine, ScanRun};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::task::JoinHandle;
+
+use super::clock::SimClock;
+use super::disk::{self, Habits, Life};
+use super::net::Net;
+use super::runtime;
+use super::trace::Trace;
+
+/// How long a machine stays down at least and at most.
+const DOWN_MIN_MS: u64 = 20;
+const DOWN_MAX_MS: u64 = 6_000;
+
+struct Programs(ProgramEngine);
+
+struct Run(ProgramRun);
+
+impl ScanEngine for Programs {
+    fn start(&self, program: &[u8]) -> Result<Box<dyn ScanRun>, String> {
+        Ok(Box::new(Run(self.0.start(program).map_err(|e| e.to_string())?)))
+    }
+}
+
+impl ScanRun for Run {
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Result<bool, String> {
+        self.0.row(key, value).map_err(|e| e.to_string())
+    }
+
+    fn output(&mut self) -> Result<bytes::Bytes, String> {
+        self.0.output().map_err(|e| e.to_string())
+    }
+}
+
+struct Barrier(Arc<Gateway>);
+
+#[async_trait]
+impl GatewayHook for Barrier {
+    async fn barrier(&self, catalog_version: u64) -> u64 {
+        match self.0.catalog().barrier(catalog_version).await {
+            Ok(version) => version,
+            Err(_) => self.0.catalog().current().version(),
+        }
+    }
+}
+
+/// A node that serves.
+#[derive(Clone)]
+pub struct Up {
+    /// Its life.
+    pub life: Arc<Life>,
+    /// Its storage.
+    pub node: Arc<Node>,
+    /// Where sessions are opened.
+    pub gateway: Arc<Gateway>,
+}
+
+/// A machine.
+///
+/// # Invariants
+/// * One life at a time.
+pub struct Machine {
+    /// Counted from 1; the node on it has the same number.
+    pub number: usize,
+    /// Its clock.
+    pub clock: Arc<SimClock>,
+    net: Arc<Net>,
+    trace: Arc<Trace>,
+    habits: Habits,
+    state: Mutex<State>,
+}
+
+struct State {
+    disk: MemoryDisk,
+    rng: StdRng,
+    life: Option<Arc<Life>>,
+    up: Option<Up>,
+    last_reading: Timestamp,
+    stay_down: bool,
+}
+
+impl Machine {
+    /// A machine with an empty disk; nothing runs on it.
+    pub fn new(
+        number: usize,
+        seed: u64,
+        habits: Habits,
+        clock: SimClock,
+        dir: &Path,
+        net: &Arc<Net>,
+        trace: &Arc<Trace>,
+    ) -> Arc<Self> {
+        let state = State {
+            disk: MemoryDisk::new(dir.join(format!("m{number}"))),
+            rng: StdRng::seed_from_u64(seed),
+            life: None,
+            up: None,
+            last_reading: Timestamp::ZERO,
+            stay_down: false,
+        };
+        Arc::new(Self {
+            number,
+            clock: Arc::new(clock),
+            net: net.clone(),
+            trace: trace.clone(),
+            habits,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// The node on it, if it serves.
+    pub fn up(&self) -> Option<Up> {
+        self.state.lock().up.clone().filter(|up| !up.life.is_over())
+    }
+
+    /// The life that runs, serving or starting.
+    pub fn life(&self) -> Option<Arc<Life>> {
+        self.state.lock().life.clone().filter(|life| !life.is_over())
+    }
+
+    /// The last reading of the hybrid clock of the node, over all its lives; a checker's memory.
+    pub fn swap_last_reading(&self, reading: Timestamp) -> Timestamp {
+        std::mem::replace(&mut self.state.lock().last_reading, reading)
+    }
+
+    /// Keeps a node running here: starts it, and starts it again after each crash.
+    pub async fn keep_running(self: Arc<Self>, first: Start) {
+        let mut how = first;
+        loop {
+            let life = self.begin_life();
+            self.live(&life, how).await;
+            how = Start::Restart;
+            match life.left() {
+                Ok(Some(left)) => self.state.lock().disk = left,
+                Ok(None) => return,
+                Err(error) => self.trace.violation(format_args!("m{}: {error}", self.number)),
+            }
+            let down_ms = {
+                let mut state = self.state.lock();
+                (state.up, state.life) = (None, None);
+                state.rng.random_range(DOWN_MIN_MS..DOWN_MAX_MS)
+            };
+            runtime::pause(Duration::from_millis(down_ms)).await;
+            while self.state.lock().stay_down {
+                runtime::pause(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    /// After its next crash, whether the machine stays down.
+    pub fn set_stay_down(&self, stay: bool) {
+        self.state.lock().stay_down = stay;
+    }
+
+    fn begin_life(&self) -> Arc<Life> {
+        let mut state = self.state.lock();
+        let seed = state.rng.random();
+        let life = Life::new(self.number, state.disk.clone(), self.habits, seed);
+        state.life = Some(life.clone());
+        life
+    }
+
+    /// From the start of a node to its crash.
+    async fn live(&self, life: &Arc<Life>, how: Start) {
+        self.trace.event(format_args!("m{} starts", self.number));
+        let opening = Node::open(self.config(life, how));
+        let node = match runtime::unless(life.over.cancelled(), opening).await {
+            None => return,
+            Some(Ok(node)) => node,
+            Some(Err(error)) => {
+                self.trace.violation(format_args!("m{} cannot start: {error}", self.number));
+                return;
+            }
+        };
+        let gateway = Gateway::new(node.connector(), node.clock(), node.cluster_id());
+        node.set_gateway(Arc::new(Barrier(gateway.clone())));
+        let fresh: JoinHandle<()> = runtime::spawn(gateway.catalog().clone().keep_fresh());
+        let up = Up { life: life.clone(), node: node.clone(), gateway };
+        self.state.lock().up = Some(up);
+        self.trace.event(format_args!("m{} serves", self.number));
+        if let Some(why) = runtime::unless(life.over.cancelled(), node.failed()).await
+            && !life.is_over()
+        {
+            self.trace.violation(format_args!("m{} stopped by itself: {why}", self.number));
+        }
+        self.state.lock().up = None;
+        fresh.abort();
+        node.kill().await;
+    }
+
+    fn config(&self, life: &Arc<Life>, how: Start) -> NodeConfig {
+        let disk = disk::open(life, &self.trace);
+        let programs = Arc::new(Programs(ProgramEngine::new()));
+        let mut config = NodeConfig::new(
+            Storage::Open(disk),
+            how,
+            format!("m{}", self.number),
+            self.clock.clone(),
+            programs,
+        );
+        config.network = Network::InProcess(self.net.endpoint(life.clone()));
+        config.seed = Some(self.state.lock().rng.random());
+        config.workers = 2;
+        config.workers_as_tasks = true;
+        config
+    }
+}

@@ -1,0 +1,124 @@
+//! The simulator: whole nodes (gateway, shard, Raft, the in-memory twins of engine and log) on one
+//! thread, in simulated time, on a network, disks and clocks that misbehave as a seed says. The same
+//! seed gives the same trace. `docs/simulator.md` tells how to use it.
+//!
+//! # The life of a run
+//! 1. [`main`] starts a process per seed, without address randomisation and with an empty
+//!    environment ([`process`]).
+//! 2. The process moves into simulated time ([`system`]), and [`run::run`] brings a cluster up.
+//! 3. [`bank`] works on it; [`faults`] go wrong; [`net`], [`disk`] and [`clock`] are what can.
+//! 4. [`watch`] looks at everything whenever time is about to pass; [`checks`] say what must hold.
+//! 5. [`trace`] keeps what happened.
+
+#![deny(clippy::disallowed_methods)]
+
+pub mod bank;
+pub mod checks;
+pub mod client;
+pub mod clock;
+pub mod disk;
+pub mod faults;
+pub mod machine;
+pub mod net;
+pub mod options;
+pub mod process;
+pub mod run;
+pub mod runtime;
+pub mod system;
+pub mod trace;
+pub mod watch;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use quorate_shard::raft::mistakes;
+
+use options::{Options, Task};
+use run::Setup;
+use trace::Trace;
+
+/// A property was violated.
+pub const EXIT_VIOLATED: i32 = 1;
+/// The simulator itself cannot go on, or was called wrongly.
+pub const EXIT_BROKEN: i32 = 2;
+
+/// A mistake that a simulation must find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plant {
+    /// The log's sync does nothing: a crash loses what was promised to last.
+    LogWithoutSync,
+    /// A new leader serves without waiting for the old one's lease to end (rule L2).
+    LeaderWithoutWait,
+}
+
+impl Plant {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::LogWithoutSync, Self::LeaderWithoutWait];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LogWithoutSync => "log-without-sync",
+            Self::LeaderWithoutWait => "leader-without-wait",
+        }
+    }
+}
+
+/// The binary's main function.
+pub fn main(arguments: Vec<String>) -> ExitCode {
+    let options = match Options::parse(&arguments) {
+        Ok(options) => options,
+        Err(why) => {
+            eprintln!("{why}\n{}", options::USAGE);
+            return exit(EXIT_BROKEN);
+        }
+    };
+    match &options.task {
+        Task::Inside(seed) => exit(inside(*seed, &options)),
+        Task::Seeds(seeds) => exit(process::run_all(seeds, &options)),
+    }
+}
+
+fn exit(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// In the process of one seed.
+fn inside(seed: u64, options: &Options) -> i32 {
+    // First of all: whatever is drawn from the system before is another value in each process.
+    system::switch_on(seed);
+    let dir = std::env::temp_dir().join(format!("quorate-sim-{:010}", std::process::id()));
+    let trace = Arc::new(Trace::default());
+    process::end_at_panic(&trace, seed, options.tail);
+    if options.plant == Some(Plant::LeaderWithoutWait) {
+        mistakes::make_leaders_hasty();
+    }
+    if let Err(why) = process::log(options.log.as_deref()) {
+        eprintln!("{why}");
+        return EXIT_BROKEN;
+    }
+    let setup = Setup { seed, faults: options.faults, plant: options.plant };
+    let ran = runtime::run(run::run(setup, &dir, &trace));
+    if let Err(error) = std::fs::remove_dir_all(&dir) {
+        eprintln!("{}: {error}", dir.display());
+    }
+    let report = match ran {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("no runtime: {error}");
+            return EXIT_BROKEN;
+        }
+    };
+    process::print_report(seed, &report, &trace, options);
+    match trace.violated() {
+        Some(why) => {
+            process::print_violation(&trace, seed, &why, options.tail);
+            EXIT_VIOLATED
+        }
+        None if !process::alone() => {
+            eprintln!("a thread was started: the seed does not fix the order of events");
+            EXIT_BROKEN
+        }
+        None => 0,
+    }
+}

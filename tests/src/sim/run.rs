@@ -1,0 +1,200 @@
+//! One seed: a cluster comes up, a bank works on it while things go wrong, everything is mended, and
+//! what must hold is looked at.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::pb;
+use quorate_shard::node::Start;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::bank::{Bank, Figures};
+use super::clock::{FAST_PPM_MAX, OFFSET_MAX, SimClock};
+use super::disk::Habits;
+use super::faults::Faults;
+use super::machine::{Machine, Up};
+use super::net::Net;
+use super::trace::Trace;
+use super::{Plant, runtime, system, watch};
+
+/// Machines of the cluster.
+const MACHINES: usize = 3;
+/// How long the cluster may take to come up, and to be well again after the faults.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a run is made with.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Everything is drawn from it.
+    pub seed: u64,
+    /// How long things go wrong, in simulated time.
+    pub faults: Duration,
+    /// A mistake to be found.
+    pub plant: Option<Plant>,
+}
+
+/// What a run gave.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Of the whole trace.
+    pub hash: u64,
+    /// Events of the trace.
+    pub events: u64,
+    /// Simulated time.
+    pub lasted: Duration,
+    /// What the bank did.
+    pub figures: Figures,
+}
+
+/// Runs a seed. Violations are in the trace; the first ends the run.
+pub async fn run(setup: Setup, dir: &Path, trace: &Arc<Trace>) -> Report {
+    let mut rng = StdRng::seed_from_u64(setup.seed);
+    let net = Net::new(rng.random(), trace.clone());
+    runtime::spawn(net.clone().carry());
+    let machines = machines(&setup, &mut rng, dir, &net, trace);
+    let (watched, watching) = (machines.clone(), trace.clone());
+    system::before_time_passes(Some(Box::new(move || watch::look(&watched, &watching))));
+    let accounts = rng.random_range(6..30);
+    let bank = Bank::new(&machines, accounts, rng.random(), trace);
+    let life = async {
+        come_up(&machines, &bank, trace).await?;
+        work(&setup, &mut rng, &machines, &net, &bank, trace).await;
+        settle(&machines, &bank, trace).await
+    };
+    let violated = async {
+        while trace.violated().is_none() {
+            runtime::pause(Duration::from_millis(50)).await;
+        }
+    };
+    if let Some(Err(why)) = runtime::unless(violated, life).await {
+        trace.violation(why);
+    }
+    system::before_time_passes(None);
+    Report {
+        hash: trace.hash(),
+        events: trace.events(),
+        lasted: system::now(),
+        figures: bank.figures(),
+    }
+}
+
+fn machines(
+    setup: &Setup,
+    rng: &mut StdRng,
+    dir: &Path,
+    net: &Arc<Net>,
+    trace: &Arc<Trace>,
+) -> Vec<Arc<Machine>> {
+    let most = i64::try_from(OFFSET_MAX.as_micros()).unwrap_or(0);
+    let mut make = |number| {
+        let clock =
+            SimClock::new(rng.random_range(-most..=most), rng.random_range(0..=FAST_PPM_MAX));
+        let habits = Habits {
+            flush_per_mille: [0, 2, 20, 200][rng.random_range(0..4)],
+            sync_per_mille: [0, 100, 900][rng.random_range(0..3)],
+            ignores_sync: setup.plant == Some(Plant::LogWithoutSync),
+        };
+        Machine::new(number, rng.random(), habits, clock, dir, net, trace)
+    };
+    (1..=MACHINES).map(&mut make).collect()
+}
+
+/// Waits until the condition gives something.
+async fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T, String> {
+    let ends = system::now() + PATIENCE;
+    while system::now() < ends {
+        if let Some(value) = ready() {
+            return Ok(value);
+        }
+        runtime::pause(Duration::from_millis(50)).await;
+    }
+    Err(format!("waited too long: {what}"))
+}
+
+fn everywhere(machines: &[Arc<Machine>]) -> Option<()> {
+    let led = watch::led(machines);
+    let whole = |range: &pb::RangeDescriptor| {
+        let voters = range.replicas.iter().filter(|r| r.role() == pb::ReplicaRole::Voter);
+        voters.count() == MACHINES
+    };
+    (watch::tile(machines).is_ok() && led.iter().all(whole)).then_some(())
+}
+
+async fn come_up(
+    machines: &[Arc<Machine>],
+    bank: &Arc<Bank>,
+    trace: &Arc<Trace>,
+) -> Result<(), String> {
+    for machine in machines {
+        let start = match machine.number {
+            1 => Start::Bootstrap,
+            _ => Start::Join(vec![String::from("m1")]),
+        };
+        runtime::spawn(machine.clone().keep_running(start));
+        until("a node serves", || machine.up()).await?;
+    }
+    until("every range is on every machine", || everywhere(machines)).await?;
+    let up = machines[0].up().ok_or("the first node is gone")?;
+    bank.open(&up).await.map_err(|why| format!("the bank cannot open: {why}"))?;
+    until("every range is on every machine", || everywhere(machines)).await?;
+    trace.event("the bank is open");
+    Ok(())
+}
+
+async fn work(
+    setup: &Setup,
+    rng: &mut StdRng,
+    machines: &[Arc<Machine>],
+    net: &Arc<Net>,
+    bank: &Arc<Bank>,
+    trace: &Arc<Trace>,
+) {
+    let clients = rng.random_range(2..=6);
+    let mut tasks: Vec<_> =
+        (1..=clients).map(|client| runtime::spawn(bank.clone().work(client))).collect();
+    tasks.extend((0..2).map(|_| runtime::spawn(bank.clone().audit_on())));
+    let mut faults = Faults {
+        machines: machines.to_vec(),
+        net: net.clone(),
+        bank: bank.clone(),
+        trace: trace.clone(),
+        rng: StdRng::seed_from_u64(rng.random()),
+    };
+    faults.rage(system::now() + setup.faults).await;
+    faults.cease();
+    // The load goes on for a while on a cluster that heals.
+    runtime::pause(Duration::from_secs(3)).await;
+    bank.stop();
+    for task in tasks {
+        // A panic has ended the process already.
+        let _ = task.await;
+    }
+}
+
+/// After the faults: everything comes back, and what must hold holds.
+async fn settle(
+    machines: &[Arc<Machine>],
+    bank: &Arc<Bank>,
+    trace: &Arc<Trace>,
+) -> Result<(), String> {
+    let ups: Vec<Up> =
+        until("all nodes serve again", || machines.iter().map(|machine| machine.up()).collect())
+            .await?;
+    until("every range is led again", || watch::tile(machines).ok()).await?;
+    for up in &ups {
+        let ends = system::now() + PATIENCE;
+        while !bank.audit(up).await {
+            if system::now() > ends {
+                return Err(format!("m{} does not answer an audit", up.life.machine));
+            }
+            runtime::pause(Duration::from_millis(200)).await;
+        }
+    }
+    until("replicas are at rest", || watch::at_rest(machines).then_some(())).await?;
+    watch::agree(machines)?;
+    watch::tile(machines)?;
+    trace.event("the end");
+    Ok(())
+}
