@@ -190,6 +190,18 @@ impl CatalogStore {
         Ok(self.current())
     }
 
+    /// Returns once there is a copy: before its first refresh a store knows no table, which must
+    /// not look as if there were none.
+    ///
+    /// # Errors
+    /// The stored catalog could not be read.
+    pub async fn loaded(&self) -> Result<(), SqlError> {
+        if self.good_until.lock().is_zero() {
+            self.refresh().await?;
+        }
+        Ok(())
+    }
+
     /// Whether transactions may commit by this copy now.
     pub fn is_fresh(&self) -> bool {
         let version = self.current().version();

@@ -12,6 +12,8 @@
 mod commands;
 mod rows;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -233,6 +235,9 @@ impl Session {
         param_types: &[Option<PgType>],
     ) -> Result<Arc<Ready>, SqlError> {
         self.refuse_when_failed(&statement)?;
+        if matches!(statement.kind, StatementKind::Plan | StatementKind::Begin(_)) {
+            self.gateway.catalog().loaded().await?;
+        }
         let param_types = param_types.to_vec();
         let (plan, columns) = match &statement.kind {
             StatementKind::Plan => {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::config::LEASE;
+use super::mistakes;
 
 /// Rounds remembered; older answers count for nothing.
 const ROUNDS_MAX: usize = 64;
@@ -75,7 +76,7 @@ impl LeaseRounds {
 
     /// When the lease ends: exclusive.
     pub fn end(&self, me: u64, sets: [&[u64]; 2], now: Duration) -> Option<Duration> {
-        Some(self.start(me, sets, now)? + LEASE)
+        Some(self.start(me, sets, now)? + LEASE + mistakes::lease_excess())
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -18,6 +18,7 @@ use super::checks::{Seen, Told, Transfer, bank_sum, no_lost_acked_write};
 use super::client::{Client, Failed, Rows};
 use super::machine::{Machine, Up};
 use super::runtime;
+use super::system;
 use super::trace::Trace;
 
 /// Numbers of one client's transfers begin at its number times this.
@@ -67,6 +68,7 @@ pub struct Bank {
     trace: Arc<Trace>,
     accounts: i64,
     stop: AtomicBool,
+    rests_until_ms: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -89,6 +91,7 @@ impl Bank {
             trace: trace.clone(),
             accounts,
             stop: AtomicBool::new(false),
+            rests_until_ms: AtomicU64::new(0),
             state: Mutex::new(state),
         })
     }
@@ -101,6 +104,20 @@ impl Bank {
     /// Clients end after what they are at.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Nobody does anything for a while: groups go quiet.
+    pub fn rest_for(&self, ms: u64) {
+        self.trace.event(format_args!("the bank rests for {ms} ms"));
+        let until = u64::try_from(system::now().as_millis()).unwrap_or(u64::MAX) + ms;
+        self.rests_until_ms.store(until, Ordering::SeqCst);
+    }
+
+    /// Waits until the bank works, for at least so long.
+    async fn pause(&self, ms: u64) {
+        let until = self.rests_until_ms.load(Ordering::SeqCst);
+        let rest = Duration::from_millis(until).saturating_sub(system::now());
+        runtime::pause(rest.max(Duration::from_millis(ms))).await;
     }
 
     fn stopped(&self) -> bool {
@@ -173,7 +190,7 @@ impl Bank {
     pub async fn work(self: Arc<Self>, client: i64) {
         let mut number = client * NUMBERS_PER_CLIENT;
         while !self.stopped() {
-            runtime::pause(Duration::from_millis(self.draw(PAUSE_MAX_MS))).await;
+            self.pause(self.draw(PAUSE_MAX_MS)).await;
             let Some(up) = self.draw_up() else { continue };
             number += 1;
             let (from, mut to) = (self.draw_account(), self.draw_account());
@@ -279,7 +296,7 @@ impl Bank {
     /// One auditor, until the bank stops.
     pub async fn audit_on(self: Arc<Self>) {
         while !self.stopped() {
-            runtime::pause(Duration::from_millis(20 + self.draw(400))).await;
+            self.pause(20 + self.draw(400)).await;
             let Some(up) = self.draw_up() else { continue };
             if runtime::within(STUCK_AFTER, self.audit(&up)).await.is_none() {
                 self.trace.violation("an audit is stuck");

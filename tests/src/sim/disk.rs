@@ -29,8 +29,8 @@ pub struct Habits {
     pub flush_per_mille: u32,
     /// Of a thousand unsynced log writes, so many get to the disk by themselves.
     pub sync_per_mille: u32,
-    /// A mistake to be found: a sync that does nothing.
-    pub ignores_sync: bool,
+    /// Of a thousand syncs, so many do nothing: a mistake to be found.
+    pub forgets_sync_per_mille: u32,
 }
 
 /// One life of a node, from its start to its crash.
@@ -43,6 +43,8 @@ pub struct Life {
     pub machine: usize,
     /// Cancelled at the crash.
     pub over: CancellationToken,
+    /// Cancelled when the node shall drain and stop.
+    pub leave: CancellationToken,
     disk: MemoryDisk,
     habits: Habits,
     state: Mutex<LifeState>,
@@ -60,8 +62,8 @@ impl Life {
     pub fn new(machine: usize, disk: MemoryDisk, habits: Habits, seed: u64) -> Arc<Self> {
         let rng = StdRng::seed_from_u64(seed);
         let state = LifeState { rng, operations_left: None, left: None };
-        let over = CancellationToken::new();
-        Arc::new(Self { machine, over, disk, habits, state: Mutex::new(state) })
+        let (over, leave) = (CancellationToken::new(), CancellationToken::new());
+        Arc::new(Self { machine, over, leave, disk, habits, state: Mutex::new(state) })
     }
 
     /// Whether the node has crashed.
@@ -75,7 +77,7 @@ impl Life {
         if state.left.is_some() {
             return;
         }
-        trace.event(format_args!("m{} crashes {how}", self.machine));
+        trace.event(format_args!("m{} ends {how}", self.machine));
         let left = self.disk.after_crash();
         // The node's code goes on up to its next wait, and may still remove files.
         if let Err(error) = copy_files(&left.dir, &kept_dir(&left.dir)) {
@@ -252,7 +254,8 @@ impl LogStore for SimLog {
         if strikes && self.life.draws(500) {
             self.life.end(&self.trace, "before a sync of the log");
         }
-        match self.life.habits.ignores_sync {
+        let forgets = self.life.habits.forgets_sync_per_mille;
+        match forgets > 0 && self.life.draws(forgets) {
             true => self.inner().append_unsynced(batch)?,
             false => self.inner().append(batch)?,
         }
@@ -264,7 +267,7 @@ impl LogStore for SimLog {
 
     fn append_unsynced(&self, batch: &mut LogBatch) -> Result<(), LogError> {
         self.inner().append_unsynced(batch)?;
-        if self.life.draws(self.life.habits.sync_per_mille) && !self.life.habits.ignores_sync {
+        if self.life.draws(self.life.habits.sync_per_mille) {
             self.inner().append(&mut LogBatch::new())?;
         }
         Ok(())
@@ -325,9 +328,10 @@ impl LogStore for SimLog {
 mod tests {
     use super::*;
 
-    fn life(dir: &tempfile::TempDir, ignores_sync: bool) -> Arc<Life> {
+    fn life(dir: &tempfile::TempDir, forgets: u32) -> Arc<Life> {
         let dir = dir.path().join("m1");
-        let habits = Habits { flush_per_mille: 0, sync_per_mille: 0, ignores_sync };
+        let habits =
+            Habits { flush_per_mille: 0, sync_per_mille: 0, forgets_sync_per_mille: forgets };
         Life::new(1, MemoryDisk::new(dir), habits, 7)
     }
 
@@ -340,7 +344,7 @@ mod tests {
     #[test]
     fn what_happens_after_the_crash_is_never_seen() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let (life, trace) = (life(&dir, false), Arc::new(Trace::default()));
+        let (life, trace) = (life(&dir, 0), Arc::new(Trace::default()));
         let disk = open(&life, &trace);
         put(&disk, b"a");
         life.end(&trace, "now");
@@ -353,7 +357,7 @@ mod tests {
     #[test]
     fn a_crash_strikes_at_the_operation_it_was_set_for() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let (life, trace) = (life(&dir, false), Arc::new(Trace::default()));
+        let (life, trace) = (life(&dir, 0), Arc::new(Trace::default()));
         let disk = open(&life, &trace);
         life.end_after(2);
         put(&disk, b"a");
@@ -364,9 +368,9 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_ignores_syncs_loses_what_it_promised_to_keep() {
+    fn a_disk_that_forgets_syncs_loses_what_it_promised_to_keep() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let (life, trace) = (life(&dir, true), Arc::new(Trace::default()));
+        let (life, trace) = (life(&dir, 1000), Arc::new(Trace::default()));
         put(&open(&life, &trace), b"a");
         life.end(&trace, "now");
         assert!(life.left().expect("files").expect("it has crashed").log.meta(b"a").is_none());

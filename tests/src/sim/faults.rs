@@ -19,8 +19,14 @@ use super::trace::Trace;
 
 /// Longest time between two faults.
 const GAP_MAX_MS: u64 = 900;
-/// Longest time a link stays cut.
-const CUT_MAX_MS: u64 = 4_000;
+/// Now and then nothing happens for a while.
+const CALM: Duration = Duration::from_secs(2);
+/// Longest time the bank rests.
+const REST_MAX_MS: u64 = 5_000;
+/// A link is cut for a moment,
+const CUT_SHORT_MS: u64 = 600;
+/// or for up to so long.
+const CUT_LONG_MS: u64 = 6_000;
 /// A crash that is set strikes within so many operations of disk and network.
 const OPERATIONS_MAX: u64 = 120;
 
@@ -46,13 +52,17 @@ impl Faults {
             runtime::pause(Duration::from_millis(gap)).await;
             match self.rng.random_range(0..100) {
                 0..=24 => self.cut_links(),
-                25..=39 => self.change_weather(),
-                40..=51 => self.crash_soon(),
-                52..=55 => self.crash_now(),
-                56..=56 => self.crash_all(),
-                57..=74 => self.move_lead(),
-                75..=88 => self.jump_clock(),
-                _ => self.split(),
+                25..=38 => self.change_weather(),
+                39..=46 => self.crash_soon(),
+                47..=49 => self.crash_now(),
+                50 => self.crash_all(),
+                51..=54 => self.restart(),
+                55..=57 => self.restart_beside_a_cut(),
+                58..=59 => self.rest(),
+                60..=71 => self.move_lead(),
+                72..=84 => self.jump_clock(),
+                85..=90 => self.split(),
+                _ => runtime::pause(CALM).await,
             }
         }
     }
@@ -69,22 +79,34 @@ impl Faults {
         self.machines[at].clone()
     }
 
+    /// Cuts one machine off, or one link, in both directions or in one: for a moment, or for longer
+    /// than an election takes.
     fn cut_links(&mut self) {
         let one = self.draw_machine().number;
-        let others: Vec<usize> = self.machines.iter().map(|m| m.number).collect();
+        let mut others: Vec<usize> = self.machines.iter().map(|m| m.number).collect();
+        others.retain(|other| *other != one);
+        if self.rng.random_range(0..2) == 0 {
+            let spared = self.rng.random_range(0..others.len());
+            others.remove(spared);
+        }
+        let direction = self.rng.random_range(0..4);
         let mut links = Vec::new();
-        let alone = self.rng.random_range(0..3) == 0;
-        let direction = self.rng.random_range(0..3);
-        let other = self.draw_machine().number;
-        for to in others.into_iter().filter(|to| *to != one && (alone || *to == other)) {
+        for other in others {
             if direction != 1 {
-                links.push((one, to));
+                links.push((one, other));
             }
             if direction != 2 {
-                links.push((to, one));
+                links.push((other, one));
             }
         }
-        let cut_ms = self.rng.random_range(20..CUT_MAX_MS);
+        let cut_ms = match self.rng.random_range(0..2) {
+            0 => self.rng.random_range(20..CUT_SHORT_MS),
+            _ => self.rng.random_range(CUT_SHORT_MS..CUT_LONG_MS),
+        };
+        self.cut_for(links, cut_ms);
+    }
+
+    fn cut_for(&self, links: Vec<(usize, usize)>, cut_ms: u64) {
         self.trace.event(format_args!("cut for {cut_ms} ms: {links:?}"));
         links.iter().for_each(|(from, to)| self.net.cut(*from, *to));
         let (net, trace) = (self.net.clone(), self.trace.clone());
@@ -132,6 +154,38 @@ impl Faults {
         for life in self.machines.iter().filter_map(|machine| machine.life()) {
             life.end(&self.trace, "with all others");
         }
+    }
+
+    fn restart(&mut self) {
+        if let Some(life) = self.draw_machine().life() {
+            life.leave.cancel();
+        }
+    }
+
+    fn rest(&mut self) {
+        let ms = self.rng.random_range(500..REST_MAX_MS);
+        self.bank.rest_for(ms);
+    }
+
+    /// Two machines lose sight of each other, and when one of them looks for votes the third has
+    /// just restarted and knows of no leader: what rule L2 waits for.
+    fn restart_beside_a_cut(&mut self) {
+        let (one, third) = (self.draw_machine().number, self.draw_machine());
+        let others = self.machines.iter().map(|m| m.number);
+        let other = others.filter(|m| *m != one && *m != third.number).next_back();
+        let Some(other) = other.filter(|_| one != third.number) else { return };
+        if self.rng.random_range(0..2) == 0 {
+            // Or the one that is cut off has missed something and gets no votes.
+            self.rest();
+        }
+        self.cut_for(vec![(one, other), (other, one)], CUT_LONG_MS);
+        let soon = Duration::from_millis(self.rng.random_range(300..2_500));
+        runtime::spawn(async move {
+            runtime::pause(soon).await;
+            if let Some(life) = third.life() {
+                life.leave.cancel();
+            }
+        });
     }
 
     fn move_lead(&mut self) {

@@ -24,7 +24,9 @@ use super::trace::Trace;
 
 /// How long a machine stays down at least and at most.
 const DOWN_MIN_MS: u64 = 20;
-const DOWN_MAX_MS: u64 = 6_000;
+const DOWN_MAX_MS: u64 = 4_000;
+/// How long a machine that was told to restart stays down at most.
+const DRAINED_MAX_MS: u64 = 200;
 
 struct Programs(ProgramEngine);
 
@@ -90,7 +92,6 @@ struct State {
     life: Option<Arc<Life>>,
     up: Option<Up>,
     last_reading: Timestamp,
-    stay_down: bool,
 }
 
 impl Machine {
@@ -110,7 +111,6 @@ impl Machine {
             life: None,
             up: None,
             last_reading: Timestamp::ZERO,
-            stay_down: false,
         };
         Arc::new(Self {
             number,
@@ -152,18 +152,11 @@ impl Machine {
             let down_ms = {
                 let mut state = self.state.lock();
                 (state.up, state.life) = (None, None);
-                state.rng.random_range(DOWN_MIN_MS..DOWN_MAX_MS)
+                let most = if life.leave.is_cancelled() { DRAINED_MAX_MS } else { DOWN_MAX_MS };
+                state.rng.random_range(DOWN_MIN_MS..most)
             };
             runtime::pause(Duration::from_millis(down_ms)).await;
-            while self.state.lock().stay_down {
-                runtime::pause(Duration::from_millis(100)).await;
-            }
         }
-    }
-
-    /// After its next crash, whether the machine stays down.
-    pub fn set_stay_down(&self, stay: bool) {
-        self.state.lock().stay_down = stay;
     }
 
     fn begin_life(&self) -> Arc<Life> {
@@ -192,10 +185,18 @@ impl Machine {
         let up = Up { life: life.clone(), node: node.clone(), gateway };
         self.state.lock().up = Some(up);
         self.trace.event(format_args!("m{} serves", self.number));
-        if let Some(why) = runtime::unless(life.over.cancelled(), node.failed()).await
-            && !life.is_over()
-        {
-            self.trace.violation(format_args!("m{} stopped by itself: {why}", self.number));
+        let serving = runtime::unless(life.leave.cancelled(), node.failed());
+        match runtime::unless(life.over.cancelled(), serving).await {
+            Some(Some(why)) if !life.is_over() => {
+                self.trace.violation(format_args!("m{} stopped by itself: {why}", self.number));
+            }
+            Some(None) => {
+                self.trace.event(format_args!("m{} drains", self.number));
+                if runtime::unless(life.over.cancelled(), node.shutdown()).await.is_some() {
+                    life.end(&self.trace, "after its drain");
+                }
+            }
+            _ => {}
         }
         self.state.lock().up = None;
         fresh.abort();

@@ -45,21 +45,38 @@ pub const EXIT_BROKEN: i32 = 2;
 /// A mistake that a simulation must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
-    /// The log's sync does nothing: a crash loses what was promised to last.
+    /// Every other sync of the log does nothing: a crash loses what was promised to last.
     LogWithoutSync,
     /// A new leader serves without waiting for the old one's lease to end (rule L2).
     LeaderWithoutWait,
+    /// A lease outlasts the election of another leader, which does not wait for its end (rules L1
+    /// and L2).
+    LeasesUnguarded,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::LogWithoutSync, Self::LeaderWithoutWait];
+    pub const ALL: [Self; 3] =
+        [Self::LogWithoutSync, Self::LeaderWithoutWait, Self::LeasesUnguarded];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::LogWithoutSync => "log-without-sync",
             Self::LeaderWithoutWait => "leader-without-wait",
+            Self::LeasesUnguarded => "leases-unguarded",
+        }
+    }
+
+    /// Makes it, where it is not the simulated disk that makes it.
+    fn make(self) {
+        match self {
+            Self::LogWithoutSync => {}
+            Self::LeaderWithoutWait => mistakes::LEADER_WITHOUT_WAIT.switch_on(),
+            Self::LeasesUnguarded => {
+                mistakes::LEASE_TOO_LONG.switch_on();
+                mistakes::LEADER_WITHOUT_WAIT.switch_on();
+            }
         }
     }
 }
@@ -90,8 +107,8 @@ fn inside(seed: u64, options: &Options) -> i32 {
     let dir = std::env::temp_dir().join(format!("quorate-sim-{:010}", std::process::id()));
     let trace = Arc::new(Trace::default());
     process::end_at_panic(&trace, seed, options.tail);
-    if options.plant == Some(Plant::LeaderWithoutWait) {
-        mistakes::make_leaders_hasty();
+    if let Some(plant) = options.plant {
+        plant.make();
     }
     if let Err(why) = process::log(options.log.as_deref()) {
         eprintln!("{why}");

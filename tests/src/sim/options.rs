@@ -10,8 +10,9 @@ usage: simulate [--seed N | --seeds N,N,… | --from N --count K] [--fresh K]
   --seed, --seeds, --from … --count   seeds to run; without any: one fresh seed
   --fresh K        and K fresh seeds, printed
   --jobs K         so many processes at a time (default 1)
-  --seconds S      how long things go wrong, in simulated time (default 20)
-  --plant NAME     a mistake to be found: log-without-sync, leader-without-wait
+  --seconds S      how long things go wrong, in simulated time (default 30)
+  --plant NAME     a mistake to be found: log-without-sync, leader-without-wait,
+                   leases-unguarded
   --tail K         lines of the trace shown after a violation (default 80)
   --trace          show the tail of the trace in any case
   --log LEVEL      what the nodes log goes to standard error: info, debug, …";
@@ -62,7 +63,7 @@ impl Options {
         let mut options = Self {
             task: Task::Seeds(Vec::new()),
             jobs: 1,
-            faults: Duration::from_secs(20),
+            faults: Duration::from_secs(30),
             plant: None,
             tail: 80,
             show_trace: false,

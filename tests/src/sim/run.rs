@@ -94,7 +94,10 @@ fn machines(
         let habits = Habits {
             flush_per_mille: [0, 2, 20, 200][rng.random_range(0..4)],
             sync_per_mille: [0, 100, 900][rng.random_range(0..3)],
-            ignores_sync: setup.plant == Some(Plant::LogWithoutSync),
+            forgets_sync_per_mille: match setup.plant {
+                Some(Plant::LogWithoutSync) => 500,
+                _ => 0,
+            },
         };
         Machine::new(number, rng.random(), habits, clock, dir, net, trace)
     };
@@ -119,7 +122,7 @@ fn everywhere(machines: &[Arc<Machine>]) -> Option<()> {
         let voters = range.replicas.iter().filter(|r| r.role() == pb::ReplicaRole::Voter);
         voters.count() == MACHINES
     };
-    (watch::tile(machines).is_ok() && led.iter().all(whole)).then_some(())
+    (watch::all_led(machines) && led.iter().all(whole)).then_some(())
 }
 
 async fn come_up(
@@ -182,7 +185,7 @@ async fn settle(
     let ups: Vec<Up> =
         until("all nodes serve again", || machines.iter().map(|machine| machine.up()).collect())
             .await?;
-    until("every range is led again", || watch::tile(machines).ok()).await?;
+    until("every range is led again", || watch::all_led(machines).then_some(())).await?;
     for up in &ups {
         let ends = system::now() + PATIENCE;
         while !bank.audit(up).await {
@@ -194,7 +197,6 @@ async fn settle(
     }
     until("replicas are at rest", || watch::at_rest(machines).then_some(())).await?;
     watch::agree(machines)?;
-    watch::tile(machines)?;
     trace.event("the end");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Checks that look at the whole cluster from outside: before each moment in which time passes, and
 //! at the end.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_proto::pb;
@@ -14,6 +15,8 @@ use super::trace::Trace;
 /// Looks at the machines when nothing is left to be done at a moment.
 pub fn look(machines: &[Arc<Machine>], trace: &Trace) {
     let mut holders = Vec::new();
+    // Of each range the newest descriptor that any replica has applied.
+    let mut newest: BTreeMap<u64, pb::RangeDescriptor> = BTreeMap::new();
     for machine in machines {
         let Some(up) = machine.up() else { continue };
         let reading = up.node.clock().last();
@@ -22,14 +25,28 @@ pub fn look(machines: &[Arc<Machine>], trace: &Trace) {
             trace.violation(format_args!("m{}: {why}", machine.number));
         }
         for replica in up.node.ranges().replicas() {
+            let descriptor = replica.descriptor();
             if replica.serves() {
-                holders.push(Holder { node: up.node.id(), descriptor: replica.descriptor() });
+                holders.push(Holder { node: up.node.id(), descriptor: descriptor.clone() });
+            }
+            let known = newest.entry(descriptor.range_id).or_default();
+            if version(known) < version(&descriptor) {
+                *known = descriptor;
             }
         }
     }
     if let Err(why) = one_leaseholder::check(&holders) {
         trace.violation(why);
     }
+    if !newest.is_empty()
+        && let Err(why) = ranges_tile_the_keyspace::check(newest.into_values().collect())
+    {
+        trace.violation(why);
+    }
+}
+
+fn version(descriptor: &pb::RangeDescriptor) -> u64 {
+    descriptor.epoch.map_or(0, |epoch| epoch.version)
 }
 
 /// The ranges that are led now.
@@ -39,12 +56,9 @@ pub fn led(machines: &[Arc<Machine>]) -> Vec<pb::RangeDescriptor> {
     replicas.filter(|replica| replica.serves()).map(|replica| replica.descriptor()).collect()
 }
 
-/// Whether the ranges that are led cover every key once now.
-///
-/// # Errors
-/// Where they do not.
-pub fn tile(machines: &[Arc<Machine>]) -> Result<(), String> {
-    ranges_tile_the_keyspace::check(led(machines))
+/// Whether every key is in a range that is led now.
+pub fn all_led(machines: &[Arc<Machine>]) -> bool {
+    ranges_tile_the_keyspace::check(led(machines)).is_ok()
 }
 
 /// Whether every replica of a range that is led has applied the same entry.

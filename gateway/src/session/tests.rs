@@ -1,0 +1,61 @@
+//! Sessions over a cluster in memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_planner::error::SqlError;
+use quorate_proto::Timestamp;
+use quorate_txn::clock::NodeClock;
+use quorate_txn::config::MAX_CLOCK_OFFSET;
+
+use super::{Outcome, Session};
+use crate::Gateway;
+use crate::pg::startup::Hello;
+use crate::sql_side::CatalogNames;
+use crate::testing::{FakeNode, OneNode, TestClock};
+
+fn gateway(node: &Arc<FakeNode>, clock: &Arc<NodeClock>) -> Arc<Gateway> {
+    Gateway::new(Arc::new(OneNode(node.clone())), clock.clone(), Bytes::new())
+}
+
+fn session(gateway: &Arc<Gateway>) -> Session {
+    let hello = Hello {
+        user: String::from("t"),
+        database: gateway.database().to_owned(),
+        settings: Vec::new(),
+    };
+    Session::open(gateway.clone(), hello).unwrap()
+}
+
+/// Runs a text; the number of rows of its last statement.
+async fn run(session: &mut Session, text: &str) -> Result<usize, SqlError> {
+    let mut count = 0;
+    for statement in session.split(text)? {
+        let ready = session.prepare(statement, &[]).await?;
+        count = 0;
+        if let Outcome::Rows(mut rows) = session.run(&ready, Vec::new()).await? {
+            while rows.next().await?.is_some() {
+                count += 1;
+            }
+        }
+        if !session.in_block() {
+            session.finish_implicit().await?;
+        }
+    }
+    Ok(count)
+}
+
+/// Found by the simulator: the first client of a node that has just started was told that its
+/// tables do not exist if it began with a transaction block.
+#[tokio::test]
+async fn a_block_on_a_gateway_that_has_just_started_knows_the_tables() {
+    let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
+    let clock = Arc::new(clock);
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::default()));
+    let first = gateway(&node, &clock);
+    let text = "CREATE TABLE t (k bigint PRIMARY KEY); INSERT INTO t VALUES (1), (2)";
+    run(&mut session(&first), text).await.unwrap();
+    let started = gateway(&node, &clock);
+    let text = "BEGIN; SELECT k FROM t";
+    assert_eq!(run(&mut session(&started), text).await, Ok(2));
+}
