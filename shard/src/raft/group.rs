@@ -119,7 +119,7 @@ impl HeartbeatNote {
     }
 }
 
-fn raft_config(peer: PeerId, applied: u64) -> Config {
+pub(crate) fn raft_config(peer: PeerId, applied: u64) -> Config {
     Config {
         id: peer.0,
         election_tick: ELECTION_TICKS as usize,
@@ -131,7 +131,8 @@ fn raft_config(peer: PeerId, applied: u64) -> Config {
         max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
         check_quorum: true,
         pre_vote: true,
-        batch_append: true,
+        // Appends are joined by ourselves: see `appends`.
+        batch_append: false,
         // The commit index rides on the next append or heartbeat: one wake-up less per follower.
         skip_bcast_commit: true,
         max_uncommitted_size: UNCOMMITTED_BYTES_MAX,

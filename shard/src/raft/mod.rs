@@ -14,6 +14,7 @@
 //! Leases are ours ([`lease`]): Raft's own read paths are not used. Idle groups are kept by one
 //! heartbeat per pair of nodes ([`quiet`]). [`config`] holds every number.
 
+mod appends;
 mod apply;
 pub mod config;
 mod control;

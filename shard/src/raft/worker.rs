@@ -15,6 +15,7 @@ use raft::{Ready, SnapshotStatus};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
+use super::appends;
 use super::apply::Committed;
 use super::config::*;
 use super::group::{Group, HeartbeatNote};
@@ -362,7 +363,7 @@ impl Worker {
         let Some(group) = self.groups.get_mut(&range) else { return };
         let mut round = None;
         let mut told = false;
-        for mut message in messages {
+        for mut message in appends::join(messages) {
             match message.get_msg_type() {
                 // Rule L4: a follower's proposals would run in a term they were not chosen for.
                 MessageType::MsgPropose | MessageType::MsgTransferLeader => continue,

@@ -104,8 +104,8 @@ fn exit(code: i32) -> ExitCode {
 fn inside(seed: u64, options: &Options) -> i32 {
     // First of all: whatever is drawn from the system before is another value in each process.
     system::switch_on(seed);
-    let dir = std::env::temp_dir().join(format!("quorate-sim-{:010}", std::process::id()));
-    let trace = Arc::new(Trace::default());
+    let dir = process::dir_of(std::process::id());
+    let trace = Arc::new(Trace::new(options.show_trace));
     process::end_at_panic(&trace, seed, options.tail);
     if let Some(plant) = options.plant {
         plant.make();
@@ -115,11 +115,7 @@ fn inside(seed: u64, options: &Options) -> i32 {
         return EXIT_BROKEN;
     }
     let setup = Setup { seed, faults: options.faults, plant: options.plant };
-    let ran = runtime::run(run::run(setup, &dir, &trace));
-    if let Err(error) = std::fs::remove_dir_all(&dir) {
-        eprintln!("{}: {error}", dir.display());
-    }
-    let report = match ran {
+    let report = match runtime::run(run::run(setup, &dir, &trace)) {
         Ok(report) => report,
         Err(error) => {
             eprintln!("no runtime: {error}");

@@ -13,10 +13,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use prost::Message as _;
+use protobuf::Message as _;
 use quorate_proto::{CallError, NodeId, NodeService, pb};
 use quorate_shard::node::Fabric;
 use quorate_shard::raft::RaftHandle;
 use quorate_shard::transport::{OutgoingSnapshot, RaftTransport, SnapshotFile};
+use raft::eraftpb;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{Notify, oneshot};
@@ -85,6 +87,30 @@ impl Parcel {
             Self::Reply(reply, _) => format!("reply {:016x}", Fnv::of(&reply.encode_to_vec())),
         }
     }
+}
+
+/// The Raft messages of a frame, for people.
+fn messages_of(frame: &pb::RaftFrame) -> String {
+    let messages = frame.messages.iter().map(|message| {
+        let peer = |replica: Option<pb::Replica>| replica.map_or(0, |replica| replica.peer_id);
+        let (from, to) = (peer(message.from), peer(message.to));
+        match eraftpb::Message::parse_from_bytes(&message.message) {
+            Ok(raft) => format!(
+                "    r{} {from}>{to} {:?} term {} at {}/{} entries {} commit {} reject {} hint {}",
+                message.range_id,
+                raft.get_msg_type(),
+                raft.term,
+                raft.index,
+                raft.log_term,
+                raft.entries.len(),
+                raft.commit,
+                raft.reject,
+                raft.reject_hint,
+            ),
+            Err(error) => format!("    r{} {from}>{to} {error}", message.range_id),
+        }
+    });
+    messages.collect::<Vec<_>>().join("\n")
 }
 
 fn name_of(call: &pb::Call) -> String {
@@ -251,6 +277,9 @@ impl Net {
         let gone = !lives || inner.cut.contains(&(from, to));
         let lost = if gone { "lost: " } else { "" };
         self.trace.event(format_args!("m{from}>m{to} {lost}{}", parcel.describe()));
+        if let Parcel::Frame(frame) = &parcel {
+            self.trace.detail(|| messages_of(frame));
+        }
         let present = inner.present.get(&to);
         let (raft, service, life) = match present {
             Some(present) if !gone => {

@@ -14,7 +14,7 @@ usage: simulate [--seed N | --seeds N,N,… | --from N --count K] [--fresh K]
   --plant NAME     a mistake to be found: log-without-sync, leader-without-wait,
                    leases-unguarded
   --tail K         lines of the trace shown after a violation (default 80)
-  --trace          show the tail of the trace in any case
+  --trace          show the tail of the trace in any case, with the Raft messages
   --log LEVEL      what the nodes log goes to standard error: info, debug, …";
 
 /// What is to be done.
@@ -95,6 +95,7 @@ impl Options {
                     let plant = Plant::ALL.into_iter().find(|plant| plant.name() == name);
                     options.plant = Some(plant.ok_or(format!("no such mistake: {name}"))?);
                 }
+                "--help" => return Err(String::from("simulate: runs seeds of the simulator")),
                 _ => return Err(format!("unknown option {of}")),
             }
         }

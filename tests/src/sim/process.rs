@@ -6,6 +6,7 @@
 )]
 
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,6 +55,7 @@ pub fn run_all(seeds: &[u64], options: &Options) -> i32 {
             match outcome(&mut child, since) {
                 None => still.push((seed, child, since)),
                 Some(code) => {
+                    remove_dir(child.id());
                     done += 1;
                     worst = worst.max(code);
                     if code != 0 {
@@ -67,6 +69,20 @@ pub fn run_all(seeds: &[u64], options: &Options) -> i32 {
     }
     println!("{done} seeds, {} failed {failed:?}", failed.len());
     worst
+}
+
+/// Where the process of this number puts snapshots together.
+pub fn dir_of(process: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("quorate-sim-{process:010}"))
+}
+
+fn remove_dir(process: u32) {
+    let dir = dir_of(process);
+    if let Err(error) = std::fs::remove_dir_all(&dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        eprintln!("{}: {error}", dir.display());
+    }
 }
 
 fn outcome(child: &mut Child, since: Instant) -> Option<i32> {
@@ -91,6 +107,7 @@ fn outcome(child: &mut Child, since: Instant) -> Option<i32> {
 fn start(seed: u64, options: &Options) -> std::io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(options.for_process(seed)).env_clear().stdin(Stdio::null());
+    command.env("TMPDIR", std::env::temp_dir());
     // Some hash tables of libraries take their seeds from addresses.
     let without_randomisation = || {
         let now = unsafe_personality(0xffff_ffff);

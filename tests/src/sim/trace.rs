@@ -53,9 +53,15 @@ struct State {
 #[derive(Default)]
 pub struct Trace {
     state: Mutex<State>,
+    verbose: bool,
 }
 
 impl Trace {
+    /// An empty trace; if verbose, it keeps details too, which are not part of the hash.
+    pub fn new(verbose: bool) -> Self {
+        Self { verbose, ..Self::default() }
+    }
+
     /// Something happened.
     pub fn event(&self, what: impl fmt::Display) {
         let (now, line) = (system::now(), what.to_string());
@@ -67,6 +73,15 @@ impl Trace {
             state.tail.pop_front();
         }
         state.tail.push_back((now, line));
+    }
+
+    /// What explains the event before, for people.
+    pub fn detail(&self, what: impl FnOnce() -> String) {
+        if self.verbose {
+            let mut state = self.state.lock();
+            let line = what();
+            state.tail.push_back((system::now(), line));
+        }
     }
 
     /// Something happened that must not.
