@@ -196,7 +196,7 @@ impl CatalogStore {
     /// # Errors
     /// The stored catalog could not be read.
     pub async fn loaded(&self) -> Result<(), SqlError> {
-        if self.good_until.lock().is_zero() {
+        if self.pins.lock().good_until.is_empty() {
             self.refresh().await?;
         }
         Ok(())
