@@ -36,6 +36,7 @@ states! {
     NULL_VALUE_NOT_ALLOWED = "22004", "NULL where none may be";
     INVALID_DATETIME_FORMAT = "22007", "not a date or time";
     DATETIME_FIELD_OVERFLOW = "22008", "a date or time out of range";
+    INVALID_TIME_ZONE_DISPLACEMENT = "22009", "an offset from UTC out of range";
     SUBSTRING_ERROR = "22011", "negative substring length";
     DIVISION_BY_ZERO = "22012", "division by zero";
     INTERVAL_FIELD_OVERFLOW = "22015", "an interval out of range";
@@ -472,6 +473,10 @@ fn plan_error(message: &str) -> SqlError {
         SqlState::DATATYPE_MISMATCH
     } else if has("specified more than once") && has("WITH query") {
         SqlState::DUPLICATE_ALIAS
+    } else if let Some(window) = message.strip_suffix(" is not defined!") {
+        let name = window.trim_start_matches("The window ");
+        let message = format!("window \"{name}\" does not exist");
+        return SqlError::new(SqlState::UNDEFINED_OBJECT, message);
     } else if has("LIMIT must be >= 0") {
         SqlState::INVALID_ROW_COUNT_IN_LIMIT
     } else if has("OFFSET must be >=0") {

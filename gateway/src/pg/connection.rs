@@ -16,13 +16,14 @@ use pgwire::messages::response::EmptyQueryResponse;
 use pgwire::messages::startup::ParameterStatus;
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::types::Format;
+use quorate_planner::parse::{Statement, StatementKind};
+use quorate_planner::types::{Format, zone};
 use tokio::sync::Notify;
 
 use super::extended::Extended;
 use super::reply;
 use super::wire::{Phase, Wire, WireError};
-use crate::session::{Outcome, Ready, RowSource, Session};
+use crate::session::{Outcome, Ready, RowSource, Session, Status};
 
 /// A running connection.
 ///
@@ -204,7 +205,7 @@ impl Connection {
         let statements = self.session.split(text)?;
         let last = statements.len().saturating_sub(1);
         for (i, statement) in statements.into_iter().enumerate() {
-            let ready = self.session.prepare(statement, &[]).await?;
+            let ready = self.prepare(statement, &[]).await?;
             let outcome = self.run(&ready, Vec::new()).await?;
             self.put_asides()?;
             self.forget_statements();
@@ -237,12 +238,45 @@ impl Connection {
         }
     }
 
+    /// Makes a statement ready to run; an `EXECUTE` is the statement it names.
+    async fn prepare(
+        &mut self,
+        statement: Statement,
+        oids: &[u32],
+    ) -> Result<Arc<Ready>, SqlError> {
+        if let StatementKind::Execute { name, args } = &statement.kind {
+            let prepared = self.extended.find(name)?.clone();
+            return self.session.executing(&statement, &prepared, args);
+        }
+        self.session.prepare_described(statement, oids).await
+    }
+
+    /// Keeps what a `PREPARE` names, and looks whether there is what a `DEALLOCATE` names.
+    async fn name_statement(&mut self, ready: &Ready) -> Result<(), SqlError> {
+        match ready.kind() {
+            StatementKind::Deallocate(Some(name)) if self.session.status() != Status::Failed => {
+                self.extended.find(name).map(|_| ())
+            }
+            StatementKind::Prepare { name, .. } => {
+                if self.extended.statement(name).is_some() {
+                    return Err(duplicate(name));
+                }
+                if let Some((name, prepared)) = self.session.named_by(ready).await? {
+                    self.extended.put_statement(name, prepared);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Runs a statement, to be cancelled unless it decides a transaction.
     async fn run(
         &mut self,
         ready: &Arc<Ready>,
         params: crate::session::Params,
     ) -> Result<Outcome, SqlError> {
+        self.name_statement(ready).await?;
         if ready.decides_transaction() {
             return self.session.run(ready, params).await;
         }
@@ -263,6 +297,7 @@ impl Connection {
     ) -> Result<(usize, bool), Failure> {
         let shapes: Vec<_> =
             rows.columns.iter().map(|c| c.ty).zip(formats.iter().copied()).collect();
+        let in_zone = self.session.time_zone();
         let mut sent = 0;
         while sent < limit {
             let cancelled = self.cancelled.clone();
@@ -274,7 +309,10 @@ impl Connection {
             let Some((batch, row)) = next else {
                 return Ok((sent, true));
             };
-            reply::data_row(self.wire.output(), batch, row, &shapes, &mut self.scratch)?;
+            let output = self.wire.output();
+            zone::with(in_zone, || {
+                reply::data_row(output, batch, row, &shapes, &mut self.scratch)
+            })?;
             sent += 1;
             if self.wire.relieve().await? {
                 self.held = None;
@@ -290,11 +328,7 @@ impl Connection {
     ) -> Result<(), Failure> {
         let name = parse.name.unwrap_or_default();
         if !name.is_empty() && self.extended.statement(&name).is_some() {
-            return Err(SqlError::new(
-                SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!("prepared statement \"{name}\" already exists"),
-            )
-            .into());
+            return Err(duplicate(&name).into());
         }
         let mut statements = self.session.split(&parse.query)?;
         if statements.len() > 1 {
@@ -304,13 +338,13 @@ impl Connection {
             .into());
         }
         let statement = statements.pop().ok_or_else(|| SqlError::syntax("no statement"))?;
-        let ready = self.session.prepare_described(statement, &parse.type_oids).await?;
+        let ready = self.prepare(statement, &parse.type_oids).await?;
         self.extended.put_statement(name, ready);
         self.put(PgWireBackendMessage::ParseComplete(ParseComplete::new()))
     }
 
     fn bind(&mut self, bind: pgwire::messages::extendedquery::Bind) -> Result<(), Failure> {
-        self.extended.bind(bind)?;
+        zone::with(self.session.time_zone(), || self.extended.bind(bind))?;
         self.put(PgWireBackendMessage::BindComplete(BindComplete::new()))
     }
 
@@ -363,6 +397,13 @@ impl Connection {
         self.extended.put_portal(name, portal);
         Ok(())
     }
+}
+
+fn duplicate(name: &str) -> SqlError {
+    SqlError::new(
+        SqlState::DUPLICATE_PREPARED_STATEMENT,
+        format!("prepared statement \"{name}\" already exists"),
+    )
 }
 
 fn cancelled_by_user() -> SqlError {

@@ -89,7 +89,7 @@ impl Extended {
                 format!("cursor \"{portal_name}\" already exists"),
             ));
         }
-        let types = ready.param_types();
+        let types = ready.parameters();
         if bind.parameters.len() != types.len() {
             return Err(reply::violation(format!(
                 "bind message supplies {} parameters, but prepared statement \"{name}\" \
@@ -123,7 +123,8 @@ impl Extended {
         self.portals.insert(name, portal);
     }
 
-    fn find(&self, name: &str) -> Result<&Arc<Ready>, SqlError> {
+    /// A prepared statement, or the error that there is none.
+    pub fn find(&self, name: &str) -> Result<&Arc<Ready>, SqlError> {
         self.statements.get(name).ok_or_else(|| {
             let message = if name.is_empty() {
                 String::from("unnamed prepared statement does not exist")
@@ -138,7 +139,7 @@ impl Extended {
     pub fn describe(&self, target: u8, name: &str) -> Result<Vec<PgWireBackendMessage>, SqlError> {
         if target == b'S' {
             let ready = self.find(name)?;
-            let oids = ready.param_types().iter().map(PgType::oid).collect();
+            let oids = ready.parameters().iter().map(PgType::oid).collect();
             let params =
                 PgWireBackendMessage::ParameterDescription(ParameterDescription::new(oids));
             return Ok(vec![params, rows_or_none(ready, &[])]);

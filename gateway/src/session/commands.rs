@@ -15,7 +15,7 @@ use super::{OutColumn, Outcome, Ready, RowSource, Session, State};
 pub(super) fn show_columns(name: Option<&str>) -> Result<Arc<[OutColumn]>, SqlError> {
     Ok(match name {
         Some(name) => text_columns(&[&name.to_ascii_lowercase()]),
-        None => text_columns(&["name", "setting"]),
+        None => text_columns(&["name", "setting", "description"]),
     })
 }
 
@@ -27,7 +27,11 @@ impl Session {
     /// Carries out a statement that is no plan.
     pub(super) async fn command(&mut self, ready: &Arc<Ready>) -> Result<Outcome, SqlError> {
         match &ready.statement.kind {
-            StatementKind::Empty | StatementKind::Plan => Ok(Outcome::Empty),
+            StatementKind::Empty | StatementKind::Plan | StatementKind::Execute { .. } => {
+                Ok(Outcome::Empty)
+            }
+            // The connection keeps what was prepared.
+            StatementKind::Prepare { .. } => Ok(tag("PREPARE")),
             StatementKind::Ddl(op) => {
                 self.check_may_write()?;
                 self.change_schema(op).await?;
@@ -235,9 +239,10 @@ impl Session {
                 RowSource::of_texts(&[&name.to_ascii_lowercase()], vec![vec![value]])?
             }
             None => {
-                let row = |(name, value): (&str, String)| vec![name.to_string(), value];
+                let row =
+                    |(name, value): (&str, String)| vec![name.to_string(), value, String::new()];
                 let rows = self.settings.all().into_iter().map(row).collect();
-                RowSource::of_texts(&["name", "setting"], rows)?
+                RowSource::of_texts(&["name", "setting", "description"], rows)?
             }
         };
         Ok(Outcome::Command { tag: String::from("SHOW"), rows: Some(rows) })

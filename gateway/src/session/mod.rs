@@ -10,6 +10,7 @@
 //!    ([`crate::dist::commit`]), before the client hears of success.
 
 mod commands;
+mod named;
 mod rows;
 mod settings;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::exec::SessionValues;
 use quorate_planner::parse::{Statement, StatementKind};
 use quorate_planner::plan::{ExecContext, Execution, Prepared, Settings};
-use quorate_planner::types::PgType;
+use quorate_planner::types::{PgType, Zone};
 use quorate_proto::Timestamp;
 
 pub use quorate_planner::plan::OutColumn;
@@ -82,11 +83,22 @@ pub struct Ready {
     param_types: Vec<Option<PgType>>,
     plan: Option<Arc<Prepared>>,
     columns: Option<Arc<[OutColumn]>>,
+    /// The arguments of an `EXECUTE`, as SQL.
+    args: Option<Arc<[String]>>,
 }
 
 impl Ready {
-    /// Types of the client's parameters.
-    pub fn param_types(&self) -> &[PgType] {
+    /// Types of the client's parameters; an `EXECUTE` has none.
+    pub fn parameters(&self) -> &[PgType] {
+        if self.args.is_some() { &[] } else { self.param_types() }
+    }
+
+    /// Its statement.
+    pub fn kind(&self) -> &StatementKind {
+        &self.statement.kind
+    }
+
+    fn param_types(&self) -> &[PgType] {
         self.plan.as_ref().map_or(&[][..], |plan| &plan.param_types)
     }
 
@@ -182,6 +194,11 @@ impl Session {
         self.backend_pid = pid;
     }
 
+    /// The zone that text of `timestamptz` is read and written in.
+    pub fn time_zone(&self) -> Zone {
+        self.settings.time_zone()
+    }
+
     /// What `ReadyForQuery` says now.
     pub fn status(&self) -> Status {
         match self.state {
@@ -238,6 +255,7 @@ impl Session {
         if matches!(statement.kind, StatementKind::Plan | StatementKind::Begin(_)) {
             self.gateway.catalog().loaded().await?;
         }
+        self.planner_settings.time_zone = self.settings.time_zone();
         let param_types = param_types.to_vec();
         let (plan, columns) = match &statement.kind {
             StatementKind::Plan => {
@@ -245,10 +263,15 @@ impl Session {
                 let columns = plan.columns.clone().map(Arc::from);
                 (Some(plan), columns)
             }
+            StatementKind::Ddl(op) => {
+                let planner = self.gateway.planner();
+                planner.check_ddl(op, &self.catalog(), &self.planner_settings)?;
+                (None, None)
+            }
             StatementKind::Show(name) => (None, Some(commands::show_columns(name.as_deref())?)),
             _ => (None, None),
         };
-        Ok(Arc::new(Ready { statement, param_types, plan, columns }))
+        Ok(Arc::new(Ready { statement, param_types, plan, columns, args: None }))
     }
 
     /// Like [`Session::prepare`], with the parameter types as the protocol gives them.
@@ -325,8 +348,13 @@ impl Session {
     pub async fn run(&mut self, ready: &Arc<Ready>, params: Params) -> Result<Outcome, SqlError> {
         let statement = &ready.statement;
         self.refuse_when_failed(statement)?;
+        self.planner_settings.time_zone = self.settings.time_zone();
         let Some(described) = &ready.plan else {
             return self.command(ready).await;
+        };
+        let params = match &ready.args {
+            Some(args) => Box::pin(self.argument_values(ready, args)).await?,
+            None => params,
         };
         if matches!(self.state, State::Idle) {
             self.begin_implicit();
@@ -379,6 +407,7 @@ impl Session {
                 backend_pid: self.backend_pid,
                 txn_time_us: begun,
                 statement_time_us: micros(self.gateway.dist().clock().physical()),
+                time_zone: self.settings.time_zone(),
             },
             catalog: open.catalog().clone(),
         })

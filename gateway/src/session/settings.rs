@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_planner::error::{SqlError, SqlState};
+use quorate_planner::types::Zone;
 
 /// How a setting's value is read.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +20,8 @@ enum Kind {
     Int(i64, i64),
     /// Milliseconds, or a number with a unit.
     Millis,
+    /// A time zone.
+    Zone,
     /// Cannot be set.
     Fixed,
 }
@@ -39,7 +42,6 @@ const fn reported(name: &'static str, kind: Kind, default: &'static str) -> Know
     Known { name, kind, default, reported: true }
 }
 
-const UTC: Kind = Kind::OneOf(&["UTC", "GMT", "Etc/UTC", "Z", "+00:00", "0"]);
 const UTF8: Kind = Kind::OneOf(&["UTF8", "UTF-8", "unicode"]);
 const ISO: Kind = Kind::OneOf(&["ISO, MDY", "ISO", "ISO, DMY", "ISO, YMD", "iso,mdy"]);
 const ONLY_ON: Kind = Kind::OneOf(&["on", "true", "yes", "1"]);
@@ -84,7 +86,7 @@ const TABLE: &[Known] = &[
     reported("standard_conforming_strings", ONLY_ON, "on"),
     known("statement_timeout", Kind::Millis, "0"),
     known("synchronous_commit", ONLY_ON, "on"),
-    reported("TimeZone", UTC, "UTC"),
+    reported("TimeZone", Kind::Zone, "UTC"),
     known("transaction_deferrable", ONLY_OFF, "off"),
     known("transaction_isolation", ISOLATION, "repeatable read"),
     known("transaction_read_only", Kind::Bool, "off"),
@@ -94,6 +96,7 @@ const TABLE: &[Known] = &[
 ///
 /// # Invariants
 /// * `values` holds only names of the table, as the table spells them.
+/// * `zone` is the zone that `TimeZone` names.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
     values: BTreeMap<&'static str, String>,
@@ -104,6 +107,8 @@ pub struct SessionSettings {
     local: BTreeSet<&'static str>,
     changed: BTreeSet<&'static str>,
     user: String,
+    /// The value of `TimeZone`.
+    zone: Zone,
 }
 
 fn find(name: &str) -> Result<&'static Known, SqlError> {
@@ -133,6 +138,7 @@ impl SessionSettings {
             local: BTreeSet::new(),
             changed: BTreeSet::new(),
             user: user.to_string(),
+            zone: Zone::utc(),
         }
     }
 
@@ -141,6 +147,7 @@ impl SessionSettings {
         let known = find(name)?;
         let value = check(known, value)?;
         self.at_start.insert(known.name, value);
+        self.find_zone();
         Ok(())
     }
 
@@ -194,18 +201,31 @@ impl SessionSettings {
             None => self.values.remove(known.name),
         };
         self.changed.insert(known.name);
+        self.find_zone();
         Ok(())
+    }
+
+    fn find_zone(&mut self) {
+        let named = self.get("TimeZone").ok().and_then(|name| Zone::of_setting(&name));
+        self.zone = named.unwrap_or_default();
+    }
+
+    /// The session's time zone.
+    pub fn time_zone(&self) -> Zone {
+        self.zone
     }
 
     /// `RESET ALL`, `DISCARD ALL`
     pub fn reset_all(&mut self) {
         self.changed.extend(self.values.keys());
         self.values.clear();
+        self.find_zone();
     }
 
     /// The transaction ended: its `SET LOCAL` are undone, after a rollback its `SET` too.
     pub fn transaction_ended(&mut self, committed: bool) {
         let per_transaction = ["transaction_isolation", "transaction_read_only"];
+        let zone = self.undo.contains_key("TimeZone");
         for (name, before) in std::mem::take(&mut self.undo) {
             if committed && !self.local.contains(name) && !per_transaction.contains(&name) {
                 continue;
@@ -217,6 +237,9 @@ impl SessionSettings {
             self.changed.insert(name);
         }
         self.local.clear();
+        if zone {
+            self.find_zone();
+        }
     }
 
     /// What the client is told at the start.
@@ -295,6 +318,9 @@ fn check(known: &Known, value: &str) -> Result<String, SqlError> {
             let number: i64 = value.parse().map_err(|_| invalid())?;
             (least..=most).contains(&number).then(|| number.to_string()).ok_or_else(invalid)
         }
+        Kind::Zone => {
+            Zone::of_setting(value).map(|zone| zone.name().to_string()).ok_or_else(invalid)
+        }
         Kind::Millis => millis(value).map(|ms| ms.to_string()).ok_or_else(invalid),
     }
 }
@@ -302,7 +328,7 @@ fn check(known: &Known, value: &str) -> Result<String, SqlError> {
 /// Spellings of the only value are shown as that value; isolation levels as the one they run as.
 fn shown(known: &Known, values: &[&str], allowed: &str) -> String {
     match known.name {
-        "TimeZone" | "application_name" => allowed.to_string(),
+        "application_name" => allowed.to_string(),
         _ => values[0].to_string(),
     }
 }
@@ -343,7 +369,6 @@ mod tests {
         let mut s = SessionSettings::new("u");
         let state = |r: Result<(), SqlError>| r.unwrap_err().sqlstate;
         let refused = SqlState::FEATURE_NOT_SUPPORTED;
-        assert_eq!(state(s.set("TimeZone", Some("Europe/Berlin"), false, false)), refused);
         assert_eq!(state(s.set("lock_timeout", Some("5"), false, false)), refused);
         let serializable =
             s.set("default_transaction_isolation", Some("serializable"), false, false);
@@ -351,6 +376,22 @@ mod tests {
         assert_eq!(state(s.set("nonsense", Some("1"), false, false)), SqlState::UNDEFINED_OBJECT);
         let fixed = s.set("server_version", Some("16"), false, false);
         assert_eq!(state(fixed), SqlState::CANT_CHANGE_RUNTIME_PARAM);
+    }
+
+    #[test]
+    fn a_time_zone_is_found_by_name_and_goes_with_its_transaction() {
+        let mut s = SessionSettings::new("u");
+        let wrong = s.set("TimeZone", Some("Nowhere/Nothing"), false, false).unwrap_err();
+        assert_eq!(wrong.sqlstate, SqlState::INVALID_PARAMETER_VALUE);
+        s.set("timezone", Some("europe/berlin"), false, false).unwrap();
+        assert_eq!(s.get("TimeZone").unwrap(), "Europe/Berlin");
+        assert_eq!(s.time_zone().name(), "Europe/Berlin");
+        s.set("timezone", Some("Asia/Tokyo"), true, true).unwrap();
+        assert_eq!(s.time_zone().name(), "Asia/Tokyo");
+        s.transaction_ended(true);
+        assert_eq!(s.time_zone().name(), "Europe/Berlin");
+        s.reset_all();
+        assert!(s.time_zone().is_utc());
     }
 
     #[test]

@@ -5,6 +5,10 @@ use datafusion::sql::sqlparser::ast::{
     ObjectType, Statement, TableConstraint, TimezoneInfo,
 };
 
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+
 use super::ddl::{DdlOp, NewColumn, NewKey};
 use super::defs::DefaultExpr;
 use crate::error::{SqlError, SqlResult, SqlState};
@@ -68,6 +72,16 @@ pub fn pg_type(ty: &DataType) -> SqlResult<PgType> {
     };
     PgType::with_modifiers(name, &modifiers)?
         .ok_or_else(|| SqlError::internal("a type without a name"))
+}
+
+/// A type by its name in SQL.
+pub fn type_named(text: &str) -> SqlResult<PgType> {
+    let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(text)?;
+    let ty = parser.parse_data_type()?;
+    if parser.peek_token().token != Token::EOF {
+        return Err(SqlError::syntax(format!("syntax error at or near \"{text}\"")));
+    }
+    pg_type(&ty)
 }
 
 fn custom(name: &ObjectName, modifiers: &[String]) -> SqlResult<PgType> {

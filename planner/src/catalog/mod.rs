@@ -17,7 +17,7 @@ pub mod snapshot;
 
 pub use codec::{catalog_span, decode_catalog, decode_version, version_key};
 pub use ddl::{CatalogChange, DdlOp, NewColumn, NewKey};
-pub use ddl_parse::{ddl_op, object_name, pg_type};
+pub use ddl_parse::{ddl_op, object_name, pg_type, type_named};
 pub use defs::{
     ColumnDef, ColumnId, DefaultExpr, IndexColumn, IndexDef, IndexId, IndexState, TableDef, TableId,
 };

@@ -7,9 +7,11 @@
 //! * [`plan`]: from the parsed statement to a [`DmlPlan`].
 //! * [`run`]: the execution of a [`DmlPlan`].
 //! * [`mod@write`]: constraints, row and index writes.
+//! * [`conflict`]: `ON CONFLICT`.
 //! * [`backfill`]: the entries of an index for rows that are there already.
 
 pub mod backfill;
+pub mod conflict;
 pub mod plan;
 pub mod run;
 pub mod write;
@@ -23,10 +25,7 @@ use crate::plan::instance::Template;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DmlKind {
     /// The query's columns are the table's.
-    Insert {
-        /// `ON CONFLICT DO NOTHING`
-        skip_conflicts: bool,
-    },
+    Insert,
     /// The query's columns are the table's before, then the new values of the assigned ones.
     Update,
     /// The query's columns are the table's.
@@ -46,4 +45,6 @@ pub struct DmlPlan {
     pub assigned: Vec<usize>,
     /// The plan of RETURNING, over the rows written (or, for DELETE, removed).
     pub returning: Option<Arc<Template>>,
+    /// For INSERT: what happens to a row whose key is taken.
+    pub conflict: conflict::Conflict,
 }

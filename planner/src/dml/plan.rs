@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::{self, SetExpr};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::conflict::{self, Conflict};
 use super::{DmlKind, DmlPlan};
 use crate::catalog::{ColumnDef, TableDef};
 use crate::error::{SqlError, SqlResult, SqlState};
@@ -30,7 +31,7 @@ fn parse_own(sql: &str) -> SqlResult<ast::Statement> {
     }
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -51,10 +52,14 @@ fn visible_column(table: &TableDef, name: &str) -> SqlResult<usize> {
     })
 }
 
-fn no_repeats(table: &TableDef, places: &[usize]) -> SqlResult<()> {
+fn no_repeats(table: &TableDef, places: &[usize], update: bool) -> SqlResult<()> {
     for (i, place) in places.iter().enumerate() {
         if places[..i].contains(place) {
             let name = &table.columns[*place].name;
+            if update {
+                let message = format!("multiple assignments to same column \"{name}\"");
+                return Err(SqlError::syntax(message));
+            }
             let message = format!("column \"{name}\" specified more than once");
             return Err(SqlError::new(SqlState::DUPLICATE_COLUMN, message));
         }
@@ -70,16 +75,11 @@ pub fn insert(build: &mut Build<'_>, insert: ast::Insert) -> SqlResult<DmlPlan> 
     if insert.overwrite || insert.partitioned.is_some() || insert.replace_into {
         return Err(SqlError::unsupported("this form of INSERT"));
     }
-    let skip_conflicts = match &insert.on {
-        None => false,
-        Some(ast::OnInsert::OnConflict(conflict))
-            if matches!(conflict.action, ast::OnConflictAction::DoNothing) =>
-        {
-            true
-        }
-        Some(_) => return Err(SqlError::unsupported("ON CONFLICT DO UPDATE")),
-    };
     let table = build.target(name)?;
+    let alias = match &insert.table_alias {
+        Some(alias) => folded(&alias.alias),
+        None => table.name.clone(),
+    };
     let mut places = Vec::new();
     for column in &insert.columns {
         places.push(visible_column(&table, &last_name(column))?);
@@ -88,13 +88,13 @@ pub fn insert(build: &mut Build<'_>, insert: ast::Insert) -> SqlResult<DmlPlan> 
     if !named {
         places = (0..table.columns.len()).filter(|i| !table.columns[*i].hidden).collect();
     }
-    no_repeats(&table, &places)?;
+    no_repeats(&table, &places, false)?;
     let source = insert_source(build, &table, &mut places, named, insert.source)?;
     let plan = insert_projection(build, &table, &places, source)?;
     let source = build.template(plan)?;
-    let returning = returning(build, &table, insert.returning, &table.name)?;
-    let kind = DmlKind::Insert { skip_conflicts };
-    Ok(DmlPlan { table, kind, source, assigned: vec![], returning })
+    let returning = returning(build, &table, insert.returning, &alias)?;
+    let conflict = conflict::plan(build, &table, &alias, insert.on)?;
+    Ok(DmlPlan { table, kind: DmlKind::Insert, source, assigned: vec![], returning, conflict })
 }
 
 fn last_name(name: &ast::ObjectName) -> String {
@@ -125,6 +125,7 @@ fn insert_source(
                 if is_default(expr) {
                     *expr = parse_expr(default_sql(column))?;
                 }
+                float_text(expr, column.ty);
                 build.expect(expr, column.ty);
             }
         }
@@ -135,9 +136,50 @@ fn insert_source(
             }
         }
     }
+    values_as_query(&mut query)?;
     let plan = build.logical(ast::Statement::Query(query), Scope::default())?;
     check_width(plan.schema().fields().len(), places, named)?;
     coerce_literals(plan, table, places)
+}
+
+/// A number with an exponent is read by a float column as it stands.
+fn float_text(expr: &mut ast::Expr, ty: PgType) {
+    if matches!(ty, PgType::Float4 | PgType::Float8)
+        && let Some(text) = crate::parse::rewrite::exponent(expr)
+    {
+        *expr = ast::Expr::value(ast::Value::SingleQuotedString(text));
+    }
+}
+
+/// Rows with subqueries as a query: DataFusion computes VALUES before it runs them.
+fn values_as_query(query: &mut ast::Query) -> SqlResult<()> {
+    let SetExpr::Values(values) = query.body.as_ref() else { return Ok(()) };
+    let subquery = |expr: &ast::Expr| {
+        matches!(
+            expr,
+            ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. }
+        )
+    };
+    let has = |expr: &ast::Expr| {
+        let mut found = false;
+        let _ = ast::visit_expressions(expr, |e| {
+            found |= subquery(e);
+            std::ops::ControlFlow::<()>::Continue(())
+        });
+        found
+    };
+    if !values.rows.iter().any(|row| row.iter().any(has)) {
+        return Ok(());
+    }
+    let selects = values.rows.iter().map(|row| {
+        let list: Vec<String> = row.iter().map(ToString::to_string).collect();
+        format!("SELECT {}", list.join(", "))
+    });
+    let sql = selects.collect::<Vec<_>>().join(" UNION ALL ");
+    if let ast::Statement::Query(as_query) = parse_own(&sql)? {
+        query.body = as_query.body;
+    }
+    Ok(())
 }
 
 fn check_width(width: usize, places: &mut Vec<usize>, named: bool) -> SqlResult<()> {
@@ -220,11 +262,27 @@ fn insert_projection(
 }
 
 /// A column's default, brought to its type.
-fn default_expr(build: &mut Build<'_>, column: &ColumnDef) -> SqlResult<Expr> {
+pub fn default_expr(build: &mut Build<'_>, column: &ColumnDef) -> SqlResult<Expr> {
     if column.default.is_none() {
         return Ok(Expr::Literal(ScalarValue::try_from(&column.ty.arrow())?, None));
     }
     let statement = parse_own(&format!("SELECT {}", default_sql(column)))?;
+    let refuse = |what: &str| {
+        let message = format!("cannot use {what} in DEFAULT expression");
+        Err(SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, message))
+    };
+    let found = ast::visit_expressions(&statement, |expr| match expr {
+        ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_) => {
+            std::ops::ControlFlow::Break("column reference")
+        }
+        ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. } => {
+            std::ops::ControlFlow::Break("subquery")
+        }
+        _ => std::ops::ControlFlow::Continue(()),
+    });
+    if let std::ops::ControlFlow::Break(what) = found {
+        return refuse(what);
+    }
     let plan = build.logical(statement, Scope::default())?;
     let plan = build.engine.analyze(plan)?;
     let ty = PgType::of_field(plan.schema().field(0))?;
@@ -289,12 +347,43 @@ pub fn update(build: &mut Build<'_>, update: ast::Update) -> SqlResult<DmlPlan> 
     }
     let (table, alias) = target_of(build, &update.table.relation)?;
     let assignments = assignments(&table, update.assignments)?;
+    let mut from = format!("FROM {}", target_sql(&table, &alias));
+    match update.from {
+        Some(ast::UpdateTableFromKind::BeforeSet(more))
+        | Some(ast::UpdateTableFromKind::AfterSet(more)) => {
+            for item in more {
+                from.push_str(&format!(", {item}"));
+            }
+        }
+        None => {}
+    }
+    if let Some(selection) = update.selection {
+        from.push_str(&format!(" WHERE {selection}"));
+    }
+    let scope = Scope { hidden: true, ..Scope::default() };
+    let (plan, assigned) = changed_rows(build, &table, &alias, assignments, &from, scope)?;
+    let source = build.template(plan)?;
+    let returning = returning(build, &table, update.returning, &alias)?;
+    let conflict = Conflict::Fail;
+    Ok(DmlPlan { table, kind: DmlKind::Update, source, assigned, returning, conflict })
+}
+
+/// A query of all columns of the rows that change, then the new values of the assigned ones.
+pub(super) fn changed_rows(
+    build: &mut Build<'_>,
+    table: &Arc<TableDef>,
+    alias: &str,
+    assignments: Vec<(usize, ast::Expr)>,
+    from: &str,
+    scope: Scope,
+) -> SqlResult<(LogicalPlan, Vec<usize>)> {
     let assigned: Vec<usize> = assignments.iter().map(|(place, _)| *place).collect();
-    no_repeats(&table, &assigned)?;
-    let mut list = all_columns(&table, &alias);
+    no_repeats(table, &assigned, true)?;
+    let mut list = all_columns(table, alias);
     for (i, (place, expr)) in assignments.into_iter().enumerate() {
         let column = &table.columns[place];
-        let expr = if is_default(&expr) { parse_expr(default_sql(column))? } else { expr };
+        let mut expr = if is_default(&expr) { parse_expr(default_sql(column))? } else { expr };
+        float_text(&mut expr, column.ty);
         build.expect(&expr, column.ty);
         let literal = untyped_literal(&expr).filter(|_| !column.ty.is_string());
         let text = match literal {
@@ -306,20 +395,8 @@ pub fn update(build: &mut Build<'_>, update: ast::Update) -> SqlResult<DmlPlan> 
         };
         list.push(format!("{text} AS \"quorate_new_{i}\""));
     }
-    let mut sql = format!("SELECT {} FROM {}", list.join(", "), target_sql(&table, &alias));
-    match update.from {
-        Some(ast::UpdateTableFromKind::BeforeSet(from))
-        | Some(ast::UpdateTableFromKind::AfterSet(from)) => {
-            for item in from {
-                sql.push_str(&format!(", {item}"));
-            }
-        }
-        None => {}
-    }
-    if let Some(selection) = update.selection {
-        sql.push_str(&format!(" WHERE {selection}"));
-    }
-    let plan = build.logical(parse_own(&sql)?, Scope { hidden: true, ..Scope::default() })?;
+    let sql = format!("SELECT {} {from}", list.join(", "));
+    let plan = build.logical(parse_own(&sql)?, scope)?;
     let plan = build.engine.analyze(plan)?;
     let schema = Arc::clone(plan.schema());
     let mut exprs = Vec::new();
@@ -336,9 +413,7 @@ pub fn update(build: &mut Build<'_>, update: ast::Update) -> SqlResult<DmlPlan> 
         exprs.push(expr);
     }
     let plan = LogicalPlanBuilder::from(plan).project(exprs)?.build()?;
-    let source = build.template(plan)?;
-    let returning = returning(build, &table, update.returning, &alias)?;
-    Ok(DmlPlan { table, kind: DmlKind::Update, source, assigned, returning })
+    Ok((plan, assigned))
 }
 
 /// A literal that takes its type from where it stands.
@@ -353,7 +428,7 @@ fn untyped_literal(expr: &ast::Expr) -> Option<&str> {
     }
 }
 
-fn assignments(
+pub(super) fn assignments(
     table: &TableDef,
     assignments: Vec<ast::Assignment>,
 ) -> SqlResult<Vec<(usize, ast::Expr)>> {
@@ -403,5 +478,6 @@ pub fn delete(build: &mut Build<'_>, delete: ast::Delete) -> SqlResult<DmlPlan> 
     let plan = build.logical(parse_own(&sql)?, Scope { hidden: true, ..Scope::default() })?;
     let source = build.template(plan)?;
     let returning = returning(build, &table, delete.returning, &alias)?;
-    Ok(DmlPlan { table, kind: DmlKind::Delete, source, assigned: vec![], returning })
+    let (kind, conflict) = (DmlKind::Delete, Conflict::Fail);
+    Ok(DmlPlan { table, kind, source, assigned: vec![], returning, conflict })
 }

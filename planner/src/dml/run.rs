@@ -9,6 +9,7 @@ use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use futures::StreamExt;
 
+use super::conflict::Conflict;
 use super::write::{Writes, check_not_null, entries_of};
 use super::{DmlKind, DmlPlan};
 use crate::catalog::{CatalogSnapshot, IndexId, TableDef, describe_key};
@@ -48,6 +49,7 @@ pub async fn run(plan: &DmlPlan, context: DmlContext) -> SqlResult<(String, Opti
         returned: Vec::new(),
         seen: HashSet::new(),
         given: HashSet::new(),
+        met: HashSet::new(),
     };
     // A statement sees the table as it was: nothing is written before the last row is read.
     while let Some(batch) = stream.next().await.transpose()? {
@@ -58,7 +60,7 @@ pub async fn run(plan: &DmlPlan, context: DmlContext) -> SqlResult<(String, Opti
     drop(stream);
     let (rows, returned) = statement.finish().await?;
     let tag = match plan.kind {
-        DmlKind::Insert { .. } => format!("INSERT 0 {rows}"),
+        DmlKind::Insert => format!("INSERT 0 {rows}"),
         DmlKind::Update => format!("UPDATE {rows}"),
         DmlKind::Delete => format!("DELETE {rows}"),
     };
@@ -73,9 +75,9 @@ pub async fn run(plan: &DmlPlan, context: DmlContext) -> SqlResult<(String, Opti
 }
 
 /// One execution of a statement.
-struct Statement<'a> {
-    plan: &'a DmlPlan,
-    context: &'a DmlContext,
+pub(super) struct Statement<'a> {
+    pub(super) plan: &'a DmlPlan,
+    pub(super) context: &'a DmlContext,
     writes: Writes,
     rows: usize,
     /// Rows for RETURNING.
@@ -83,7 +85,9 @@ struct Statement<'a> {
     /// Keys of rows touched so far: a join may bring a row twice, only the first counts.
     seen: HashSet<Bytes>,
     /// Unique keys that rows of this statement were given.
-    given: HashSet<Bytes>,
+    pub(super) given: HashSet<Bytes>,
+    /// Unique keys looked for because of ON CONFLICT.
+    pub(super) met: HashSet<Bytes>,
 }
 
 impl Statement<'_> {
@@ -93,22 +97,33 @@ impl Statement<'_> {
 
     async fn take(&mut self, batch: RecordBatch) -> SqlResult<()> {
         match self.plan.kind {
-            DmlKind::Insert { skip_conflicts } => self.insert(batch, skip_conflicts).await,
-            DmlKind::Update => self.update(&batch),
+            DmlKind::Insert => self.insert(batch).await,
+            DmlKind::Update => self.change(&batch, &self.plan.assigned),
             DmlKind::Delete => self.delete(&batch),
         }
     }
 
-    async fn insert(&mut self, batch: RecordBatch, skip_conflicts: bool) -> SqlResult<()> {
+    async fn insert(&mut self, batch: RecordBatch) -> SqlResult<()> {
         let batch = with_row_ids(&self.plan.table, batch)?;
         check_not_null(self.table(), &batch)?;
-        let batch = if skip_conflicts { self.without_conflicts(batch).await? } else { batch };
+        match &self.plan.conflict {
+            Conflict::Fail => self.put(&batch),
+            Conflict::Skip(index) => {
+                let batch = self.without_conflicts(batch, *index).await?;
+                self.put(&batch)
+            }
+            Conflict::Update(update) => self.upsert(batch, update).await,
+        }
+    }
+
+    /// New rows.
+    pub(super) fn put(&mut self, batch: &RecordBatch) -> SqlResult<()> {
         for at in 0..batch.num_rows() {
-            self.give(&batch, at)?;
-            self.writes.insert(&self.plan.table, &batch, at, self.rows)?;
+            self.give(batch, at)?;
+            self.writes.insert(&self.plan.table, batch, at, self.rows)?;
             self.rows += 1;
         }
-        self.returned(&batch)
+        self.returned(batch)
     }
 
     /// Refuses a second row of this statement with the same unique key.
@@ -121,41 +136,14 @@ impl Statement<'_> {
         Ok(())
     }
 
-    /// The rows whose unique keys are all free.
-    async fn without_conflicts(&mut self, batch: RecordBatch) -> SqlResult<RecordBatch> {
-        let mut keys = Vec::new();
-        for at in 0..batch.num_rows() {
-            let entries = entries_of(&self.plan.table, &batch, at)?;
-            keys.extend(entries.into_iter().filter(|e| e.3).map(|e| (at, e.0)));
-        }
-        let mut taken = HashSet::new();
-        for some in keys.chunks(GETS_PER_REQUEST) {
-            let wanted = some.iter().map(|(_, key)| key.clone()).collect();
-            let values = self.context.txn.get(wanted).await?;
-            let there = some.iter().zip(values).filter(|(_, value)| value.is_some());
-            taken.extend(there.map(|((at, _), _)| *at));
-        }
-        let mut inside: HashSet<Bytes> = HashSet::new();
-        let mut kept = Vec::new();
-        for at in 0..batch.num_rows() {
-            let own: Vec<&Bytes> =
-                keys.iter().filter(|(row, _)| *row == at).map(|(_, key)| key).collect();
-            let clash = own.iter().any(|k| inside.contains(*k) || self.given.contains(*k));
-            if !taken.contains(&at) && !clash {
-                inside.extend(own.into_iter().cloned());
-                kept.push(at as u64);
-            }
-        }
-        Ok(take_record_batch(&batch, &UInt64Array::from(kept))?)
-    }
-
-    fn update(&mut self, batch: &RecordBatch) -> SqlResult<()> {
+    /// Rows before, and the new values of the assigned columns behind them.
+    pub(super) fn change(&mut self, batch: &RecordBatch, assigned: &[usize]) -> SqlResult<()> {
         let table = &self.plan.table;
         let width = table.columns.len();
         let batch = self.first_of_each(batch)?;
         let old: Vec<ArrayRef> = batch.columns()[..width].to_vec();
         let mut new = old.clone();
-        for (n, place) in self.plan.assigned.iter().enumerate() {
+        for (n, place) in assigned.iter().enumerate() {
             new[*place] = Arc::clone(batch.column(width + n));
         }
         let schema = table_schema(table);

@@ -24,6 +24,7 @@ use futures::{StreamExt, stream};
 
 use super::rows::{ParamValues, ParamValuesExec};
 use super::run::RunCell;
+use super::series::{Series, SeriesExec};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::exec::access::Source;
 
@@ -105,6 +106,9 @@ impl ExtensionPlanner for LimitPlanner {
         if let Some(values) = any.downcast_ref::<ParamValues>() {
             let values = ParamValuesExec::try_new(values, Arc::clone(&self.cell))?;
             return Ok(Some(Arc::new(values)));
+        }
+        if let Some(series) = any.downcast_ref::<Series>() {
+            return Ok(Some(Arc::new(SeriesExec::try_new(series)?)));
         }
         let Some(limit) = any.downcast_ref::<ParamLimit>() else { return Ok(None) };
         let [input] = physical_inputs else { return internal_err!("a limit has one input") };

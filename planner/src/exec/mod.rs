@@ -8,6 +8,7 @@
 //! * [`mod@concat`]: several inputs one after another, without tasks.
 //! * [`values`]: rows handed to a plan at execution.
 //! * [`rows`]: VALUES with parameters.
+//! * [`series`]: `generate_series`.
 //! * [`limit`]: LIMIT and OFFSET by parameters.
 
 pub mod access;
@@ -18,6 +19,7 @@ pub mod lookup;
 pub mod rows;
 pub mod run;
 pub mod scan;
+pub mod series;
 pub mod values;
 
 pub use run::{RunCell, RunState, SessionValues, Slot};

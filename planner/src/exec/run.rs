@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use crate::error::{SqlError, SqlResult};
 use crate::kv::KvTxn;
+use crate::types::Zone;
 
 /// Name of the function a parameter becomes in a physical plan.
 pub const PARAMETER_FUNCTION: &str = "quorate_parameter";
@@ -36,6 +37,8 @@ pub struct SessionValues {
     pub txn_time_us: i64,
     /// `statement_timestamp()`: microseconds since 1970 at the start of the statement.
     pub statement_time_us: i64,
+    /// `TimeZone`
+    pub time_zone: Zone,
 }
 
 /// One execution of a plan instance.
@@ -87,9 +90,9 @@ pub enum Slot {
     TxnTime,
     /// `statement_timestamp()`
     StatementTime,
-    /// `current_date` (UTC)
+    /// `current_date`
     CurrentDate,
-    /// `localtimestamp` (UTC)
+    /// `localtimestamp`
     LocalTimestamp,
     /// `current_user`
     User,
@@ -140,6 +143,7 @@ impl Slot {
     pub fn value(&self, state: &RunState) -> SqlResult<ScalarValue> {
         let zone = || Some(Arc::from("+00:00"));
         let session = &state.session;
+        let local = || session.time_zone.local(session.txn_time_us);
         Ok(match self {
             Slot::Param(i) => state.params.get(*i).cloned().ok_or_else(|| {
                 SqlError::internal(format!("there is no value for parameter ${}", i + 1))
@@ -149,12 +153,9 @@ impl Slot {
                 ScalarValue::TimestampMicrosecond(Some(session.statement_time_us), zone())
             }
             Slot::CurrentDate => ScalarValue::Date32(Some(
-                i32::try_from(session.txn_time_us.div_euclid(MICROSECONDS_PER_DAY))
-                    .unwrap_or(i32::MAX),
+                i32::try_from(local().div_euclid(MICROSECONDS_PER_DAY)).unwrap_or(i32::MAX),
             )),
-            Slot::LocalTimestamp => {
-                ScalarValue::TimestampMicrosecond(Some(session.txn_time_us), None)
-            }
+            Slot::LocalTimestamp => ScalarValue::TimestampMicrosecond(Some(local()), None),
             Slot::User => ScalarValue::Utf8(Some(session.user.clone())),
             Slot::Database => ScalarValue::Utf8(Some(session.database.clone())),
             Slot::BackendPid => ScalarValue::Int32(Some(session.backend_pid)),

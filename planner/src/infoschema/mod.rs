@@ -1,8 +1,12 @@
 //! `information_schema` and `pg_catalog`: tables of rows made from the catalog, as far as clients
 //! and shells ask for them.
 
+mod empty;
 mod information;
+mod parts;
 mod pg;
+
+pub use empty::is_empty;
 
 use std::sync::Arc;
 
@@ -80,6 +84,10 @@ pub(crate) fn boolean(value: bool) -> ScalarValue {
     ScalarValue::Boolean(Some(value))
 }
 
+pub(crate) fn float(value: f32) -> ScalarValue {
+    ScalarValue::Float32(Some(value))
+}
+
 pub(crate) fn oid(value: u32) -> ScalarValue {
     ScalarValue::UInt32(Some(value))
 }
@@ -94,7 +102,9 @@ pub fn table(
     let about = About { catalog, database };
     let relation = match schema {
         "information_schema" => information::relation(name, &about),
-        "pg_catalog" => pg::relation(name, &about),
+        "pg_catalog" => pg::relation(name, &about)
+            .or_else(|| parts::relation(name, &about))
+            .or_else(|| empty::relation(name)),
         _ => None,
     };
     relation.map(Relation::finish).transpose()

@@ -2,14 +2,15 @@
 
 use datafusion::common::ScalarValue;
 
-use super::{About, Relation, boolean, int, oid, small, text};
+use super::parts::DEFAULT_COLLATION;
+use super::{About, Relation, boolean, float, int, oid, small, text};
 use crate::catalog::{IndexDef, IndexId, TableDef};
 use crate::plan::functions::SERVER_VERSION;
 use crate::plan::table_oid;
-use crate::types::PgType::{self, Bool, Int2, Int4, Name, Oid, Text};
+use crate::types::PgType::{self, Bool, Float4, Int2, Int4, Name, Oid, Text, TimestampTz};
 
 const PG_CATALOG_OID: u32 = 11;
-const PUBLIC_OID: u32 = 2200;
+pub(super) const PUBLIC_OID: u32 = 2200;
 const INFORMATION_SCHEMA_OID: u32 = 13_000;
 const OWNER_OID: u32 = 10;
 const DATABASE_OID: u32 = 5;
@@ -17,6 +18,8 @@ const UTF8_ENCODING: i32 = 6;
 /// `pg_am` of tables and of indexes, as PostgreSQL numbers them.
 const HEAP_OID: u32 = 2;
 const BTREE_OID: u32 = 403;
+/// `pg_default`
+const TABLESPACE_OID: u32 = 1663;
 /// Where the oids of indexes begin: above those of tables.
 const FIRST_INDEX_OID: u32 = 1 << 31;
 /// Indexes of one table have this many oids.
@@ -35,11 +38,13 @@ pub(super) fn relation(name: &str, about: &About<'_>) -> Option<Relation> {
         "pg_settings" => pg_settings(),
         "pg_roles" => pg_roles(),
         "pg_am" => pg_am(),
+        "pg_proc" => pg_proc(),
+        "pg_tablespace" => pg_tablespace(),
         _ => return None,
     })
 }
 
-fn index_oid(table: &TableDef, index: &IndexDef) -> u32 {
+pub(super) fn index_oid(table: &TableDef, index: &IndexDef) -> u32 {
     let base = u32::try_from(table.id.0).unwrap_or(u32::MAX).saturating_mul(INDEX_OIDS);
     FIRST_INDEX_OID.saturating_add(base).saturating_add(index.id.0)
 }
@@ -71,7 +76,7 @@ fn pg_tables(about: &About<'_>) -> Relation {
 }
 
 /// An index as `CREATE INDEX` would make it.
-fn index_definition(table: &TableDef, index: &IndexDef) -> String {
+pub(super) fn index_definition(table: &TableDef, index: &IndexDef) -> String {
     let columns = index.columns.iter().map(|part| {
         let name = table.column(part.column).map_or("?", |c| c.name.as_str());
         format!("{name}{}", if part.descending { " DESC" } else { "" })
@@ -86,7 +91,7 @@ fn index_definition(table: &TableDef, index: &IndexDef) -> String {
 }
 
 /// The indexes a client sees: not the hidden key of a table without a primary key.
-fn shown_indexes(table: &TableDef) -> impl Iterator<Item = &IndexDef> {
+pub(super) fn shown_indexes(table: &TableDef) -> impl Iterator<Item = &IndexDef> {
     let hidden = table.has_hidden_key();
     table.indexes.iter().filter(move |index| !(hidden && index.id == IndexId::PRIMARY))
 }
@@ -124,6 +129,11 @@ fn pg_database(about: &About<'_>) -> Relation {
         ("datistemplate", Bool),
         ("datallowconn", Bool),
         ("datconnlimit", Int4),
+        ("datlocprovider", Text),
+        ("daticulocale", Text),
+        ("datcollversion", Text),
+        ("datacl", Text),
+        ("dattablespace", Oid),
     ]);
     out.push(vec![
         oid(DATABASE_OID),
@@ -135,6 +145,11 @@ fn pg_database(about: &About<'_>) -> Relation {
         boolean(false),
         boolean(true),
         int(-1),
+        text("c"),
+        ScalarValue::Null,
+        ScalarValue::Null,
+        ScalarValue::Null,
+        oid(TABLESPACE_OID),
     ]);
     out
 }
@@ -155,19 +170,40 @@ fn count(n: usize) -> ScalarValue {
     small(i16::try_from(n).unwrap_or(i16::MAX))
 }
 
+const CLASS_COLUMNS: &[(&str, PgType)] = &[
+    ("oid", Oid),
+    ("relname", Name),
+    ("relnamespace", Oid),
+    ("relowner", Oid),
+    ("relkind", Text),
+    ("relnatts", Int2),
+    ("relhasindex", Bool),
+    ("relispartition", Bool),
+    ("relpersistence", Text),
+    ("relam", Oid),
+    ("reltype", Oid),
+    ("reloftype", Oid),
+    ("relfilenode", Oid),
+    ("reltablespace", Oid),
+    ("relpages", Int4),
+    ("reltuples", Float4),
+    ("reltoastrelid", Oid),
+    ("relisshared", Bool),
+    ("relchecks", Int2),
+    ("relhasrules", Bool),
+    ("relhastriggers", Bool),
+    ("relhassubclass", Bool),
+    ("relrowsecurity", Bool),
+    ("relforcerowsecurity", Bool),
+    ("relispopulated", Bool),
+    ("relreplident", Text),
+    ("relacl", Text),
+    ("reloptions", Text),
+    ("relpartbound", Text),
+];
+
 fn pg_class(about: &About<'_>) -> Relation {
-    let mut out = Relation::new(&[
-        ("oid", Oid),
-        ("relname", Name),
-        ("relnamespace", Oid),
-        ("relowner", Oid),
-        ("relkind", Text),
-        ("relnatts", Int2),
-        ("relhasindex", Bool),
-        ("relispartition", Bool),
-        ("relpersistence", Text),
-        ("relam", Oid),
-    ]);
+    let mut out = Relation::new(CLASS_COLUMNS);
     let mut add = |id: u32, name: &str, kind: &str, columns: usize, indexed: bool| {
         out.push(vec![
             oid(id),
@@ -180,6 +216,25 @@ fn pg_class(about: &About<'_>) -> Relation {
             boolean(false),
             text("p"),
             oid(if kind == "i" { BTREE_OID } else { HEAP_OID }),
+            oid(0),
+            oid(0),
+            oid(id),
+            oid(0),
+            int(0),
+            float(-1.0),
+            oid(0),
+            boolean(false),
+            small(0),
+            boolean(false),
+            boolean(false),
+            boolean(false),
+            boolean(false),
+            boolean(false),
+            boolean(true),
+            text(if kind == "i" { "n" } else { "d" }),
+            ScalarValue::Null,
+            ScalarValue::Null,
+            ScalarValue::Null,
         ]);
     };
     for table in about.catalog.tables() {
@@ -204,6 +259,16 @@ fn pg_attribute(about: &About<'_>) -> Relation {
         ("attisdropped", Bool),
         ("attidentity", Text),
         ("attgenerated", Text),
+        ("attcollation", Oid),
+        ("attstorage", Text),
+        ("attcompression", Text),
+        ("attstattarget", Int4),
+        ("attndims", Int4),
+        ("attislocal", Bool),
+        ("attinhcount", Int4),
+        ("atthasmissing", Bool),
+        ("attacl", Text),
+        ("attoptions", Text),
     ]);
     for table in about.catalog.tables() {
         for (i, column) in table.visible_columns().enumerate() {
@@ -219,10 +284,39 @@ fn pg_attribute(about: &About<'_>) -> Relation {
                 boolean(false),
                 text(""),
                 text(""),
+                oid(collation_of(column.ty)),
+                text(storage_of(column.ty)),
+                text(""),
+                int(-1),
+                int(0),
+                boolean(true),
+                int(0),
+                boolean(false),
+                ScalarValue::Null,
+                ScalarValue::Null,
             ]);
         }
     }
     out
+}
+
+fn collation_of(ty: PgType) -> u32 {
+    match ty {
+        PgType::Name => 950,
+        ty if ty.is_string() => DEFAULT_COLLATION,
+        _ => 0,
+    }
+}
+
+/// `attstorage`: how PostgreSQL would keep values that are long.
+fn storage_of(ty: PgType) -> &'static str {
+    match ty {
+        PgType::Numeric(_) => "m",
+        PgType::Bytea => "x",
+        PgType::Name => "p",
+        ty if ty.is_string() => "x",
+        _ => "p",
+    }
 }
 
 fn pg_index(about: &About<'_>) -> Relation {
@@ -234,6 +328,16 @@ fn pg_index(about: &About<'_>) -> Relation {
         ("indisprimary", Bool),
         ("indisvalid", Bool),
         ("indkey", Text),
+        ("indnkeyatts", Int2),
+        ("indisclustered", Bool),
+        ("indisreplident", Bool),
+        ("indisexclusion", Bool),
+        ("indimmediate", Bool),
+        ("indisready", Bool),
+        ("indislive", Bool),
+        ("indnullsnotdistinct", Bool),
+        ("indexprs", Text),
+        ("indpred", Text),
     ]);
     for table in about.catalog.tables() {
         for index in shown_indexes(table) {
@@ -250,6 +354,16 @@ fn pg_index(about: &About<'_>) -> Relation {
                 boolean(primary),
                 boolean(index.state == crate::catalog::IndexState::Public),
                 text(places.collect::<Vec<_>>().join(" ")),
+                count(index.columns.len()),
+                boolean(false),
+                boolean(false),
+                boolean(false),
+                boolean(true),
+                boolean(true),
+                boolean(true),
+                boolean(false),
+                ScalarValue::Null,
+                ScalarValue::Null,
             ]);
         }
     }
@@ -290,6 +404,10 @@ fn pg_type() -> Relation {
         ("typarray", Oid),
         ("typbasetype", Oid),
         ("typdelim", Text),
+        ("typcollation", Oid),
+        ("typnotnull", Bool),
+        ("typtypmod", Int4),
+        ("typisdefined", Bool),
     ]);
     for ty in TYPES {
         out.push(vec![
@@ -304,6 +422,10 @@ fn pg_type() -> Relation {
             oid(0),
             oid(0),
             text(","),
+            oid(collation_of(ty)),
+            boolean(false),
+            int(-1),
+            boolean(true),
         ]);
     }
     out
@@ -326,8 +448,44 @@ fn pg_settings() -> Relation {
 }
 
 fn pg_roles() -> Relation {
-    let mut out = Relation::new(&[("oid", Oid), ("rolname", Name), ("rolsuper", Bool)]);
-    out.push(vec![oid(OWNER_OID), text("quorate"), boolean(true)]);
+    let mut out = Relation::new(&[
+        ("oid", Oid),
+        ("rolname", Name),
+        ("rolsuper", Bool),
+        ("rolinherit", Bool),
+        ("rolcreaterole", Bool),
+        ("rolcreatedb", Bool),
+        ("rolcanlogin", Bool),
+        ("rolreplication", Bool),
+        ("rolbypassrls", Bool),
+        ("rolconnlimit", Int4),
+        ("rolvaliduntil", TimestampTz),
+    ]);
+    let mut row = vec![oid(OWNER_OID), text("quorate")];
+    row.extend((0..7).map(|_| boolean(true)));
+    row.extend([int(-1), ScalarValue::Null]);
+    out.push(row);
+    out
+}
+
+/// Functions of users, of which there are none.
+fn pg_proc() -> Relation {
+    Relation::new(&[
+        ("oid", Oid),
+        ("proname", Name),
+        ("pronamespace", Oid),
+        ("proowner", Oid),
+        ("prolang", Oid),
+        ("prokind", Text),
+        ("prorettype", Oid),
+        ("pronargs", Int2),
+    ])
+}
+
+fn pg_tablespace() -> Relation {
+    let mut out =
+        Relation::new(&[("oid", Oid), ("spcname", Name), ("spcowner", Oid), ("spcacl", Text)]);
+    out.push(vec![oid(TABLESPACE_OID), text("pg_default"), oid(OWNER_OID), ScalarValue::Null]);
     out
 }
 

@@ -2,7 +2,7 @@
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::tokens::{error_near, is_word, word};
+use super::tokens::{error_near, is_word, position, text_of, word};
 use super::{StatementKind, split};
 use crate::error::{SqlError, SqlResult};
 
@@ -102,6 +102,33 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The texts between the commas of a list in brackets; none if no bracket is next.
+    fn list(&mut self) -> SqlResult<Vec<String>> {
+        let mut out = Vec::new();
+        if !self.take_token(&Token::LParen) {
+            return Ok(out);
+        }
+        let (mut from, mut depth) = (self.at, 0);
+        loop {
+            let Some(token) = self.tokens.get(self.at) else { return Err(self.error()) };
+            let ends = depth == 0 && matches!(token.token, Token::Comma | Token::RParen);
+            if ends {
+                if from == self.at {
+                    return Err(self.error());
+                }
+                out.push(text_of(self.text, &self.tokens[from..self.at]).to_owned());
+                from = self.at + 1;
+            }
+            self.at += 1;
+            match token.token {
+                Token::LParen => depth += 1,
+                Token::RParen if depth == 0 => return Ok(out),
+                Token::RParen => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+
     /// A name that may be qualified; its last part, which must be in schema `public`.
     pub(super) fn object(&mut self) -> SqlResult<String> {
         let mut parts = vec![self.name()?];
@@ -128,8 +155,6 @@ pub fn is_ddl(tokens: &[TokenWithSpan]) -> bool {
 /// First words of statements that are refused.
 const REFUSED: &[&str] = &[
     "copy",
-    "prepare",
-    "execute",
     "listen",
     "unlisten",
     "notify",
@@ -194,12 +219,8 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
             name if name == "all" => StatementKind::Reset(None),
             name => StatementKind::Reset(Some(name)),
         },
-        "discard" => {
-            if !r.take("all") {
-                return Err(SqlError::unsupported("DISCARD other than ALL"));
-            }
-            StatementKind::DiscardAll
-        }
+        "discard" if r.take("all") => StatementKind::DiscardAll,
+        "discard" => return Err(SqlError::unsupported("DISCARD other than ALL")),
         "deallocate" => {
             r.take("prepare");
             match r.take("all") {
@@ -207,6 +228,7 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
                 false => StatementKind::Deallocate(Some(r.name()?)),
             }
         }
+        "prepare" | "execute" => return named(&mut r, &first).map(Some),
         "alter" => match split::split_at(&mut r)? {
             Some(kind) => kind,
             None => return Ok(None),
@@ -220,6 +242,26 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
     };
     r.end()?;
     Ok(Some(kind))
+}
+
+/// What comes behind `PREPARE` and `EXECUTE`.
+fn named(r: &mut Reader<'_>, verb: &str) -> SqlResult<StatementKind> {
+    if verb == "prepare" && r.take("transaction") {
+        return Err(SqlError::unsupported("two-phase commit by the client"));
+    }
+    let name = r.name()?;
+    if verb == "execute" {
+        let args = r.list()?;
+        r.end()?;
+        return Ok(StatementKind::Execute { name, args });
+    }
+    let types = r.list()?;
+    if !r.take("as") || r.peek().is_none() {
+        return Err(r.error());
+    }
+    let rest = &r.tokens[r.at..];
+    let offset = rest.first().map_or(0, |first| position(r.text, first.span.start) - 1);
+    Ok(StatementKind::Prepare { name, types, body: text_of(r.text, rest).into(), offset })
 }
 
 fn refuse_prepared(r: &mut Reader<'_>) -> SqlResult<()> {

@@ -11,7 +11,7 @@ use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::Literal;
-use super::tokens::word;
+use super::tokens::{position, word};
 use crate::types::PgType;
 use crate::types::numeric::Numeric;
 
@@ -32,7 +32,11 @@ pub fn highest_parameter(tokens: &[TokenWithSpan]) -> usize {
 }
 
 /// Replaces literals by parameters where that is safe.
-pub fn lift(mut tokens: Vec<TokenWithSpan>, params: usize) -> (Vec<TokenWithSpan>, Vec<Literal>) {
+pub fn lift(
+    mut tokens: Vec<TokenWithSpan>,
+    params: usize,
+    text: &str,
+) -> (Vec<TokenWithSpan>, Vec<Literal>) {
     let first = tokens.first().and_then(word);
     let plain = matches!(first.as_deref(), Some("select" | "insert" | "update" | "delete"));
     if params > 0 || !plain {
@@ -44,7 +48,11 @@ pub fn lift(mut tokens: Vec<TokenWithSpan>, params: usize) -> (Vec<TokenWithSpan
     }
     let mut lifted = Vec::new();
     for at in places {
-        if let Some(literal) = literal_of(&tokens[at].token) {
+        if let Some(mut literal) = literal_of(&tokens[at].token) {
+            // Only a string can be found to be wrong when it is bound.
+            if literal.ty.is_none() {
+                literal.position = position(text, tokens[at].span.start);
+            }
             lifted.push(literal);
             tokens[at].token = Token::Placeholder(format!("${}", lifted.len()));
         }
@@ -55,7 +63,8 @@ pub fn lift(mut tokens: Vec<TokenWithSpan>, params: usize) -> (Vec<TokenWithSpan
 fn literal_of(token: &Token) -> Option<Literal> {
     match token {
         Token::SingleQuotedString(text) => {
-            Some(Literal { ty: None, value: ScalarValue::Utf8(Some(text.clone())) })
+            let value = ScalarValue::Utf8(Some(text.clone()));
+            Some(Literal { ty: None, value, position: 0 })
         }
         Token::Number(digits, false) => number(digits),
         _ => None,
@@ -65,10 +74,12 @@ fn literal_of(token: &Token) -> Option<Literal> {
 fn number(digits: &str) -> Option<Literal> {
     if digits.bytes().all(|b| b.is_ascii_digit()) {
         if let Ok(n) = digits.parse::<i32>() {
-            return Some(Literal { ty: Some(PgType::Int4), value: ScalarValue::Int32(Some(n)) });
+            let value = ScalarValue::Int32(Some(n));
+            return Some(Literal { ty: Some(PgType::Int4), value, position: 0 });
         }
         let n = digits.parse::<i64>().ok()?;
-        return Some(Literal { ty: Some(PgType::Int8), value: ScalarValue::Int64(Some(n)) });
+        let value = ScalarValue::Int64(Some(n));
+        return Some(Literal { ty: Some(PgType::Int8), value, position: 0 });
     }
     if digits.bytes().any(|b| !b.is_ascii_digit() && b != b'.') {
         return None;
@@ -81,6 +92,7 @@ fn number(digits: &str) -> Option<Literal> {
     Some(Literal {
         ty: Some(PgType::Numeric(Some((38, scale)))),
         value: ScalarValue::Decimal128(Some(mantissa), 38, scale),
+        position: 0,
     })
 }
 

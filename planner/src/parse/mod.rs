@@ -4,10 +4,17 @@
 //! from the tokens ([`commands`], [`split`]); DDL is parsed at once; everything else only when a
 //! plan is made, which a known fingerprint ([`fingerprint`]) spares.
 
+mod check;
 pub mod commands;
 pub mod fingerprint;
+mod locate;
+mod nothing;
+mod regroup;
 pub mod rewrite;
+mod series;
+mod setops;
 pub mod split;
+mod subqueries;
 pub mod tokens;
 
 use std::ops::ControlFlow;
@@ -37,13 +44,17 @@ pub struct Literal {
     pub ty: Option<PgType>,
     /// Its value; of a string, the text.
     pub value: ScalarValue,
+    /// Where it stands: a character of the whole text, counted from 1.
+    pub position: usize,
 }
 
 impl Literal {
     /// The value in the type planning found for it.
     pub fn value_as(&self, ty: PgType) -> SqlResult<ScalarValue> {
         match (&self.ty, &self.value) {
-            (None, ScalarValue::Utf8(Some(text))) => crate::types::text::from_text(text, ty),
+            (None, ScalarValue::Utf8(Some(text))) => {
+                crate::types::text::from_text(text, ty).map_err(|error| error.at(self.position))
+            }
             _ => Ok(self.value.clone()),
         }
     }
@@ -85,6 +96,24 @@ pub enum StatementKind {
     DiscardAll,
     /// `DEALLOCATE`; `None`: `ALL`.
     Deallocate(Option<String>),
+    /// `PREPARE name (types) AS body`
+    Prepare {
+        /// Its name.
+        name: String,
+        /// Types of its parameters, as far as they are said.
+        types: Vec<String>,
+        /// The statement.
+        body: Arc<str>,
+        /// Characters of the text before it.
+        offset: usize,
+    },
+    /// `EXECUTE name (arguments)`
+    Execute {
+        /// The prepared statement.
+        name: String,
+        /// The text of each argument.
+        args: Vec<String>,
+    },
     /// `ALTER TABLE … SPLIT AT VALUES`, `ALTER INDEX … SPLIT AT VALUES`
     SplitAt(SplitTarget, Vec<Vec<Option<String>>>),
     /// `VACUUM`, `ANALYZE`: there is nothing to do; the tag to answer.
@@ -152,7 +181,7 @@ fn statement(whole: &Arc<str>, tokens: Vec<TokenWithSpan>) -> SqlResult<Statemen
             }
             statement.fingerprint = Arc::clone(&statement.text);
         } else {
-            let (tokens, lifted) = fingerprint::lift(tokens, statement.params);
+            let (tokens, lifted) = fingerprint::lift(tokens, statement.params, whole);
             statement.fingerprint = fingerprint::fingerprint(&tokens, &lifted).into();
             statement.tokens = tokens.into();
             statement.lifted = lifted;
@@ -169,42 +198,61 @@ impl Statement {
 
     /// The error with the place of the name it is about, if it tells of one.
     pub fn located(&self, error: SqlError) -> SqlError {
-        tokens::located(error, &self.tokens, &self.whole)
+        locate::located(error, &self.tokens, &self.whole)
     }
 
     /// The syntax tree of a statement that becomes a plan.
     pub fn parse_plan(&self) -> SqlResult<Parsed> {
-        let mut statement = self.tree()?;
-        rewrite::refuse_misread(&statement)?;
-        rewrite::plain(&mut statement)?;
-        let locks = take_locks(&mut statement, &self.tokens)?;
-        if let ast::Statement::Explain { analyze, options, .. } = &mut statement {
-            let named = |o: &ast::UtilityOption| o.name.value.eq_ignore_ascii_case("analyze");
-            let on = |o: &ast::UtilityOption| {
-                o.arg.as_ref().is_none_or(|arg| {
-                    let word = arg.to_string().to_lowercase();
-                    matches!(word.trim_matches('\''), "true" | "on" | "1")
-                })
-            };
-            *analyze |= options.iter().flatten().any(|o| named(o) && on(o));
-        }
-        Ok(Parsed { statement, locks })
+        parsed(&self.tokens, &self.whole)
+    }
+
+    /// The same with the literals as they stand in the text.
+    pub fn parse_literal(&self) -> SqlResult<Parsed> {
+        let tokens = tokens::split(tokens::tokenize(&self.text)?).pop().unwrap_or_default();
+        parsed(&tokens, &self.text)
     }
 
     fn tree(&self) -> SqlResult<ast::Statement> {
-        let tokens = tokens::plain_locks(&self.tokens);
-        let mut parser = Parser::new(&PostgreSqlDialect {})
-            .with_recursion_limit(DEPTH_MAX)
-            .with_tokens_with_locations(tokens);
-        let tree = parser
-            .parse_statement()
-            .map_err(|e| tokens::syntax_error(&e, &self.tokens, &self.whole))?;
-        let next = parser.peek_token();
-        if next.token != datafusion::sql::sqlparser::tokenizer::Token::EOF {
-            return Err(tokens::error_near(&next, &self.whole));
-        }
-        Ok(tree)
+        tree(&self.tokens, &self.whole)
     }
+}
+
+/// The syntax tree of a plan, in the syntax DataFusion takes.
+fn parsed(tokens: &[TokenWithSpan], whole: &str) -> SqlResult<Parsed> {
+    let mut statement = tree(tokens, whole)?;
+    check::check(&statement, whole)?;
+    nothing::forget_arrays(&mut statement);
+    rewrite::refuse_misread(&statement)?;
+    rewrite::plain(&mut statement)?;
+    setops::rewrite(&mut statement)?;
+    subqueries::rewrite(&mut statement)?;
+    subqueries::count_in_lists(&mut statement)?;
+    series::to_from(&mut statement)?;
+    let locks = take_locks(&mut statement, tokens)?;
+    if let ast::Statement::Explain { analyze, options, .. } = &mut statement {
+        let named = |o: &ast::UtilityOption| o.name.value.eq_ignore_ascii_case("analyze");
+        let on = |o: &ast::UtilityOption| {
+            o.arg.as_ref().is_none_or(|arg| {
+                let word = arg.to_string().to_lowercase();
+                matches!(word.trim_matches('\''), "true" | "on" | "1")
+            })
+        };
+        *analyze |= options.iter().flatten().any(|o| named(o) && on(o));
+    }
+    Ok(Parsed { statement, locks })
+}
+
+fn tree(tokens: &[TokenWithSpan], whole: &str) -> SqlResult<ast::Statement> {
+    let tokens = tokens::plain(tokens);
+    let mut parser = Parser::new(&PostgreSqlDialect {})
+        .with_recursion_limit(DEPTH_MAX)
+        .with_tokens_with_locations(tokens.clone());
+    let tree = parser.parse_statement().map_err(|e| tokens::syntax_error(&e, &tokens, whole))?;
+    let next = parser.peek_token();
+    if next.token != datafusion::sql::sqlparser::tokenizer::Token::EOF {
+        return Err(tokens::error_near(&next, whole));
+    }
+    Ok(tree)
 }
 
 /// Takes the locking clauses off a query.

@@ -18,43 +18,15 @@ pub fn refuse_misread(statement: &ast::Statement) -> SqlResult<()> {
 
         fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<&'static str> {
             match expr {
-                Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => match expr.as_ref() {
-                    Expr::BinaryOp { op: Op::PGExp, .. } => {
-                        ControlFlow::Break("a minus before ^ without brackets")
+                Expr::Value(value) => match &value.value {
+                    ast::Value::HexStringLiteral(_)
+                    | ast::Value::SingleQuotedByteStringLiteral(_) => {
+                        ControlFlow::Break("a bit string")
                     }
                     _ => ControlFlow::Continue(()),
                 },
-                Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) => {
-                    match right.as_ref() {
-                        Expr::BinaryOp { op: Op::And | Op::Or, .. } => {
-                            ControlFlow::Break("IS DISTINCT FROM before AND or OR without brackets")
-                        }
-                        _ => ControlFlow::Continue(()),
-                    }
-                }
                 _ => ControlFlow::Continue(()),
             }
-        }
-
-        fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<&'static str> {
-            let mut open = vec![query.body.as_ref()];
-            while let Some(body) = open.pop() {
-                if let ast::SetExpr::SetOperation { op, set_quantifier, left, right } = body {
-                    let all = *set_quantifier == ast::SetQuantifier::All;
-                    match op {
-                        ast::SetOperator::Intersect if all => {
-                            return ControlFlow::Break("INTERSECT ALL");
-                        }
-                        ast::SetOperator::Except | ast::SetOperator::Minus if all => {
-                            return ControlFlow::Break("EXCEPT ALL");
-                        }
-                        _ => {}
-                    }
-                    open.push(left);
-                    open.push(right);
-                }
-            }
-            ControlFlow::Continue(())
         }
     }
     match Visit::visit(statement, &mut Misread) {
@@ -68,6 +40,12 @@ pub fn plain(statement: &mut ast::Statement) -> SqlResult<()> {
     struct Plain;
     impl VisitorMut for Plain {
         type Break = SqlError;
+
+        fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+            super::regroup::regroup(expr);
+            exact_float(expr);
+            ControlFlow::Continue(())
+        }
 
         fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
             if let Some(plain) = grammar(expr) {
@@ -111,6 +89,38 @@ pub fn plain(statement: &mut ast::Statement) -> SqlResult<()> {
     }
 }
 
+/// A number with an exponent that is cast to a float is read as a float: as a `numeric` it might
+/// have more digits than one can have here.
+fn exact_float(expr: &mut Expr) {
+    let Expr::Cast { expr: inner, data_type, .. } = expr else { return };
+    let float = matches!(
+        data_type,
+        ast::DataType::Float(_)
+            | ast::DataType::Float4
+            | ast::DataType::Float8
+            | ast::DataType::Real
+            | ast::DataType::DoublePrecision
+    );
+    if let Some(text) = exponent(inner).filter(|_| float) {
+        **inner = Expr::value(ast::Value::SingleQuotedString(text));
+    }
+}
+
+/// The text of a number with an exponent.
+pub fn exponent(expr: &Expr) -> Option<String> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            ast::Value::Number(n, _) if n.contains(['e', 'E']) => Some(n.clone()),
+            _ => None,
+        },
+        Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => {
+            exponent(expr).map(|n| format!("-{n}"))
+        }
+        Expr::Nested(inner) => exponent(inner),
+        _ => None,
+    }
+}
+
 /// Constructs of the grammar as the calls and casts they stand for.
 fn grammar(expr: &mut Expr) -> Option<Expr> {
     match expr {
@@ -139,6 +149,27 @@ fn grammar(expr: &mut Expr) -> Option<Expr> {
             args.extend(substring_for.take().map(|e| *e));
             Some(function("substring", args))
         }
+        Expr::AtTimeZone { timestamp, time_zone } => {
+            Some(function("timezone", vec![(**time_zone).clone(), (**timestamp).clone()]))
+        }
+        Expr::Value(value) => match &value.value {
+            ast::Value::UnicodeStringLiteral(text) => {
+                Some(Expr::value(ast::Value::SingleQuotedString(text.clone())))
+            }
+            _ => None,
+        },
+        Expr::UnaryOp { op, expr } => {
+            let name = match op {
+                ast::UnaryOperator::BitwiseNot => "pg_bitnot",
+                ast::UnaryOperator::PGSquareRoot => "sqrt",
+                ast::UnaryOperator::PGCubeRoot => "cbrt",
+                ast::UnaryOperator::PGAbs => "abs",
+                _ => return None,
+            };
+            // An operator has no name to give to a column.
+            let call = Box::new(function(name, vec![(**expr).clone()]));
+            Some(Expr::UnaryOp { op: ast::UnaryOperator::Plus, expr: call })
+        }
         _ => None,
     }
 }
@@ -162,7 +193,7 @@ fn function(name: &str, args: Vec<Expr>) -> Expr {
 }
 
 /// The columns of a row.
-fn columns(expr: &Expr) -> Option<Vec<Expr>> {
+pub(super) fn columns(expr: &Expr) -> Option<Vec<Expr>> {
     match expr {
         Expr::Tuple(columns) => Some(columns.clone()),
         Expr::Nested(inner) => columns(inner),
@@ -182,6 +213,8 @@ fn rows(expr: &Expr) -> SqlResult<Option<Expr>> {
     match expr {
         Expr::BinaryOp { left, op, right } => match (columns(left), columns(right)) {
             (Some(left), Some(right)) => compare(op, &left, &right),
+            (Some(_), None) if is_plain_value(right) => Err(no_operator("record", op, "integer")),
+            (None, Some(_)) if is_plain_value(left) => Err(no_operator("integer", op, "record")),
             _ => Ok(None),
         },
         Expr::InList { expr, list, negated } => {
@@ -207,12 +240,24 @@ fn rows(expr: &Expr) -> SqlResult<Option<Expr>> {
     }
 }
 
+/// Whether it is a number: a value that is no row.
+fn is_plain_value(expr: &Expr) -> bool {
+    matches!(expr, Expr::Value(value) if matches!(value.value, ast::Value::Number(..)))
+}
+
+fn no_operator(left: &str, op: &Op, right: &str) -> SqlError {
+    SqlError::new(
+        crate::error::SqlState::UNDEFINED_FUNCTION,
+        format!("operator does not exist: {left} {op} {right}"),
+    )
+}
+
 fn binary(left: Expr, op: Op, right: Expr) -> Expr {
     Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }))
 }
 
 /// Two rows compared column by column, from the left.
-fn compare(op: &Op, left: &[Expr], right: &[Expr]) -> SqlResult<Option<Expr>> {
+pub(super) fn compare(op: &Op, left: &[Expr], right: &[Expr]) -> SqlResult<Option<Expr>> {
     if !matches!(op, Op::Eq | Op::NotEq | Op::Lt | Op::LtEq | Op::Gt | Op::GtEq) {
         return Ok(None);
     }

@@ -131,8 +131,20 @@ fn errors_about_names_point_at_the_name() {
     let statement = one("select 1, nope from err");
     let error = SqlError::new(SqlState::UNDEFINED_COLUMN, "column \"nope\" does not exist");
     assert_eq!(statement.located(error).position, Some(11));
+    let statement = one("select 1, err.nope, nope from err");
     let error = SqlError::new(SqlState::UNDEFINED_COLUMN, "column err.nope does not exist");
-    assert_eq!(statement.located(error).position, Some(21));
+    assert_eq!(statement.located(error).position, Some(11));
+    let error = SqlError::new(SqlState::UNDEFINED_TABLE, "relation \"err\" does not exist");
+    assert_eq!(statement.located(error).position, Some(31));
+    let statement = one("select a + 'x' from t where f(b) = 'y'");
+    let error = SqlError::new(SqlState::UNDEFINED_FUNCTION, "function f(text) does not exist");
+    assert_eq!(statement.located(error).position, Some(29));
+    let error =
+        SqlError::new(SqlState::UNDEFINED_FUNCTION, "operator does not exist: date + boolean");
+    assert_eq!(statement.located(error).position, Some(10));
+    let message = "invalid input syntax for type integer: \"x\"";
+    let error = SqlError::new(SqlState::INVALID_TEXT_REPRESENTATION, message);
+    assert_eq!(statement.located(error).position, Some(12));
     let error = SqlError::new(SqlState::DIVISION_BY_ZERO, "division by zero");
     assert_eq!(statement.located(error).position, None);
 }

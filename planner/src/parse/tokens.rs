@@ -26,7 +26,25 @@ pub fn tokenize(text: &str) -> SqlResult<Vec<TokenWithSpan>> {
             SqlError::syntax(message).at(position(text, e.location))
         })?;
     tokens.retain(|t| !matches!(t.token, Token::Whitespace(_)));
-    Ok(tokens)
+    Ok(joined(tokens))
+}
+
+/// String literals with a line break between them are one.
+fn joined(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut out: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        if let Some(last) = out.last_mut()
+            && let (Token::SingleQuotedString(before), Token::SingleQuotedString(more)) =
+                (&mut last.token, &token.token)
+            && token.span.start.line > last.span.end.line
+        {
+            before.push_str(more);
+            last.span.end = token.span.end;
+            continue;
+        }
+        out.push(token);
+    }
+    out
 }
 
 /// Whether a token is white space.
@@ -169,10 +187,18 @@ fn lock_at(tokens: &[TokenWithSpan], i: usize) -> Option<(LockStrength, usize)> 
     }
 }
 
-/// The tokens with every locking clause as one of the two sqlparser knows.
-pub fn plain_locks(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
-    let mut out = Vec::with_capacity(tokens.len());
+/// The tokens with every locking clause as one of the two sqlparser knows, and `TABLE x` as the
+/// query it stands for.
+pub fn plain(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
+    let mut out = Vec::with_capacity(tokens.len() + 2);
     let mut i = 0;
+    if is_word(tokens.first(), "table") {
+        let make = |token| TokenWithSpan::new(token, tokens[0].span);
+        out.push(make(Token::make_keyword("SELECT")));
+        out.push(make(Token::Mul));
+        out.push(make(Token::make_keyword("FROM")));
+        i = 1;
+    }
     while i < tokens.len() {
         match lock_at(tokens, i) {
             Some((_, length)) => {
@@ -187,36 +213,4 @@ pub fn plain_locks(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
         }
     }
     out
-}
-
-/// An error about a name, with the place where the name first stands.
-pub fn located(error: SqlError, tokens: &[TokenWithSpan], text: &str) -> SqlError {
-    if error.position.is_some() {
-        return error;
-    }
-    let message = error.message.as_str();
-    let named = match error.sqlstate {
-        SqlState::UNDEFINED_COLUMN | SqlState::UNDEFINED_TABLE | SqlState::AMBIGUOUS_COLUMN => {
-            let quoted = message.split('"').nth(1);
-            quoted.or_else(|| message.strip_prefix("column ")?.split(' ').next())
-        }
-        SqlState::UNDEFINED_FUNCTION => {
-            message.strip_prefix("function ").and_then(|rest| rest.split('(').next())
-        }
-        _ => None,
-    };
-    // Of a qualified name the first part.
-    let Some(name) = named.and_then(|name| name.split('.').next()) else { return error };
-    let is_it = |t: &&TokenWithSpan| match &t.token {
-        Token::Word(w) if w.quote_style.is_some() => w.value == name,
-        Token::Word(w) => w.value.to_lowercase() == name,
-        _ => false,
-    };
-    match tokens.iter().find(is_it) {
-        Some(token) => {
-            let place = position(text, token.span.start);
-            error.at(place)
-        }
-        None => error,
-    }
 }

@@ -80,13 +80,22 @@ impl Build<'_> {
     /// DataFusion's plan of a query, with all parameter types settled.
     pub fn logical(&mut self, statement: ast::Statement, scope: Scope) -> SqlResult<LogicalPlan> {
         let mut statement = statement;
-        super::qualified::strip(&mut statement);
+        super::qualified::strip(&mut statement, self.catalog)?;
         rewrite::name_columns(&mut statement);
         let mut names = Names::new(self.engine, self.catalog, self.database);
         names.locks.clone_from(&self.locks);
         names.own = scope.own;
         names.hidden = scope.hidden;
-        let plan = self.engine.logical(statement.clone(), &names, &self.params)?;
+        let set_operation = matches!(
+            &statement,
+            ast::Statement::Query(query)
+                if matches!(query.body.as_ref(), ast::SetExpr::SetOperation { .. })
+        );
+        let plan = self.engine.logical(statement.clone(), &names, &self.params);
+        let plan = plan.map_err(|error| match set_operation {
+            true => of_set_operation(error),
+            false => error,
+        })?;
         if self.learn(&plan)? {
             return self.engine.logical(statement, &names, &self.params);
         }
@@ -192,6 +201,18 @@ impl Build<'_> {
             columns.push(OutColumn { name, ty, table_oid, column_no });
         }
         Ok(columns)
+    }
+}
+
+/// DataFusion takes a UNION for a SELECT DISTINCT when it speaks of ORDER BY.
+fn of_set_operation(error: SqlError) -> SqlError {
+    let begin = "For SELECT DISTINCT, ORDER BY expressions ";
+    match error.message.strip_prefix(begin).and_then(|rest| rest.split(' ').next()) {
+        Some(name) => {
+            let message = format!("column \"{name}\" does not exist");
+            SqlError::new(SqlState::UNDEFINED_COLUMN, message)
+        }
+        None => error,
     }
 }
 

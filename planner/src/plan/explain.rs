@@ -41,7 +41,7 @@ fn tree(plan: &Arc<dyn ExecutionPlan>, depth: usize, lines: &mut Vec<String>) {
 
 fn dml_line(plan: &DmlPlan) -> String {
     let word = match plan.kind {
-        DmlKind::Insert { .. } => "Insert",
+        DmlKind::Insert => "Insert",
         DmlKind::Update => "Update",
         DmlKind::Delete => "Delete",
     };

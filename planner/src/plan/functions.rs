@@ -109,6 +109,11 @@ fn constants() -> Vec<ConstantFunction> {
         constant("shobj_description", ScalarValue::Utf8(None), any()),
         constant("pg_encoding_to_char", text("UTF8"), any()),
         constant("pg_get_userbyid", text("quorate"), any()),
+        constant("pg_relation_is_publishable", yes(), any()),
+        constant("pg_function_is_visible", yes(), any()),
+        // There are no functions to ask about.
+        constant("pg_get_function_result", ScalarValue::Utf8(None), any()),
+        constant("pg_get_function_arguments", ScalarValue::Utf8(None), any()),
     ]
 }
 

@@ -37,7 +37,7 @@ use crate::error::{SqlError, SqlResult};
 use crate::exec::{RunState, SessionValues};
 use crate::kv::KvTxn;
 use crate::parse::{Literal, StatementKind};
-use crate::types::PgType;
+use crate::types::{PgType, zone};
 use instance::Template;
 
 /// `pg_class.oid` of a table: above PostgreSQL's own.
@@ -174,8 +174,9 @@ impl Prepared {
         context.params.truncate(self.param_types.len());
         if !self.literal {
             let types = &self.all_types[self.param_types.len()..];
+            let zone = context.session.time_zone;
             for (literal, ty) in std::mem::take(&mut context.lifted).iter().zip(types) {
-                context.params.push(literal.value_as(*ty)?);
+                context.params.push(zone::with(zone, || literal.value_as(*ty))?);
             }
         }
         match &self.body {

@@ -3,31 +3,29 @@
 use std::sync::{Arc, LazyLock};
 
 use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use datafusion::sql::sqlparser::parser::Parser;
 
 use super::build::{Build, Scope};
 use super::engine::Engine;
 use super::{Body, Prepared, PreparedKind, explain};
 use crate::cache::{CacheStats, PlanCache};
-use crate::catalog::CatalogSnapshot;
+use crate::catalog::{CatalogSnapshot, ColumnDef, ColumnId, DdlOp};
 use crate::dml;
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::parse::{Parsed, Statement, StatementKind};
-use crate::types::PgType;
+use crate::types::{PgType, Zone, zone};
 
 /// Settings of a session that change what a statement means.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// `current_database()`
     pub database: String,
-    /// `TimeZone`; only UTC so far.
-    pub time_zone: String,
+    /// `TimeZone`
+    pub time_zone: Zone,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { database: "quorate".into(), time_zone: "UTC".into() }
+        Self { database: "quorate".into(), time_zone: Zone::utc() }
     }
 }
 
@@ -96,9 +94,10 @@ impl Planner {
     ) -> SqlResult<Arc<Prepared>> {
         let kind = match &statement.kind {
             StatementKind::Plan => {
-                return self
-                    .prepare_plan(statement, catalog, settings, params)
-                    .map_err(|error| statement.located(error));
+                return zone::with(settings.time_zone, || {
+                    self.prepare_plan(statement, catalog, settings, params)
+                        .map_err(|error| statement.located(error))
+                });
             }
             StatementKind::Empty => PreparedKind::Empty,
             StatementKind::Ddl(op) => PreparedKind::Ddl(op.clone()),
@@ -123,6 +122,38 @@ impl Planner {
             literal: false,
             body: Body::None,
         }))
+    }
+
+    /// Checks what DDL leaves to planning: that defaults are values of their columns.
+    ///
+    /// # Errors
+    /// What a default says; `0A000` if it names a column or holds a query.
+    pub fn check_ddl(
+        &self,
+        op: &DdlOp,
+        catalog: &Arc<CatalogSnapshot>,
+        settings: &Settings,
+    ) -> SqlResult<()> {
+        let DdlOp::CreateTable { columns, .. } = op else { return Ok(()) };
+        let mut build = Build {
+            engine: &self.engine,
+            catalog,
+            database: &settings.database,
+            params: vec![],
+            locks: vec![],
+        };
+        for column in columns.iter().filter(|column| column.default.is_some()) {
+            let column = ColumnDef {
+                id: ColumnId(0),
+                name: column.name.clone(),
+                ty: column.ty,
+                nullable: column.nullable,
+                default: column.default.clone(),
+                hidden: false,
+            };
+            zone::with(settings.time_zone, || dml::plan::default_expr(&mut build, &column))?;
+        }
+        Ok(())
     }
 
     fn prepare_plan(
@@ -161,7 +192,7 @@ impl Planner {
             Err(_) => {
                 let mut types = params.to_vec();
                 types.resize(own, None);
-                let parsed = parse_literal(statement)?;
+                let parsed = statement.parse_literal()?;
                 let mut prepared = self.plan(parsed, catalog, settings, (types, own))?;
                 prepared.literal = true;
                 Ok(self.cache.insert(literal_key, Arc::new(prepared)))
@@ -189,21 +220,6 @@ impl Planner {
         let param_types = all_types[..own.min(all_types.len())].to_vec();
         Ok(Prepared { kind, param_types, columns, all_types, literal: false, body })
     }
-}
-
-/// The statement with its literals as they stand.
-fn parse_literal(statement: &Statement) -> SqlResult<Parsed> {
-    let mut parsed = Parser::parse_sql(&PostgreSqlDialect {}, &statement.text)?;
-    let mut tree = match (parsed.pop(), parsed.is_empty()) {
-        (Some(tree), true) => tree,
-        _ => return Err(SqlError::syntax("one statement is expected")),
-    };
-    // Locking clauses were read from the tokens; literals change nothing about them.
-    let locks = statement.parse_plan()?.locks;
-    if let ast::Statement::Query(query) = &mut tree {
-        query.locks.clear();
-    }
-    Ok(Parsed { statement: tree, locks })
 }
 
 /// The columns of SHOW.
@@ -287,6 +303,42 @@ fn check_locks(build: &Build<'_>, query: &ast::Query) -> SqlResult<()> {
     }
     if select.having.is_some() {
         return refuse("HAVING clause");
+    }
+    let aggregates = build.engine.state().aggregate_functions();
+    let aggregated = ast::visit_expressions(&select.projection, |expr| match expr {
+        ast::Expr::Function(f)
+            if f.over.is_none()
+                && aggregates.contains_key(f.name.to_string().to_lowercase().as_str()) =>
+        {
+            std::ops::ControlFlow::Break(())
+        }
+        _ => std::ops::ControlFlow::Continue(()),
+    });
+    if aggregated.is_break() {
+        return refuse("aggregate functions");
+    }
+    let named = |factor: &ast::TableFactor| match factor {
+        ast::TableFactor::Table { alias: Some(alias), .. }
+        | ast::TableFactor::Derived { alias: Some(alias), .. } => {
+            Some(super::rewrite::folded(&alias.name))
+        }
+        ast::TableFactor::Table { name, .. } => {
+            name.0.last().and_then(|part| part.as_ident()).map(super::rewrite::folded)
+        }
+        _ => None,
+    };
+    let known = select.from.iter().flat_map(|from| {
+        std::iter::once(named(&from.relation)).chain(from.joins.iter().map(|j| named(&j.relation)))
+    });
+    let known: Vec<_> = known.flatten().collect();
+    for (table, _) in &build.locks {
+        if let Some(table) = table
+            && !known.contains(table)
+        {
+            let message =
+                format!("relation \"{table}\" in FOR UPDATE clause not found in FROM clause");
+            return Err(SqlError::new(SqlState::UNDEFINED_TABLE, message));
+        }
     }
     Ok(())
 }

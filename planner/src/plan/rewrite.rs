@@ -110,6 +110,10 @@ pub fn name_columns(statement: &mut ast::Statement) {
 
         fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<()> {
             let mut taken = HashSet::new();
+            // What a star stands for is not known here: columns beside it get names of their own.
+            let starred = select.projection.iter().any(|item| {
+                matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))
+            });
             for item in &mut select.projection {
                 let (expr, name) = match item {
                     SelectItem::UnnamedExpr(expr) => (expr.clone(), column_name(expr)),
@@ -123,6 +127,9 @@ pub fn name_columns(statement: &mut ast::Statement) {
                         SqlExpr::Identifier(_) | SqlExpr::CompoundIdentifier(_)
                     )
                 );
+                if plain && starred {
+                    taken.insert(name.clone());
+                }
                 let unique = unique_name(&name, &taken);
                 taken.insert(unique.clone());
                 if !(plain && unique == name) {

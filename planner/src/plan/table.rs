@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchema, Result as DfResult};
+use datafusion::common::{Constraint, Constraints, DFSchema, Result as DfResult};
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::utils::conjunction;
@@ -32,6 +32,7 @@ pub struct KvTable {
     /// The cell of the plan instance being built; none before.
     pub cell: Option<Arc<RunCell>>,
     schema: SchemaRef,
+    constraints: Constraints,
 }
 
 impl KvTable {
@@ -39,7 +40,12 @@ impl KvTable {
     pub fn new(table: Arc<TableDef>, hidden: bool, lock: Option<LockStrength>) -> Self {
         let shown = table.columns.iter().filter(|c| hidden || !c.hidden);
         let fields: Vec<_> = shown.map(|c| c.ty.field(&c.name, c.nullable)).collect();
-        Self { table, lock, cell: None, schema: Arc::new(Schema::new(fields)) }
+        let key = table.primary().columns.iter().map(|part| table.position(part.column));
+        let key: Option<Vec<usize>> =
+            key.map(|place| place.filter(|i| *i < fields.len())).collect();
+        let constraints =
+            Constraints::new_unverified(key.into_iter().map(Constraint::PrimaryKey).collect());
+        Self { table, lock, cell: None, schema: Arc::new(Schema::new(fields)), constraints }
     }
 }
 
@@ -47,6 +53,10 @@ impl KvTable {
 impl TableProvider for KvTable {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.constraints)
     }
 
     fn table_type(&self) -> TableType {

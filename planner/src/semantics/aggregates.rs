@@ -7,6 +7,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
+use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
@@ -15,14 +16,14 @@ use datafusion::logical_expr::{
 
 use super::cast::{number, of_number};
 use super::function::call;
-use super::{coerce, ops, table};
+use super::{coerce, ops, statistics, table};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::keyenc::Datum;
 use crate::types::PgType;
 use crate::types::numeric::{Numeric, out_of_range};
 
 /// Names of our aggregates.
-pub const OURS: [&str; 5] = ["sum", "avg", "min", "max", "string_agg"];
+pub const OURS: [&str; 7] = ["sum", "avg", "min", "max", "string_agg", "pg_first", "pg_single"];
 
 /// An aggregate of ours.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -35,12 +36,27 @@ impl PgAggregate {
     /// All of them, as DataFusion wants them.
     pub fn all() -> Vec<Arc<AggregateUDF>> {
         OURS.into_iter()
-            .map(|name| {
-                let signature = Signature::variadic_any(Volatility::Immutable);
-                Arc::new(AggregateUDF::new_from_impl(Self { name, signature }))
-            })
+            .filter(|name| !name.starts_with("pg_"))
+            .chain(statistics::names())
+            .map(udaf)
             .collect()
     }
+}
+
+fn udaf(name: &'static str) -> Arc<AggregateUDF> {
+    let signature = Signature::variadic_any(Volatility::Immutable);
+    Arc::new(AggregateUDF::new_from_impl(PgAggregate { name, signature }))
+}
+
+/// The first of the values, in an order or any.
+pub fn first(value: Expr, order: Vec<datafusion::logical_expr::SortExpr>) -> Expr {
+    let call = AggregateFunction::new_udf(udaf("pg_first"), vec![value], false, None, order, None);
+    Expr::AggregateFunction(call)
+}
+
+/// The only value; more of them are `21000`.
+pub fn single(value: Expr) -> Expr {
+    udaf("pg_single").call(vec![value])
 }
 
 fn undefined(name: &str, ty: PgType) -> SqlError {
@@ -57,7 +73,12 @@ fn undefined(name: &str, ty: PgType) -> SqlError {
 /// The type of an aggregate of ours.
 fn result_type(name: &str, ty: PgType) -> SqlResult<PgType> {
     use PgType::{Float4, Float8, Int2, Int4, Int8, Numeric};
+    if statistics::is_statistic(name) {
+        let types = statistics::types(name, ty);
+        return types.map(|(_, ret)| ret).ok_or_else(|| undefined(name, ty));
+    }
     Ok(match (name, ty) {
+        ("pg_first" | "pg_single", ty) => ty,
         ("sum", Int2 | Int4) => Int8,
         ("sum", Int8) => Numeric(Some((38, 0))),
         ("sum", Numeric(Some((_, s)))) => Numeric(Some((38, s))),
@@ -91,6 +112,9 @@ pub fn arguments(
 ) -> SqlResult<Vec<Expr>> {
     let types =
         args.iter().map(|e| coerce::arg(e, schema).map(|a| a.ty)).collect::<SqlResult<Vec<_>>>()?;
+    if statistics::is_statistic(name) {
+        return of_numbers(name, args, &types, distinct);
+    }
     if OURS.contains(&name) {
         let Some(first) = types.first() else { return Err(undefined(name, PgType::Void)) };
         result_type(name, *first)?;
@@ -127,18 +151,30 @@ pub fn arguments(
             Some(ty) => Err(undefined(name, *ty)),
             None => Ok(args),
         },
-        "grouping" => Ok(args),
-        _ => {
-            let check = |(e, ty): (Expr, PgType)| match ty {
-                PgType::Float4 | PgType::Float8 => coerce::convert(e, ty, PgType::Float8, false),
-                ty if ty.is_number() => Err(SqlError::unsupported(format_args!(
-                    "{name} of exact numbers (cast them to double precision)"
-                ))),
-                ty => Err(undefined(name, ty)),
-            };
-            args.into_iter().zip(types).map(check).collect()
-        }
+        _ => Ok(args),
     }
+}
+
+/// The arguments of a variance or regression.
+fn of_numbers(
+    name: &str,
+    args: Vec<Expr>,
+    types: &[PgType],
+    distinct: bool,
+) -> SqlResult<Vec<Expr>> {
+    if args.len() != 1 + usize::from(statistics::is_of_two(name)) {
+        return Err(undefined(name, types.first().copied().unwrap_or(PgType::Void)));
+    }
+    if distinct {
+        return Err(SqlError::unsupported(format_args!("{name}(DISTINCT …)")));
+    }
+    args.into_iter()
+        .zip(types)
+        .map(|(e, ty)| {
+            let (to, _) = statistics::types(name, *ty).ok_or_else(|| undefined(name, *ty))?;
+            coerce::convert(e, *ty, to, false)
+        })
+        .collect()
 }
 
 impl AggregateUDFImpl for PgAggregate {
@@ -161,6 +197,11 @@ impl AggregateUDFImpl for PgAggregate {
             None => PgType::Void,
         };
         let ty = result_type(self.name, first)?;
+        if matches!(self.name, "pg_first" | "pg_single")
+            && let Some(field) = fields.first()
+        {
+            return Ok(Arc::new(field.as_ref().clone().with_name(self.name).with_nullable(true)));
+        }
         Ok(Arc::new(Field::new(self.name, ty.arrow(), true)))
     }
 
@@ -185,6 +226,17 @@ impl AggregateUDFImpl for PgAggregate {
                     .map(|sort| (sort.options.descending, sort.options.nulls_first))
                     .collect(),
             }),
+            "pg_first" | "pg_single" => Box::new(First {
+                ty: args.return_field.data_type().clone(),
+                single: self.name == "pg_single",
+                order: args
+                    .order_bys
+                    .iter()
+                    .map(|sort| (sort.options.descending, sort.options.nulls_first))
+                    .collect(),
+                best: None,
+            }),
+            name if statistics::is_statistic(name) => statistics::accumulator(name, ty),
             name => Box::new(Extreme { ret, greatest: name == "max", best: None }),
         })
     }
@@ -197,6 +249,15 @@ impl AggregateUDFImpl for PgAggregate {
                 value(DataType::LargeBinary),
                 Arc::new(Field::new(format!("{}_float", args.name), DataType::Float64, true)),
                 count,
+            ],
+            name if statistics::is_statistic(name) => statistics::state_fields(
+                name,
+                args.return_field.data_type() == &DataType::LargeBinary,
+            ),
+            "string_agg" => vec![value(DataType::LargeBinary)],
+            "pg_first" | "pg_single" => vec![
+                value(args.return_field.data_type().clone()),
+                Arc::new(Field::new(format!("{}_key", args.name), DataType::LargeBinary, true)),
             ],
             _ => vec![value(args.return_field.data_type().clone())],
         })
@@ -214,7 +275,7 @@ impl AggregateUDFImpl for PgAggregate {
 
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
         match self.name {
-            "string_agg" => AggregateOrderSensitivity::HardRequirement,
+            "string_agg" | "pg_first" => AggregateOrderSensitivity::HardRequirement,
             _ => AggregateOrderSensitivity::Insensitive,
         }
     }
@@ -416,7 +477,8 @@ impl Extreme {
             let better = self
                 .best
                 .as_ref()
-                .is_none_or(|(best, _)| key != *best && (key > *best) == self.greatest);
+                // Of equal values PostgreSQL keeps the last.
+                .is_none_or(|(best, _)| key == *best || (key > *best) == self.greatest);
             if better {
                 self.best = Some((key, super::cast::owned(value)));
             }
@@ -541,38 +603,101 @@ struct StringAgg {
     descending: Vec<(bool, bool)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Part {
     key: Vec<u8>,
     value: String,
     separator: Option<String>,
 }
 
-impl StringAgg {
-    /// Bytes that order as the sort keys of a row do.
-    fn sort_key(&self, keys: &[ArrayRef], row: usize) -> SqlResult<Vec<u8>> {
-        let mut out = Vec::new();
-        for (array, (descending, nulls_first)) in keys.iter().zip(&self.descending) {
-            let value = match array.data_type() {
-                DataType::Null => Datum::Null,
-                _ => Datum::of_cell(array.as_ref(), row)?,
-            };
-            if matches!(value, Datum::Null) {
-                out.push(if *nulls_first { 0 } else { 2 });
-                continue;
-            }
-            out.push(1);
-            let ty = PgType::of_arrow(array.data_type())
-                .ok_or_else(|| SqlError::internal("a sort key of an unknown type"))?;
-            let mut bytes = ops::order_bytes(&value, ty)?;
-            if *descending {
-                bytes.iter_mut().for_each(|b| *b = !*b);
-            }
-            out.extend_from_slice(&bytes);
+/// Bytes that order as the sort keys of a row do.
+fn sort_key(order: &[(bool, bool)], keys: &[ArrayRef], row: usize) -> SqlResult<Vec<u8>> {
+    let mut out = Vec::new();
+    for (array, (descending, nulls_first)) in keys.iter().zip(order) {
+        let value = match array.data_type() {
+            DataType::Null => Datum::Null,
+            _ => Datum::of_cell(array.as_ref(), row)?,
+        };
+        if matches!(value, Datum::Null) {
+            out.push(if *nulls_first { 0 } else { 2 });
+            continue;
         }
-        Ok(out)
+        out.push(1);
+        let ty = PgType::of_arrow(array.data_type())
+            .ok_or_else(|| SqlError::internal("a sort key of an unknown type"))?;
+        let mut bytes = ops::order_bytes(&value, ty)?;
+        if *descending {
+            bytes.iter_mut().for_each(|b| *b = !*b);
+        }
+        out.extend_from_slice(&bytes);
+    }
+    Ok(out)
+}
+
+/// The first value in an order, or the only one.
+#[derive(Debug)]
+struct First {
+    ty: DataType,
+    single: bool,
+    order: Vec<(bool, bool)>,
+    best: Option<(Vec<u8>, ScalarValue)>,
+}
+
+impl First {
+    fn take(
+        &mut self,
+        key: Vec<u8>,
+        value: impl FnOnce() -> DfResult<ScalarValue>,
+    ) -> DfResult<()> {
+        match &self.best {
+            Some(_) if self.single => {
+                let message = "more than one row returned by a subquery used as an expression";
+                return Err(SqlError::new(SqlState::CARDINALITY_VIOLATION, message).into());
+            }
+            Some((best, _)) if *best <= key => {}
+            _ => self.best = Some((key, value()?)),
+        }
+        Ok(())
+    }
+}
+
+impl Accumulator for First {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> DfResult<()> {
+        for row in 0..values[0].len() {
+            let key = sort_key(&self.order, values.get(1..).unwrap_or_default(), row)?;
+            self.take(key, || ScalarValue::try_from_array(&values[0], row))?;
+        }
+        Ok(())
     }
 
+    fn evaluate(&mut self) -> DfResult<ScalarValue> {
+        match &self.best {
+            Some((_, value)) => Ok(value.clone()),
+            None => ScalarValue::try_from(&self.ty),
+        }
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.best.as_ref().map_or(0, |(key, value)| key.len() + value.size())
+    }
+
+    fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
+        let key = self.best.as_ref().map(|(key, _)| key.clone());
+        Ok(vec![self.evaluate()?, ScalarValue::LargeBinary(key)])
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {
+        for row in 0..states[0].len() {
+            if let Datum::Bytes(key) = Datum::of_cell(states[1].as_ref(), row)? {
+                let key = key.into_owned();
+                self.take(key, || ScalarValue::try_from_array(&states[0], row))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StringAgg {
     fn update(&mut self, values: &[ArrayRef]) -> SqlResult<()> {
         let text = |array: &ArrayRef, row: usize| -> SqlResult<Option<String>> {
             match array.data_type() {
@@ -589,7 +714,7 @@ impl StringAgg {
             if self.distinct && self.parts.iter().any(|p| p.value == value) {
                 continue;
             }
-            let key = self.sort_key(values.get(2..).unwrap_or_default(), row)?;
+            let key = sort_key(&self.descending, values.get(2..).unwrap_or_default(), row)?;
             self.parts.push(Part { key, value, separator });
         }
         Ok(())
@@ -627,10 +752,23 @@ impl Accumulator for StringAgg {
     }
 
     fn state(&mut self) -> DfResult<Vec<ScalarValue>> {
-        Err(SqlError::unsupported("string_agg computed in parts").into())
+        let bytes = serde_json::to_vec(&self.parts)
+            .map_err(|error| SqlError::internal(format!("parts of string_agg: {error}")))?;
+        Ok(vec![ScalarValue::LargeBinary(Some(bytes))])
     }
 
-    fn merge_batch(&mut self, _states: &[ArrayRef]) -> DfResult<()> {
-        Err(SqlError::unsupported("string_agg computed in parts").into())
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> DfResult<()> {
+        for row in 0..states[0].len() {
+            let Datum::Bytes(bytes) = Datum::of_cell(states[0].as_ref(), row)? else { continue };
+            let parts: Vec<Part> = serde_json::from_slice(&bytes)
+                .map_err(|error| SqlError::internal(format!("parts of string_agg: {error}")))?;
+            let known = |part: &Part, all: &[Part]| all.iter().any(|p| p.value == part.value);
+            for part in parts {
+                if !(self.distinct && known(&part, &self.parts)) {
+                    self.parts.push(part);
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{SqlError, SqlResult, SqlState};
 use crate::keyenc::Datum;
 use crate::types::datetime::{self, DAY};
 use crate::types::numeric::{Numeric, out_of_range};
-use crate::types::{PgType, text};
+use crate::types::{PgType, text, zone};
 
 /// How a cast came to be: each allows what the ones before allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -226,14 +226,29 @@ fn to_time(value: &Datum<'_>, from: PgType, to: PgType) -> SqlResult<Datum<'stat
                         "date out of range for timestamp",
                     )
                 })?;
-                Datum::Int(datetime::check_timestamp(micros)?)
+                let micros = datetime::check_timestamp(micros)?;
+                Datum::Int(match to {
+                    TimestampTz => zone::current().instant(micros)?,
+                    _ => micros,
+                })
             }
             other => owned(other.clone()),
         },
         (Timestamp | TimestampTz, Date) => match value {
             Datum::Int(i64::MAX) => Datum::Int(i64::from(i32::MAX)),
             Datum::Int(i64::MIN) => Datum::Int(i64::from(i32::MIN)),
-            Datum::Int(v) => Datum::Int(v.div_euclid(DAY)),
+            Datum::Int(v) => {
+                let local = if from == TimestampTz { zone::current().local(*v) } else { *v };
+                Datum::Int(local.div_euclid(DAY))
+            }
+            other => owned(other.clone()),
+        },
+        (Timestamp, TimestampTz) => match value {
+            Datum::Int(v) => Datum::Int(zone::current().instant(*v)?),
+            other => owned(other.clone()),
+        },
+        (TimestampTz, Timestamp) => match value {
+            Datum::Int(v) => Datum::Int(zone::current().local(*v)),
             other => owned(other.clone()),
         },
         _ => owned(value.clone()),

@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
 
 use super::cast::{Context, allowed};
 use super::function::{Arg, arg_of, call, called};
-use super::{aggregates, ops, resolve, table};
+use super::{aggregates, distinct, ops, resolve, table};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::types::PgType;
 
@@ -33,6 +33,11 @@ pub fn arg(expr: &Expr, schema: &DFSchema) -> SqlResult<Arg> {
         _ => None,
     };
     arg_of(&field, literal)
+}
+
+/// The metadata that tells a type.
+pub fn told(ty: PgType) -> FieldMetadata {
+    FieldMetadata::from(ty.metadata())
 }
 
 fn tagged(value: ScalarValue, ty: PgType) -> Expr {
@@ -66,13 +71,17 @@ fn node(expr: Expr, schema: &DFSchema) -> SqlResult<Expr> {
         }
         Expr::TryCast(_) => return Err(SqlError::unsupported("TRY_CAST")),
         Expr::Like(like) => like_expr(like, schema)?,
-        Expr::SimilarTo(_) => return Err(SqlError::unsupported("SIMILAR TO")),
+        Expr::SimilarTo(like) => similar_expr(like, schema)?,
         Expr::ScalarFunction(function) => scalar_function(function, schema)?,
         Expr::AggregateFunction(function) => aggregate(function, schema)?,
         Expr::WindowFunction(function) => window(*function, schema)?,
         Expr::InList(list) => in_list(list, schema)?,
         Expr::InSubquery(query) => in_subquery(query, schema)?,
         Expr::SetComparison(comparison) => set_comparison(comparison, schema)?,
+        Expr::ScalarSubquery(query) if !query.outer_ref_columns.is_empty() => {
+            let plan = distinct::at_most_one_row(query.subquery.as_ref().clone())?;
+            Expr::ScalarSubquery(query.with_plan(std::sync::Arc::new(plan)))
+        }
         Expr::Unnest(_)
         | Expr::HigherOrderFunction(_)
         | Expr::Lambda(_)
@@ -424,12 +433,43 @@ fn like_expr(like: Like, schema: &DFSchema) -> SqlResult<Expr> {
     Ok(Expr::Like(Like::new(like.negated, expr, pattern, None, like.case_insensitive)))
 }
 
+fn similar_expr(like: Like, schema: &DFSchema) -> SqlResult<Expr> {
+    let expr = text_operand(*like.expr, schema)?;
+    let pattern = text_operand(*like.pattern, schema)?;
+    let escape = like.escape_char.unwrap_or('\\').to_string();
+    let escape = tagged(ScalarValue::Utf8(Some(escape)), PgType::Text);
+    let pattern = call("pg_similar", vec![pattern, escape]);
+    let op = if like.negated { Operator::RegexNotMatch } else { Operator::RegexMatch };
+    Ok(Expr::BinaryExpr(BinaryExpr::new(Box::new(expr), op, Box::new(pattern))))
+}
+
+/// DataFusion's own function over text, with the replacement as it reads it.
+fn regexp_replace(function: ScalarFunction, schema: &DFSchema) -> SqlResult<Expr> {
+    let ScalarFunction { func, args } = function;
+    if !(3..=4).contains(&args.len()) {
+        return Err(SqlError::unsupported("this form of regexp_replace"));
+    }
+    let mut texts = Vec::with_capacity(args.len());
+    for (i, expr) in args.into_iter().enumerate() {
+        let expr = text_operand(expr, schema)?;
+        let ours = |e: &Expr| match e {
+            Expr::ScalarFunction(f) => called(&f.func) == Some("pg_replacement"),
+            _ => false,
+        };
+        texts.push(if i == 2 && !ours(&expr) { call("pg_replacement", vec![expr]) } else { expr });
+    }
+    Ok(Expr::ScalarFunction(ScalarFunction { func, args: texts }))
+}
+
 fn scalar_function(function: ScalarFunction, schema: &DFSchema) -> SqlResult<Expr> {
     let ScalarFunction { func, args } = function;
     if let Some(name) = called(&func) {
         return our_call(name, args, schema);
     }
     let name = func.name().to_owned();
+    if name == "regexp_replace" {
+        return regexp_replace(ScalarFunction { func, args }, schema);
+    }
     if table::OUTSIDE.contains(&name.as_str()) {
         return Ok(Expr::ScalarFunction(ScalarFunction { func, args }));
     }

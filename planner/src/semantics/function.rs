@@ -15,7 +15,7 @@ use super::{ops, resolve, table};
 use crate::error::{SqlError, SqlResult};
 use crate::keyenc::Datum;
 use crate::row::ColumnBuilder;
-use crate::types::PgType;
+use crate::types::{PgType, Zone, zone};
 
 /// An argument as overload resolution sees it.
 #[derive(Debug, Clone)]
@@ -43,13 +43,16 @@ pub struct PgFunction {
     /// Whether the pass has settled the arguments' types. Before, a bare literal is what SQL text
     /// means by it: `1` is an `integer` though DataFusion reads a 64-bit number.
     settled: bool,
+    /// The session's zone, when the statement was planned.
+    zone: Zone,
 }
 
 impl PgFunction {
     /// The function of a name in the tables.
     fn new(name: &'static str, volatility: Volatility, settled: bool) -> Self {
         let any = vec![TypeSignature::VariadicAny, TypeSignature::Nullary];
-        Self { name, signature: Signature::one_of(any, volatility), settled }
+        let signature = Signature::one_of(any, volatility);
+        Self { name, signature, settled, zone: zone::current() }
     }
 
     /// As DataFusion wants it, for calls in SQL text.
@@ -132,7 +135,7 @@ impl ScalarUDFImpl for PgFunction {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
-        Ok(invoke(self.name, &args)?)
+        Ok(zone::with(self.zone, || invoke(self.name, &args))?)
     }
 }
 

@@ -14,12 +14,17 @@ pub mod aggregates;
 pub mod base64;
 pub mod cast;
 pub mod coerce;
+pub mod distinct;
+pub mod format;
 pub mod function;
 pub mod math;
 pub mod md5;
+pub mod number_format;
 pub mod ops;
 pub mod plan;
 pub mod resolve;
+pub mod series;
+pub mod statistics;
 pub mod strings;
 pub mod table;
 pub mod time;
@@ -51,6 +56,7 @@ pub fn register(state: &mut SessionState) -> SqlResult<()> {
         state.register_udaf(aggregate)?;
     }
     state.register_expr_planner(Arc::new(Operators))?;
+    state.register_relation_planner(Arc::new(series::SeriesRelations))?;
     Ok(())
 }
 

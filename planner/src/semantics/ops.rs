@@ -16,7 +16,7 @@ use crate::error::{SqlError, SqlResult, SqlState};
 use crate::keyenc::{self, Datum};
 use crate::types::datetime::{self, DAY, Interval, SECOND};
 use crate::types::numeric::{Numeric, division_by_zero, key_of, out_of_range};
-use crate::types::{PgType, text};
+use crate::types::{PgType, text, zone};
 
 /// What computes an operator.
 pub fn evaluator(name: &str) -> Option<Evaluator> {
@@ -32,6 +32,10 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
         "pg_bitand" => |_, v| bits(v, |a, b| a & b),
         "pg_bitor" => |_, v| bits(v, |a, b| a | b),
         "pg_bitxor" => |_, v| bits(v, |a, b| a ^ b),
+        "pg_bitnot" => |_, v| match &v[0] {
+            Datum::Int(n) => Ok(Datum::Int(!n)),
+            _ => Err(SqlError::internal("an integer expected")),
+        },
         "pg_shl" => |call, v| shift(call, v, true),
         "pg_shr" => |call, v| shift(call, v, false),
         "greatest" => |call, v| extreme(call, v, true),
@@ -112,7 +116,10 @@ fn arithmetic(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
         (Datum::Interval(a), Datum::Interval(b)) => intervals(*a, *b, op == "pg_add"),
         (Datum::Int(t), Datum::Interval(by)) | (Datum::Interval(by), Datum::Int(t)) => {
             let by = if op == "pg_sub" { scale_interval(*by, -1.0)? } else { *by };
-            Ok(Datum::Int(datetime::add_interval(*t, by)?))
+            Ok(Datum::Int(match call.ret {
+                PgType::TimestampTz => zone::current().add_interval(*t, by)?,
+                _ => datetime::add_interval(*t, by)?,
+            }))
         }
         (Datum::Interval(by), Datum::Float8(n)) | (Datum::Float8(n), Datum::Interval(by)) => {
             let factor = match op {

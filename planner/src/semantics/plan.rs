@@ -10,14 +10,15 @@ use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Aggregate, Distinct, Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator,
-    RecursiveQuery, Union, Values,
+    Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator, RecursiveQuery, Union,
+    Values,
 };
 
 use super::coerce::{self, arg};
-use super::function::{Arg, call};
+use super::distinct;
+use super::function::Arg;
 use super::resolve;
-use crate::error::{SqlError, SqlResult};
+use crate::error::SqlResult;
 use crate::types::PgType;
 
 /// The plan with PostgreSQL's meaning in all its expressions.
@@ -35,13 +36,15 @@ fn fix(node: LogicalPlan) -> SqlResult<LogicalPlan> {
         | LogicalPlan::EmptyRelation(_) => Ok(node.recompute_schema()?),
         LogicalPlan::Values(values) => fix_values(values),
         LogicalPlan::Union(union) => fix_union(union),
-        LogicalPlan::Distinct(distinct) => {
-            if let Distinct::All(input) = &distinct {
-                for field in input.schema().fields() {
-                    refuse_grouping("DISTINCT", PgType::of_field(field)?)?;
-                }
-            }
-            Ok(LogicalPlan::Distinct(distinct).recompute_schema()?)
+        LogicalPlan::Distinct(distinct) => distinct::distinct(distinct),
+        LogicalPlan::RecursiveQuery(query) => {
+            let rest = Arc::unwrap_or_clone(query.recursive_term);
+            let first = query.static_term.as_ref();
+            let rest = distinct::recursive_part(&query.name, rest, Some(first))?;
+            Ok(LogicalPlan::RecursiveQuery(RecursiveQuery {
+                recursive_term: Arc::new(rest),
+                ..query
+            }))
         }
         node => fix_expressions(node),
     }
@@ -51,6 +54,7 @@ fn fix(node: LogicalPlan) -> SqlResult<LogicalPlan> {
 fn work_tables(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
     let LogicalPlan::RecursiveQuery(query) = node else { return Ok(Transformed::no(node)) };
     let first = meaning(Arc::unwrap_or_clone(query.static_term))?;
+    let first = distinct::recursive_part(&query.name, first, None)?;
     let schema = Arc::new(first.schema().as_arrow().clone());
     let rest = Arc::unwrap_or_clone(query.recursive_term).transform_up_with_subqueries(|node| {
         let LogicalPlan::TableScan(scan) = &node else {
@@ -88,16 +92,6 @@ fn work_tables(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
     })))
 }
 
-fn refuse_grouping(what: &str, ty: PgType) -> SqlResult<()> {
-    match ty {
-        PgType::Numeric(None) => Err(SqlError::unsupported(format_args!(
-            "{what} over numeric without precision (cast it to numeric(p,s))"
-        ))),
-        PgType::Interval => Err(SqlError::unsupported(format_args!("{what} over interval"))),
-        _ => Ok(()),
-    }
-}
-
 fn fix_expressions(node: LogicalPlan) -> SqlResult<LogicalPlan> {
     let schema = merge_schema(&node.inputs());
     let names = NamePreserver::new(&node);
@@ -116,7 +110,7 @@ fn fix_expressions(node: LogicalPlan) -> SqlResult<LogicalPlan> {
         Ok(Transformed::yes(name.restore(expr)))
     });
     let node = match fixed.data()? {
-        LogicalPlan::Aggregate(aggregate) => fix_aggregate(aggregate, &schema)?,
+        LogicalPlan::Aggregate(aggregate) => distinct::aggregate(aggregate)?,
         LogicalPlan::Join(join) => fix_join(join)?,
         other => other,
     };
@@ -124,37 +118,6 @@ fn fix_expressions(node: LogicalPlan) -> SqlResult<LogicalPlan> {
     match node {
         LogicalPlan::Window(_) => signed_counts(node),
         other => Ok(other),
-    }
-}
-
-/// Floats that are equal are one group.
-fn fix_aggregate(aggregate: Aggregate, schema: &DFSchema) -> SqlResult<LogicalPlan> {
-    let Aggregate { input, group_expr, aggr_expr, .. } = aggregate;
-    let mut groups = Vec::with_capacity(group_expr.len());
-    for expr in group_expr {
-        if matches!(expr, Expr::GroupingSet(_)) {
-            groups.push(expr);
-            continue;
-        }
-        let ty = arg(&expr, schema)?.ty;
-        refuse_grouping("GROUP BY", ty)?;
-        let float = matches!(ty, PgType::Float4 | PgType::Float8);
-        if float && !is_key(&expr) {
-            let (relation, name) = expr.qualified_name();
-            let key = call("pg_key", vec![expr.unalias()]);
-            groups.push(key.alias_qualified(relation, name));
-        } else {
-            groups.push(expr);
-        }
-    }
-    Ok(LogicalPlan::Aggregate(Aggregate::try_new(input, groups, aggr_expr)?))
-}
-
-fn is_key(expr: &Expr) -> bool {
-    match expr {
-        Expr::Alias(alias) => is_key(&alias.expr),
-        Expr::ScalarFunction(f) => super::function::called(&f.func) == Some("pg_key"),
-        _ => false,
     }
 }
 

@@ -95,6 +95,7 @@ fn by_rule(name: &'static str, args: &[Arg]) -> SqlResult<Option<Resolved>> {
         }
         ("extract" | "date_part", [field, value]) => extract(name, field, value).map(Some),
         ("concat", args) => all(args.iter().map(string_or_own).collect(), PgType::Text),
+        ("format", [format]) => all(vec![string_or_own(format)], PgType::Text),
         ("concat_ws" | "format", args) if !args.is_empty() => {
             all(args.iter().map(string_or_own).collect(), PgType::Text)
         }
@@ -166,7 +167,9 @@ fn common_number(a: PgType, b: PgType) -> PgType {
     }
     match (as_decimal(a), as_decimal(b)) {
         _ if a.is_integer() && b.is_integer() => a.max(b),
-        (PgType::Numeric(Some((_, s))), PgType::Numeric(Some((_, t)))) => {
+        (l @ PgType::Numeric(Some((_, s))), r @ PgType::Numeric(Some((_, t))))
+            if whole(l).max(whole(r)) + s.max(t) <= 38 =>
+        {
             PgType::Numeric(Some((38, s.max(t))))
         }
         _ => PgType::Numeric(None),
@@ -236,19 +239,41 @@ fn numbers(name: &'static str, l: PgType, r: PgType) -> Option<Resolved> {
                     let any = PgType::Numeric(None);
                     Some(Resolved { args: vec![any, any], ret: any })
                 }
-                "pg_mul" if s + t > 37 => same(PgType::Numeric(None)),
-                "pg_mul" => {
-                    let ret = PgType::Numeric(Some((38, s + t)));
-                    Some(Resolved { args: vec![l, r], ret })
-                }
-                _ => {
-                    let ret = PgType::Numeric(Some((38, s.max(t))));
-                    Some(Resolved { args: vec![l, r], ret })
-                }
+                "pg_mul" => exact_or_any(l, r, (digits(l) + digits(r), s + t)),
+                "pg_mod" => exact_or_any(l, r, (whole(l).max(whole(r)) + s.max(t), s.max(t))),
+                _ => exact_or_any(l, r, (whole(l).max(whole(r)) + s.max(t) + 1, s.max(t))),
             }
         }
         ty => same(ty),
     }
+}
+
+/// Digits of a number with limits.
+fn digits(ty: PgType) -> i8 {
+    match ty {
+        PgType::Numeric(Some((p, _))) => i8::try_from(p).unwrap_or(i8::MAX / 4),
+        _ => i8::MAX / 4,
+    }
+}
+
+/// Digits before the point.
+fn whole(ty: PgType) -> i8 {
+    match ty {
+        PgType::Numeric(Some((_, s))) => digits(ty) - s,
+        _ => i8::MAX / 4,
+    }
+}
+
+/// A result of so many digits if they fit into a number with limits, else one without.
+fn exact_or_any(l: PgType, r: PgType, (digits, scale): (i8, i8)) -> Option<Resolved> {
+    let fits = u8::try_from(digits).ok().filter(|p| *p <= 38 && scale <= 37);
+    Some(match fits {
+        Some(p) => Resolved { args: vec![l, r], ret: PgType::Numeric(Some((p.max(1), scale))) },
+        None => {
+            let any = PgType::Numeric(None);
+            Resolved { args: vec![any, any], ret: any }
+        }
+    })
 }
 
 fn concat(args: &[Arg], a: &Arg, b: &Arg) -> SqlResult<Resolved> {
@@ -383,6 +408,11 @@ fn common_of_two(a: PgType, b: PgType) -> Option<PgType> {
     } else {
         None
     }
+}
+
+/// Whether two types are one, whatever their modifiers.
+pub fn same_type(a: PgType, b: PgType) -> bool {
+    a.without_modifier() == b.without_modifier()
 }
 
 /// Whether an argument fits a parameter of the table, and how well; lower is better.

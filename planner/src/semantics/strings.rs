@@ -7,7 +7,7 @@ use super::cast::{of_string, string, to_string};
 use super::function::{Call, Evaluator};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::keyenc::Datum;
-use crate::types::text;
+use crate::types::{PgType, text};
 
 /// Bytes a function may make of one value.
 const RESULT_BYTES_MAX: usize = 256 << 20;
@@ -55,10 +55,17 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
         "quote_ident" => |_, v| Ok(of_string(quote_ident(string(&v[0])?))),
         "overlay" => overlay,
         "pg_like_escape" => like_escape,
+        "pg_similar" => similar,
+        "pg_replacement" => replacement,
         "encode" => encode,
         "decode" => decode,
         "concat" => concat,
         "concat_ws" => concat_ws,
+        "format" => format_text,
+        "format_type" => format_type,
+        // What is stored is what is shown.
+        "pg_get_expr" => |_, v| Ok(super::cast::owned(v[0].clone())),
+        "array_to_string" => array_to_string,
         _ => return None,
     })
 }
@@ -331,6 +338,67 @@ fn like_escape(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
     Ok(of_string(out))
 }
 
+/// A pattern of SIMILAR TO as a regular expression.
+fn similar(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let escape = string(&v[1])?.chars().next();
+    let mut out = String::from("^(?:");
+    let mut pattern = string(&v[0])?.chars();
+    let mut inside = false;
+    while let Some(c) = pattern.next() {
+        if Some(c) == escape {
+            let next = pattern.next().ok_or_else(|| {
+                SqlError::new(
+                    SqlState::INVALID_ESCAPE_SEQUENCE,
+                    "a SIMILAR TO pattern must not end with its escape character",
+                )
+            })?;
+            if next == '"' {
+                return Err(SqlError::unsupported("an escape-double-quote separator"));
+            }
+            out.push('\\');
+            out.push(next);
+            continue;
+        }
+        match c {
+            ']' => inside = false,
+            '[' => inside = true,
+            _ => {}
+        }
+        match c {
+            _ if inside => out.push(c),
+            '%' => out.push_str(".*"),
+            '_' => out.push('.'),
+            '\\' | '.' | '^' | '$' => {
+                out.push('\\');
+                out.push(c);
+            }
+            '(' => out.push_str("(?:"),
+            other => out.push(other),
+        }
+    }
+    out.push_str(")$");
+    // `.` of SQL is any character, the end of a line too.
+    Ok(of_string(format!("(?s){out}")))
+}
+
+/// The replacement of `regexp_replace` as DataFusion reads it: `\\1` is `${1}` there.
+fn replacement(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let mut out = String::new();
+    let mut rest = string(&v[0])?.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '$' => out.push_str("$$"),
+            '\\' => match rest.next() {
+                Some('&') => out.push_str("${0}"),
+                Some(digit @ '1'..='9') => out.push_str(&format!("${{{digit}}}")),
+                _ => return Err(SqlError::unsupported("a backslash in a replacement")),
+            },
+            other => out.push(other),
+        }
+    }
+    Ok(of_string(out))
+}
+
 fn unknown_encoding(name: &str) -> SqlError {
     SqlError::new(SqlState::INVALID_PARAMETER_VALUE, format!("unrecognized encoding: \"{name}\""))
 }
@@ -375,6 +443,111 @@ fn concat(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
         if !matches!(value, Datum::Null) {
             out.push_str(&shown(value, *ty)?);
         }
+    }
+    Ok(of_string(out))
+}
+
+/// A type as `format_type` shows it, from its oid and modifier.
+fn format_type(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let Datum::Int(oid) = v[0] else { return Ok(Datum::Null) };
+    let ty = u32::try_from(oid).ok().and_then(PgType::by_oid);
+    let Some(ty) = ty else {
+        return Ok(of_string(if oid == 0 { "-" } else { "???" }));
+    };
+    let typmod = match v[1] {
+        Datum::Int(typmod) if typmod >= 4 => u32::try_from(typmod - 4).ok(),
+        _ => None,
+    };
+    let ty = match (ty, typmod) {
+        (PgType::Numeric(_), Some(packed)) => {
+            let digits = u8::try_from(packed >> 16).ok();
+            let scale = i8::try_from(packed & 0x7ff).ok();
+            PgType::Numeric(digits.zip(scale))
+        }
+        (PgType::Varchar(_), n) => PgType::Varchar(n),
+        (PgType::Char(_), Some(n)) => PgType::Char(Some(n)),
+        (PgType::Char(_), None) if matches!(v[1], Datum::Null) => {
+            return Ok(of_string("character"));
+        }
+        (ty, _) => ty,
+    };
+    Ok(of_string(ty.to_string()))
+}
+
+/// The elements of an array in its text form; those of the catalog have no quotes in it.
+fn array_to_string(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let array = string(&v[0])?;
+    let inner = array.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    let inner = inner.filter(|inner| !inner.contains(['"', '{', '\\']));
+    let inner = inner.ok_or_else(|| SqlError::unsupported("an array in array_to_string"))?;
+    Ok(of_string(inner.replace(',', string(&v[1])?)))
+}
+
+/// `format`: `%s`, `%I`, `%L`, with a position, a minus and a width.
+fn format_text(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let wrong = |message: &str| SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message);
+    if matches!(v[0], Datum::Null) {
+        return Ok(Datum::Null);
+    }
+    let mut out = String::new();
+    let mut next = 1;
+    let mut format = string(&v[0])?.chars().peekable();
+    while let Some(c) = format.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        if format.next_if_eq(&'%').is_some() {
+            out.push('%');
+            continue;
+        }
+        let mut number = String::new();
+        while let Some(digit) = format.next_if(char::is_ascii_digit) {
+            number.push(digit);
+        }
+        let positioned = !number.is_empty() && format.next_if_eq(&'$').is_some();
+        if positioned {
+            next = number.parse().map_err(|_| wrong("number is out of range"))?;
+            if next == 0 {
+                return Err(wrong(
+                    "format specifies argument 0, but arguments are numbered from 1",
+                ));
+            }
+            number.clear();
+        }
+        let left = number.is_empty() && format.next_if_eq(&'-').is_some();
+        while let Some(digit) = format.next_if(char::is_ascii_digit) {
+            number.push(digit);
+        }
+        let width: usize = match number.as_str() {
+            "" => 0,
+            digits => digits.parse().map_err(|_| wrong("number is out of range"))?,
+        };
+        check_size(width)?;
+        let kind = format.next().ok_or_else(|| wrong("unterminated format() type specifier"))?;
+        if !matches!(kind, 's' | 'I' | 'L') {
+            let message = format!("unrecognized format() type specifier \"{kind}\"");
+            return Err(wrong(&message));
+        }
+        let (Some(value), Some(ty)) = (v.get(next), call.types.get(next)) else {
+            return Err(wrong("too few arguments for format()"));
+        };
+        next += 1;
+        let text = match (kind, value) {
+            ('s', Datum::Null) => String::new(),
+            ('L', Datum::Null) => "NULL".to_owned(),
+            (_, Datum::Null) => {
+                return Err(SqlError::new(
+                    SqlState::NULL_VALUE_NOT_ALLOWED,
+                    "null values cannot be formatted as an SQL identifier",
+                ));
+            }
+            ('s', value) => shown(value, *ty)?,
+            ('I', value) => quote_ident(&shown(value, *ty)?),
+            (_, value) => quote_literal(&shown(value, *ty)?),
+        };
+        let blanks = " ".repeat(width.saturating_sub(text.chars().count()));
+        out.push_str(&if left { text + &blanks } else { blanks + &text });
     }
     Ok(of_string(out))
 }

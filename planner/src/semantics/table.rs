@@ -6,7 +6,7 @@
 //! DataFusion has one whose meaning nobody compared with PostgreSQL's.
 
 use super::function::Evaluator;
-use super::{math, ops, strings, time};
+use super::{format, math, ops, strings, time};
 use crate::error::{SqlError, SqlResult};
 use crate::types::PgType;
 
@@ -41,6 +41,8 @@ pub enum T {
     Iv,
     /// `uuid`
     Uuid,
+    /// `oid`
+    Oid,
 }
 
 impl T {
@@ -61,6 +63,7 @@ impl T {
             T::Tz => PgType::TimestampTz,
             T::Iv => PgType::Interval,
             T::Uuid => PgType::Uuid,
+            T::Oid => PgType::Oid,
         }
     }
 }
@@ -134,6 +137,20 @@ overloads! {
     "random"() -> F8; "gen_random_uuid"() -> Uuid;
     "date_trunc"(Text, Ts) -> Ts; "date_trunc"(Text, Tz) -> Tz; "date_trunc"(Text, Iv) -> Iv;
     "make_date"(I4, I4, I4) -> Date; "to_timestamp"(F8) -> Tz;
+    "make_timestamp"(I4, I4, I4, I4, I4, F8) -> Ts;
+    "to_timestamp"(Text, Text) -> Tz; "to_date"(Text, Text) -> Date;
+    "to_char"(Tz, Text) -> Text; "to_char"(Ts, Text) -> Text; "to_char"(I4, Text) -> Text;
+    "to_char"(I8, Text) -> Text; "to_char"(Num, Text) -> Text; "to_char"(F4, Text) -> Text;
+    "to_char"(F8, Text) -> Text;
+    "timezone"(Text, Tz) -> Ts; "timezone"(Text, Ts) -> Tz;
+    "timezone"(Iv, Tz) -> Ts; "timezone"(Iv, Ts) -> Tz;
+    "age"(Tz, Tz) -> Iv; "age"(Ts, Ts) -> Iv;
+    "justify_days"(Iv) -> Iv; "justify_hours"(Iv) -> Iv; "justify_interval"(Iv) -> Iv;
+    "pg_bitnot"(I2) -> I2; "pg_bitnot"(I4) -> I4; "pg_bitnot"(I8) -> I8;
+    "format_type"(Oid, I4) -> Text;
+    "pg_get_expr"(Text, Oid) -> Text; "pg_get_expr"(Text, Oid, Bool) -> Text;
+    "array_to_string"(Text, Text) -> Text;
+    "pg_similar"(Text, Text) -> Text; "pg_replacement"(Text) -> Text;
     "isfinite"(Date) -> Bool; "isfinite"(Ts) -> Bool; "isfinite"(Tz) -> Bool;
 }
 
@@ -165,29 +182,14 @@ const BY_RULE: &[&str] = &[
     "date_part",
     "concat",
     "concat_ws",
+    "format",
     "pg_typeof",
     "pg_raw",
 ];
 
 /// DataFusion's aggregates whose meaning is PostgreSQL's on the types the pass gives them.
-pub const EQUAL_AGGREGATES: &[&str] = &[
-    "count",
-    "bool_and",
-    "bool_or",
-    "bit_and",
-    "bit_or",
-    "bit_xor",
-    "stddev",
-    "stddev_samp",
-    "stddev_pop",
-    "var_samp",
-    "var_pop",
-    "var",
-    "corr",
-    "covar_samp",
-    "covar_pop",
-    "grouping",
-];
+pub const EQUAL_AGGREGATES: &[&str] =
+    &["count", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor", "grouping"];
 
 /// DataFusion's window functions whose meaning is PostgreSQL's; counts come as unsigned numbers
 /// and are brought to `bigint`.
@@ -221,6 +223,10 @@ pub const OUTSIDE: &[&str] = &[
     "shobj_description",
     "pg_encoding_to_char",
     "pg_get_userbyid",
+    "pg_relation_is_publishable",
+    "pg_function_is_visible",
+    "pg_get_function_result",
+    "pg_get_function_arguments",
     "now",
     "current_timestamp",
     "transaction_timestamp",
@@ -277,6 +283,7 @@ pub fn operator_symbol(name: &str) -> &'static str {
         "pg_bitxor" => "#",
         "pg_shl" => "<<",
         "pg_shr" => ">>",
+        "pg_bitnot" => "~",
         _ => "",
     }
 }
@@ -288,7 +295,10 @@ pub fn is_volatile(name: &str) -> bool {
 
 /// Whether a NULL argument makes the result NULL without a look at the others.
 pub fn is_strict(name: &str) -> bool {
-    !matches!(name, "greatest" | "least" | "concat" | "concat_ws" | "pg_typeof")
+    !matches!(
+        name,
+        "greatest" | "least" | "concat" | "concat_ws" | "format" | "format_type" | "pg_typeof"
+    )
 }
 
 /// What computes a function.
@@ -297,5 +307,6 @@ pub fn evaluator(name: &str) -> SqlResult<Evaluator> {
         .or_else(|| strings::evaluator(name))
         .or_else(|| math::evaluator(name))
         .or_else(|| time::evaluator(name))
+        .or_else(|| format::evaluator(name))
         .ok_or_else(|| SqlError::internal(format!("{name} has no evaluator")))
 }

@@ -16,6 +16,10 @@ const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 /// Functions with a different value at every call.
 const RANDOM: [&str; 2] = ["random", "gen_random_uuid"];
 
+/// Functions of ours that constructs of the grammar become.
+const OWN: [&str; 5] =
+    ["pg_like_escape", "pg_similar", "pg_replacement", "pg_get_expr", "array_to_string"];
+
 /// Expressions that differ, each for a reason.
 const DIFFERENT: &[&str] = &[
     // PostgreSQL's own cube root is one digit off.
@@ -40,6 +44,7 @@ fn samples(ty: T) -> &'static [&'static str] {
         T::Ts => &["timestamp '2024-02-29 13:14:15.678'", "timestamp '1960-05-05'"],
         T::Tz => &["timestamptz '2024-02-29 13:14:15+00'"],
         T::Iv => &["interval '1 year 2 mons 3 days 04:05:06'", "interval '-90 minutes'"],
+        T::Oid => &["23::oid", "1700::oid", "25::oid", "1114::oid"],
         T::Uuid => &["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid"],
     }
 }
@@ -48,6 +53,11 @@ fn samples(ty: T) -> &'static [&'static str] {
 fn words(name: &str, i: usize) -> Option<&'static [&'static str]> {
     match (name, i) {
         ("date_trunc", 0) => Some(&["'day'", "'month'", "'hour'", "'week'", "'quarter'", "'x'"]),
+        ("to_char", 1) => Some(&["'YYYY-MM-DD HH24:MI:SS.US'", "'999,990.00'", "'FMDay DD Month'"]),
+        ("to_date" | "to_timestamp", 0) => Some(&["'2024-02-29'", "'1999-12-31 10:11:12'"]),
+        ("to_date" | "to_timestamp", 1) => Some(&["'YYYY-MM-DD'", "'YYYY-MM-DD HH24:MI:SS'"]),
+        ("timezone", 0) => Some(&["'Europe/Berlin'", "'EST'", "'x'", "'-03:30'"]),
+        ("format_type", 1) => Some(&["-1", "null"]),
         ("encode", 1) | ("decode", 1) => Some(&["'hex'", "'base64'", "'x'"]),
         ("decode", 0) => Some(&["'00ff'", "'YWJj'", "'zz'"]),
         _ => None,
@@ -80,6 +90,7 @@ fn calls(name: &str, args: &[T]) -> Vec<String> {
         .step_by(step)
         .map(|row| match (symbol(name), row.as_slice()) {
             (Some(op), [a, b]) => format!("({a}) {op} ({b})"),
+            (Some(op), [a]) => format!("{op} ({a})"),
             _ => format!("{name}({})", row.join(", ")),
         })
         .collect()
@@ -88,7 +99,7 @@ fn calls(name: &str, args: &[T]) -> Vec<String> {
 fn expressions() -> Vec<String> {
     let mut out = Vec::new();
     for overload in OVERLOADS {
-        if !RANDOM.contains(&overload.name) && overload.name != "pg_like_escape" {
+        if !RANDOM.contains(&overload.name) && !OWN.contains(&overload.name) {
             out.extend(calls(overload.name, overload.args));
         }
     }

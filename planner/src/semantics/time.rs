@@ -1,15 +1,15 @@
-//! Functions of dates, timestamps and intervals. Instants are taken in UTC.
+//! Functions of dates, timestamps and intervals. Instants are taken in the session's zone.
 
 use super::cast::{of_number, string};
 use super::function::{Call, Evaluator};
 use super::strings::int;
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::keyenc::Datum;
-use crate::types::PgType;
 use crate::types::datetime::{
     self, DAY, Interval, SECOND, civil_from_days, days_from_civil, days_in_month,
 };
 use crate::types::numeric::Numeric;
+use crate::types::{PgType, Zone, zone};
 
 /// What computes a function of time.
 pub fn evaluator(name: &str) -> Option<Evaluator> {
@@ -21,7 +21,15 @@ pub fn evaluator(name: &str) -> Option<Evaluator> {
             Ok(value.map_or(Datum::Null, |n| Datum::Float8(n.to_f64())))
         },
         "make_date" => make_date,
-        "to_timestamp" => to_timestamp,
+        "to_timestamp" => |call, v| match call.types.len() {
+            2 => super::format::to_timestamp(v),
+            _ => to_timestamp(call, v),
+        },
+        "timezone" => at_time_zone,
+        "make_timestamp" => make_timestamp,
+        "date" => |_, v| Ok(super::cast::owned(v[0].clone())),
+        "age" => age,
+        "justify_days" | "justify_hours" | "justify_interval" => justify,
         "isfinite" => |call, v| {
             let n = int(&v[0])?;
             let extremes = match call.types[0] {
@@ -50,10 +58,32 @@ fn date_trunc(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
     if micros == i64::MAX || micros == i64::MIN {
         return Ok(Datum::Int(micros));
     }
+    if call.ret == PgType::TimestampTz {
+        let zone = zone::current();
+        let local = zone.local(micros);
+        let cut = trunc_local(&unit, local, call.ret)?;
+        // Parts of a day are cut where the clock stands, whole days are looked up again.
+        let part = matches!(
+            unit.as_str(),
+            "hour"
+                | "minute"
+                | "second"
+                | "millisecond"
+                | "milliseconds"
+                | "microsecond"
+                | "microseconds"
+        );
+        return Ok(Datum::Int(if part { cut - (local - micros) } else { zone.instant(cut)? }));
+    }
+    trunc_local(&unit, micros, call.ret).map(Datum::Int)
+}
+
+/// What a clock shows, cut to a unit.
+fn trunc_local(unit: &str, micros: i64, ty: PgType) -> SqlResult<i64> {
     let days = micros.div_euclid(DAY);
     let (year, month, _) = civil_from_days(days);
-    let day = |days: i64| Ok(Datum::Int(days * DAY));
-    let unit_micros = match unit.as_str() {
+    let day = |days: i64| Ok(days * DAY);
+    let unit_micros = match unit {
         "microsecond" | "microseconds" => 1,
         "millisecond" | "milliseconds" => 1000,
         "second" => SECOND,
@@ -68,9 +98,9 @@ fn date_trunc(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
         "decade" => return day(days_from_civil(year.div_euclid(10) * 10, 1, 1)),
         "century" => return day(days_from_civil((year - 1).div_euclid(100) * 100 + 1, 1, 1)),
         "millennium" => return day(days_from_civil((year - 1).div_euclid(1000) * 1000 + 1, 1, 1)),
-        _ => return Err(unknown_unit(&unit, call.ret)),
+        _ => return Err(unknown_unit(unit, ty)),
     };
-    Ok(Datum::Int(micros.div_euclid(unit_micros) * unit_micros))
+    Ok(micros.div_euclid(unit_micros) * unit_micros)
 }
 
 fn trunc_interval(unit: &str, value: Interval) -> SqlResult<Interval> {
@@ -117,9 +147,10 @@ fn field(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Option<Numeric>> {
     if infinite {
         return Err(SqlError::unsupported("a field of an infinite time"));
     }
+    let shown = if ty == PgType::TimestampTz { zone::current().local(raw) } else { raw };
     let (days, time) = match ty {
         PgType::Date => (raw, 0),
-        _ => (raw.div_euclid(DAY), raw.rem_euclid(DAY)),
+        _ => (shown.div_euclid(DAY), shown.rem_euclid(DAY)),
     };
     if let Some(n) = day_field(&unit, days) {
         return Ok(Some(Numeric::of_int(n)));
@@ -143,7 +174,15 @@ fn field(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Option<Numeric>> {
     match unit.as_str() {
         "epoch" => exact(raw, 6),
         "timezone" | "timezone_hour" | "timezone_minute" if ty == PgType::TimestampTz => {
-            exact(0, 0)
+            let offset = (shown - raw) / SECOND;
+            exact(
+                match unit.as_str() {
+                    "timezone" => offset,
+                    "timezone_hour" => offset / 3600,
+                    _ => offset / 60 % 60,
+                },
+                0,
+            )
         }
         _ => time_field(&unit, time).ok_or_else(|| unknown_unit(&unit, ty)).map(Some),
     }
@@ -190,7 +229,7 @@ fn day_field(unit: &str, days: i64) -> Option<i64> {
 }
 
 /// Year and week of ISO 8601: the week of a day is that of its Thursday.
-fn iso_week(days: i64) -> (i64, i64) {
+pub fn iso_week(days: i64) -> (i64, i64) {
     let thursday = days - (days + 3).rem_euclid(7) + 3;
     let (year, ..) = civil_from_days(thursday);
     (year, (thursday - days_from_civil(year, 1, 1)) / 7 + 1)
@@ -246,6 +285,128 @@ fn make_date(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
     }
     let days = days_from_civil(of_year, month, day);
     Ok(Datum::Int(i64::from(datetime::check_date(days)?)))
+}
+
+/// `AT TIME ZONE`: what clocks there show at an instant, or the instant when they show this.
+fn at_time_zone(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let there = match &v[0] {
+        Datum::Interval(by) if by.months == 0 && by.days == 0 => Zone::fixed(by.micros / SECOND)
+            .ok_or_else(|| {
+                SqlError::new(SqlState::INVALID_PARAMETER_VALUE, "interval time zone out of range")
+            })?,
+        Datum::Interval(_) => {
+            return Err(SqlError::new(
+                SqlState::INVALID_PARAMETER_VALUE,
+                "interval time zone must not include months or days",
+            ));
+        }
+        name => Zone::of_text(string(name)?)?,
+    };
+    let time = int(&v[1])?;
+    Ok(Datum::Int(match call.ret {
+        PgType::Timestamp => there.local(time),
+        _ => there.instant(time)?,
+    }))
+}
+
+fn make_timestamp(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let Datum::Int(days) = make_date(call, v)? else {
+        return Err(SqlError::internal("a date is a number of days"));
+    };
+    let (hour, minute) = (int(&v[3])?, int(&v[4])?);
+    let second = super::ops::float_arg(call, v, 5)?;
+    let inside =
+        (0..=24).contains(&hour) && (0..60).contains(&minute) && (0.0..=60.0).contains(&second);
+    let micros = (second * SECOND as f64).round_ties_even() as i64;
+    let time = (hour * 60 + minute) * 60 * SECOND + micros;
+    if !inside || time > DAY {
+        return Err(SqlError::new(
+            SqlState::DATETIME_FIELD_OVERFLOW,
+            format!("time field value out of range: {hour}:{minute:02}:{second:02}"),
+        ));
+    }
+    Ok(Datum::Int(datetime::check_timestamp(days * DAY + time)?))
+}
+
+/// The difference of two times in years, months and days as a calendar counts them.
+fn age(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let local = |value: i64| match call.types[0] {
+        PgType::TimestampTz => zone::current().local(value),
+        _ => value,
+    };
+    let (a, b) = (int(&v[0])?, int(&v[1])?);
+    if [a, b].iter().any(|t| *t == i64::MAX || *t == i64::MIN) {
+        return Err(SqlError::unsupported("age of an infinite time"));
+    }
+    let (a, b) = (local(a), local(b));
+    let backwards = a < b;
+    let (late, early) = if backwards { (b, a) } else { (a, b) };
+    let parts = |t: i64| (civil_from_days(t.div_euclid(DAY)), t.rem_euclid(DAY));
+    let ((y1, m1, d1), t1) = parts(late);
+    let ((y2, m2, d2), t2) = parts(early);
+    let (mut months, mut days, mut micros) = ((y1 - y2) * 12 + m1 - m2, d1 - d2, t1 - t2);
+    if micros < 0 {
+        micros += DAY;
+        days -= 1;
+    }
+    if days < 0 {
+        // The month that is borrowed is that of the earlier time.
+        days += days_in_month(y2, m2);
+        months -= 1;
+    }
+    let sign = if backwards { -1 } else { 1 };
+    let narrow = |n: i64| i32::try_from(n * sign).map_err(|_| datetime::out_of_range("interval"));
+    Ok(Datum::Interval(Interval {
+        months: narrow(months)?,
+        days: narrow(days)?,
+        micros: micros * sign,
+    }))
+}
+
+/// Thirty days are a month, 24 hours a day.
+fn justify(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
+    let Datum::Interval(value) = &v[0] else {
+        return Err(SqlError::internal("an interval expected"));
+    };
+    let range = || datetime::out_of_range("interval");
+    let narrow = |n: i64| i32::try_from(n).map_err(|_| range());
+    let (mut months, mut days, mut micros) =
+        (i64::from(value.months), i64::from(value.days), value.micros);
+    let all = call.name == "justify_interval";
+    if all || call.name == "justify_hours" {
+        days += micros / DAY;
+        micros %= DAY;
+    }
+    if all || call.name == "justify_days" {
+        months += days / 30;
+        days %= 30;
+    }
+    if all && months > 0 && (days < 0 || (days == 0 && micros < 0)) {
+        days += 30;
+        months -= 1;
+    } else if all && months < 0 && (days > 0 || (days == 0 && micros > 0)) {
+        days -= 30;
+        months += 1;
+    }
+    if call.name != "justify_days" {
+        if days > 0 && micros < 0 {
+            micros += DAY;
+            days -= 1;
+        } else if days < 0 && micros > 0 {
+            micros -= DAY;
+            days += 1;
+        }
+    }
+    if call.name == "justify_days" {
+        if months > 0 && days < 0 {
+            days += 30;
+            months -= 1;
+        } else if months < 0 && days > 0 {
+            days -= 30;
+            months += 1;
+        }
+    }
+    Ok(Datum::Interval(Interval { months: narrow(months)?, days: narrow(days)?, micros }))
 }
 
 fn to_timestamp(call: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {

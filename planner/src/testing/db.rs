@@ -85,6 +85,7 @@ impl MemDb {
             backend_pid: 42,
             txn_time_us: now,
             statement_time_us: now,
+            time_zone: crate::types::Zone::utc(),
         };
         Ok(ExecContext { txn, params, lifted: vec![], session, catalog: self.catalog()? })
     }
@@ -146,6 +147,7 @@ impl MemDb {
 
     fn change(&self, op: &DdlOp) -> SqlResult<Answer> {
         let catalog = self.catalog()?;
+        self.planner.check_ddl(op, &catalog, &Settings::default())?;
         let mut ids = || self.ids.fetch_add(1, Ordering::SeqCst);
         let change = op.apply(&catalog, &mut ids)?;
         self.store.load(change.writes);

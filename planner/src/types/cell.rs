@@ -87,7 +87,8 @@ pub fn write_text(array: &dyn Array, row: usize, ty: PgType, out: &mut Vec<u8>) 
         }
         DataType::Timestamp(TimeUnit::Microsecond, zone) => {
             let micros = array.as_primitive::<TimestampMicrosecondType>().value(row);
-            datetime::write_timestamp(micros, zone.is_some().then_some(0), out);
+            let offset = zone.is_some().then(|| super::zone::current().offset_at(micros));
+            datetime::write_timestamp(micros, offset, out);
         }
         DataType::Interval(IntervalUnit::MonthDayNano) => interval_at(array, row).write(out),
         other => return Err(wrong_array(other, ty)),

@@ -24,6 +24,7 @@ pub mod cell;
 pub mod datetime;
 pub mod numeric;
 pub mod text;
+pub mod zone;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,6 +35,7 @@ use datafusion::arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 use crate::error::{SqlError, SqlResult, SqlState};
 
 pub use cell::{Format, encode_cell, parse_value};
+pub use zone::Zone;
 
 /// Metadata key of an Arrow field under which the PostgreSQL type of a column is kept.
 pub const TYPE_KEY: &str = "quorate.type";

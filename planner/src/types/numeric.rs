@@ -434,6 +434,12 @@ impl Numeric {
         let (weight, _) = self.leading_group();
         let result_weight = if weight >= 0 { weight * 2 + 1 } else { 1 - (1 - weight * 2) };
         let shown = (QUOTIENT_DIGITS_MIN - result_weight).max(i32::from(scale)).clamp(0, SCALE_MAX);
+        self.sqrt_to(shown)
+    }
+
+    /// The square root with this many digits after the point.
+    pub fn sqrt_to(&self, shown: i32) -> SqlResult<Self> {
+        let Finite { mantissa, scale } = *self else { return Ok(*self) };
         let exponent = 2 * (shown + 1) - i32::from(scale);
         let radicand =
             mantissa.checked_mul(power_of_ten(exponent.max(0) as u32)?).ok_or_else(too_long)?;

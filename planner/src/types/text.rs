@@ -31,12 +31,11 @@ pub fn from_text(text: &str, ty: PgType) -> SqlResult<ScalarValue> {
         PgType::Char(limit) => ScalarValue::LargeUtf8(Some(fit_char(no_zero(text)?, limit)?)),
         PgType::Bytea => ScalarValue::Binary(Some(parse_bytea(text)?)),
         PgType::Date => ScalarValue::Date32(Some(datetime::parse_date(text)?)),
-        PgType::Timestamp => ScalarValue::TimestampMicrosecond(
-            Some(datetime::parse_timestamp(text, false, 0)?),
-            None,
-        ),
+        PgType::Timestamp => {
+            ScalarValue::TimestampMicrosecond(Some(datetime::parse_timestamp(text, false)?), None)
+        }
         PgType::TimestampTz => ScalarValue::TimestampMicrosecond(
-            Some(datetime::parse_timestamp(text, true, 0)?),
+            Some(datetime::parse_timestamp(text, true)?),
             Some("+00:00".into()),
         ),
         PgType::Uuid => ScalarValue::FixedSizeBinary(16, Some(parse_uuid(text)?.to_vec())),
