@@ -1,5 +1,5 @@
-//! What goes wrong, drawn from the seed: cut links (one way too), bad weather, crashes in the middle
-//! of what a node is doing, moved leads, clocks that jump, ranges that split under the load.
+//! What goes wrong, drawn from the seed: cut links (one way too), bad weather, crashes in the
+//! middle of what a node is doing, moved leads, clocks that jump, ranges that split under the load.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The simulator: whole nodes (gateway, shard, Raft, the in-memory twins of engine and log) on one
-//! thread, in simulated time, on a network, disks and clocks that misbehave as a seed says. The same
-//! seed gives the same trace. `docs/simulator.md` tells how to use it.
+//! thread, in simulated time, on a network, disks and clocks that misbehave as a seed says. The
+//! same seed gives the same trace. `docs/simulator.md` tells how to use it.
 //!
 //! # The life of a run
 //! 1. [`main`] starts a process per seed, without address randomisation and with an empty

@@ -1,5 +1,5 @@
-//! One seed: a cluster comes up, a bank works on it while things go wrong, everything is mended, and
-//! what must hold is looked at.
+//! One seed: a cluster comes up, a bank works on it while things go wrong, everything is mended,
+//! and what must hold is looked at.
 
 use std::path::Path;
 use std::sync::Arc;

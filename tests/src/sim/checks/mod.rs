@@ -1,5 +1,5 @@
-//! Safety properties, one module each, with a test that makes it fire. They are pure: what they look
-//! at is handed to them.
+//! Safety properties, one module each, with a test that makes it fire. They are pure: what they
+//! look at is handed to them.
 
 pub mod bank_sum;
 pub mod hlc_monotonic;
