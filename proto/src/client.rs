@@ -189,12 +189,13 @@ impl NodeService for RemoteNode {
         };
         let answer = link.waiters.add(tag).ok_or_else(unreachable)?;
         let tagged = pb::TaggedCall { tag, call: Some(call) };
-        if link.queue.send(tagged).await.is_err() {
-            return Err(unreachable());
-        }
-        match tokio::time::timeout(timeout, answer).await {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(_)) => Err(CallError::Broken { node: self.addr.clone() }),
+        // The queue, too, does not empty while the other side stands still.
+        let answered = async {
+            link.queue.send(tagged).await.map_err(|_| unreachable())?;
+            answer.await.map_err(|_| CallError::Broken { node: self.addr.clone() })
+        };
+        match tokio::time::timeout(timeout, answered).await {
+            Ok(outcome) => outcome,
             Err(_) => {
                 link.waiters.forget(tag);
                 Err(CallError::TimedOut {

@@ -256,6 +256,7 @@ impl Sender {
                 origins.into_iter().map(&mut answer).collect()
             }
             Err(e) => {
+                tracing::debug!(%node, error = %e, "no answer");
                 let failure = lost(!e.unsent(), e.to_string());
                 let mut answer = |(i, route): (usize, pb::RangeRoute)| {
                     self.suspect(&route, node);
@@ -335,12 +336,18 @@ impl Sender {
         }
     }
 
-    /// A node that does not answer may no longer lead.
+    /// A node that does not answer may no longer lead. If it was only tried because the leader is
+    /// not known, the route may be so old that none of its replicas is one any more: it is located
+    /// anew.
     fn suspect(&self, route: &pb::RangeRoute, node: NodeId) {
-        if let Some(descriptor) = &route.descriptor
-            && route.leader_node_id == node.0
-        {
-            self.cache.lock().set_leader(descriptor.range_id, None);
+        let Some(descriptor) = &route.descriptor else {
+            return;
+        };
+        let mut cache = self.cache.lock();
+        match route.leader_node_id {
+            0 => cache.forget(&descriptor.start),
+            leader if leader == node.0 => cache.set_leader(descriptor.range_id, None),
+            _ => {}
         }
     }
 }
@@ -384,5 +391,100 @@ impl std::fmt::Display for Failure {
             Self::Range(e) => f.write_str(&e.message),
             Self::Lost { why, .. } => f.write_str(why),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use async_trait::async_trait;
+    use quorate_proto::{NodeService, Timestamp, TxnId};
+    use quorate_txn::config::MAX_CLOCK_OFFSET;
+
+    use super::*;
+    use crate::testing::TestClock;
+
+    /// Two nodes and a range of the whole keyspace.
+    struct Pair {
+        route: Mutex<pb::RangeRoute>,
+        first_is_down: AtomicBool,
+    }
+
+    struct Member(Arc<Pair>, NodeId);
+
+    #[async_trait]
+    impl NodeService for Member {
+        async fn call(&self, call: pb::Call) -> Result<pb::Reply, CallError> {
+            let Self(pair, id) = self;
+            if *id == NodeId(1) && pair.first_is_down.load(Ordering::Relaxed) {
+                let why = String::from("it is down");
+                return Err(CallError::Unreachable { node: id.to_string(), why });
+            }
+            let route = pair.route.lock().clone();
+            let node = call.node.map(|_| pb::NodeResponse {
+                body: Some(node_response::Body::Locate(pb::LocateResponse {
+                    routes: vec![route.clone()],
+                    nodes: Vec::new(),
+                })),
+            });
+            let answer = |_| pb::RangeResponse {
+                body: Some(if route.leader_node_id == id.0 {
+                    range_response::Body::Heartbeat(pb::HeartbeatResponse {})
+                } else {
+                    let hint = pb::NotLeader {
+                        leader_node_id: route.leader_node_id,
+                        descriptor: route.descriptor.clone(),
+                    };
+                    let kind = Kind::NotLeader(hint);
+                    range_response::Body::Error(pb::RangeError::new(kind, "not the leader"))
+                }),
+            };
+            let responses = call.requests.into_iter().map(answer).collect();
+            Ok(pb::Reply { node, responses, clock: call.clock, ..pb::Reply::default() })
+        }
+    }
+
+    struct Both(Arc<Pair>);
+
+    impl Connector for Both {
+        fn node(&self, node: NodeId) -> Option<Arc<dyn NodeService>> {
+            Some(Arc::new(Member(self.0.clone(), node)))
+        }
+
+        fn nodes(&self) -> Vec<NodeId> {
+            vec![NodeId(2), NodeId(1)]
+        }
+
+        fn learn(&self, _nodes: &[pb::NodeInfo]) {}
+    }
+
+    fn route(nodes: &[u64], leader_node_id: u64) -> pb::RangeRoute {
+        let replica = |id: &u64| pb::Replica { node_id: *id, peer_id: *id, role: 0 };
+        let descriptor = pb::RangeDescriptor {
+            range_id: 1,
+            epoch: Some(pb::Epoch { conf: nodes.len() as u64, version: 1 }),
+            replicas: nodes.iter().map(replica).collect(),
+            ..pb::RangeDescriptor::default()
+        };
+        pb::RangeRoute { descriptor: Some(descriptor), leader_node_id }
+    }
+
+    /// The route was cached while the range had one replica, and that replica's node dies.
+    #[tokio::test]
+    async fn a_route_whose_replicas_are_all_silent_is_located_anew() {
+        let pair = Pair { route: Mutex::new(route(&[1], 1)), first_is_down: AtomicBool::default() };
+        let pair = Arc::new(pair);
+        let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
+        let sender = Sender::new(Arc::new(Both(pair.clone())), Arc::new(clock), Bytes::new());
+        let beat =
+            pb::HeartbeatRequest { txn_id: TxnId(1).to_bytes(), ..pb::HeartbeatRequest::default() };
+        let key = Bytes::from("k");
+        let request = Outgoing { key, body: range_request::Body::Heartbeat(beat) };
+        let patience = Duration::from_secs(5);
+        sender.settle(request.clone(), patience).await.expect("the first node leads");
+        *pair.route.lock() = route(&[1, 2], 2);
+        pair.first_is_down.store(true, Ordering::Relaxed);
+        sender.settle(request, patience).await.expect("the second node leads");
     }
 }

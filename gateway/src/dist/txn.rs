@@ -200,6 +200,7 @@ impl Txn {
                 self.dist.clear_lock(&locked).await
             }
             failure if failure.curable() => {
+                tracing::debug!(why = %failure, "a read is tried again");
                 runtime::pause(Duration::from_millis(10)).await;
                 Ok(())
             }
