@@ -553,9 +553,9 @@ impl FakeNode {
                 let report = pb::ReportResponse { nodes, loads: Vec::new() };
                 node_response::Body::Report(report)
             }
-            node_request::Body::Join(_) | node_request::Body::Status(_) => {
-                node_response::Body::Error(invalid("not here"))
-            }
+            node_request::Body::Join(_)
+            | node_request::Body::Status(_)
+            | node_request::Body::Ping(_) => node_response::Body::Error(invalid("not here")),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! ([`Fabric`]: directly, or as a simulator lets them).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -84,6 +85,7 @@ pub struct NodeConnector {
     own: OnceLock<Weak<dyn NodeService>>,
     local: Option<Arc<dyn Fabric>>,
     book: RwLock<BTreeMap<NodeId, pb::NodeInfo>>,
+    unsaved: AtomicBool,
     remotes: Mutex<HashMap<NodeId, (String, Arc<RemoteNode>)>>,
 }
 
@@ -95,6 +97,7 @@ impl NodeConnector {
             own: OnceLock::new(),
             local,
             book: RwLock::default(),
+            unsaved: AtomicBool::new(false),
             remotes: Mutex::default(),
         })
     }
@@ -120,7 +123,23 @@ impl NodeConnector {
                 news = true;
             }
         }
+        if news {
+            self.unsaved.store(true, Ordering::SeqCst);
+        }
         news
+    }
+
+    /// Adopts the addresses of nodes that are not known at all: from somebody who may know less of
+    /// the others.
+    pub(super) fn adopt_unknown(&self, nodes: &[pb::NodeInfo]) {
+        let unknown = |node: &&pb::NodeInfo| !self.book.read().contains_key(&NodeId(node.node_id));
+        let unknown: Vec<_> = nodes.iter().filter(unknown).cloned().collect();
+        self.adopt(&unknown);
+    }
+
+    /// The book, if anything in it is newer than at the last call.
+    pub(super) fn take_unsaved(&self) -> Option<Vec<pb::NodeInfo>> {
+        self.unsaved.swap(false, Ordering::SeqCst).then(|| self.book())
     }
 }
 
@@ -190,5 +209,9 @@ mod tests {
         assert_eq!(connector.rpc_addr(NodeId(2)).as_deref(), Some("b:1"));
         assert!(!Arc::ptr_eq(&first, &connector.node(NodeId(2)).expect("known")));
         assert_eq!(connector.nodes(), [NodeId(1), NodeId(2)]);
+        connector.adopt_unknown(&[at("a:1")]);
+        assert_eq!(connector.rpc_addr(NodeId(2)).as_deref(), Some("b:1"));
+        assert_eq!(connector.take_unsaved(), Some(vec![at("b:1")]));
+        assert_eq!(connector.take_unsaved(), None);
     }
 }

@@ -1,7 +1,9 @@
-//! House-keeping of a node: three tasks that live as long as it does.
+//! House-keeping of a node: four tasks that live as long as it does.
 //!
 //! * *keeper*: the clock's bound (T3) and the disk (S5). Nothing else may hold it up.
-//! * *reporter*: tells the meta range what is led here; asks the other nodes for their clocks.
+//! * *reporter*: tells the meta range what is led here.
+//! * *pinger*: asks the other nodes for their clocks; both sides learn where the other is. It goes
+//!   on while the meta range has no leader: that may be what it cures.
 //! * *placer*: for the ranges led here: replicas on enough nodes, leaders spread evenly, floors,
 //!   splits by size. Each leader decides for its own ranges: nothing has to be elected for it.
 
@@ -55,10 +57,12 @@ impl Every {
 
 impl Node {
     pub(super) fn start_house_keeping(self: &Arc<Self>) -> Vec<tokio::task::JoinHandle<()>> {
-        let (keeper, reporter, placer) = (self.clone(), self.clone(), self.clone());
+        let (keeper, reporter) = (self.clone(), self.clone());
+        let (pinger, placer) = (self.clone(), self.clone());
         vec![
             runtime::spawn(async move { keeper.keep().await }),
             runtime::spawn(async move { reporter.report_on().await }),
+            runtime::spawn(async move { pinger.ping_on().await }),
             runtime::spawn(async move { placer.place_on().await }),
         ]
     }
@@ -80,6 +84,8 @@ impl Node {
             if bound.due(Instant::now()) {
                 self.write_clock_bound().await;
             }
+            // What the gateway has learnt.
+            self.save_addresses().await;
         }
     }
 
@@ -106,8 +112,6 @@ impl Node {
 
     async fn report_on(&self) {
         let mut told: BTreeMap<RangeId, pb::RangeRoute> = BTreeMap::new();
-        let mut ping = Every::new(PING_EVERY);
-        self.ping_all().await;
         loop {
             let news = self.events.routes.notified();
             let woken = tokio::time::timeout(REPORT_EVERY, news).await.is_ok();
@@ -124,9 +128,6 @@ impl Node {
             let heartbeat = !woken;
             if (heartbeat || !routes.is_empty()) && self.report(routes).await {
                 told = led;
-            }
-            if ping.due(Instant::now()) {
-                self.ping_all().await;
             }
         }
     }
@@ -159,11 +160,18 @@ impl Node {
         }
     }
 
-    async fn learn(&self, nodes: &[pb::NodeInfo]) {
-        if !self.connector.adopt(nodes) {
-            return;
-        }
-        let (log, book) = (self.log.clone(), self.connector.book());
+    /// Adopts addresses, and writes down what is new: a node that is killed and knows nobody when
+    /// it comes back cannot answer those who ask for its vote.
+    pub(super) async fn learn(&self, nodes: &[pb::NodeInfo]) {
+        let others = nodes.iter().filter(|node| node.node_id != self.id().0);
+        self.connector.adopt(&others.cloned().collect::<Vec<_>>());
+        self.save_addresses().await;
+    }
+
+    async fn save_addresses(&self) {
+        let _one_at_a_time = self.saving.lock().await;
+        let Some(book) = self.connector.take_unsaved() else { return };
+        let log = self.log.clone();
         if let Some(Err(error)) = runtime::blocking(self.config.workers_as_tasks, move || {
             identity::store_addresses(&*log, book)
         })
@@ -173,11 +181,28 @@ impl Node {
         }
     }
 
+    // ------------------------------------------------------------ pinger
+
+    async fn ping_on(&self) {
+        loop {
+            self.ping_all().await;
+            tokio::time::sleep(PING_EVERY).await;
+        }
+    }
+
     /// Asks every other node for its clock: who answers lives, and whose clock is off is known.
     async fn ping_all(&self) {
         let others = self.connector.nodes().into_iter().filter(|node| *node != self.id());
         let others: Vec<NodeId> = others.collect();
-        let answers = join_all(others.iter().map(|node| self.ask(*node, None, PING_TIMEOUT))).await;
+        let ping = || Some(Ask::Ping(pb::PingRequest { node: Some(self.info()) }));
+        let asked = others.iter().map(|node| self.ask(*node, ping(), PING_TIMEOUT));
+        let answers = join_all(asked).await;
+        for reply in answers.iter().flatten() {
+            if let Some(Answer::Ping(known)) = reply.node.as_ref().and_then(|n| n.body.as_ref()) {
+                self.connector.adopt_unknown(&known.nodes);
+            }
+        }
+        self.save_addresses().await;
         let at = self.ranges.clock.monotonic();
         {
             let mut seen = self.seen.lock();

@@ -195,7 +195,7 @@ impl Node {
                 Ok(Answer::Join(pb::JoinResponse { cluster_id, node_id, nodes }))
             }
             Ask::Report(request) => self.take_report(replica, request, deadline).await,
-            Ask::Locate(_) | Ask::Status(_) | Ask::Barrier(_) => {
+            Ask::Locate(_) | Ask::Status(_) | Ask::Barrier(_) | Ask::Ping(_) => {
                 Err(errors::invalid("not a request to the meta range"))
             }
         }
@@ -209,7 +209,7 @@ impl Node {
     ) -> Result<u64, pb::RangeError> {
         let command = Command::RegisterNode(pb::RegisterNodeCommand { node });
         let id = number(replica, command, deadline).await?;
-        self.connector.adopt(&self.stored_nodes()?);
+        self.learn(&self.stored_nodes()?).await;
         Ok(id)
     }
 

@@ -25,6 +25,7 @@
 pub mod clock;
 pub mod config;
 pub mod connector;
+mod folder;
 mod house;
 pub mod identity;
 mod meta_client;
@@ -81,9 +82,24 @@ pub enum OpenError {
         /// The newest this release knows.
         known: u32,
     },
+    /// No node has begun in the folder, and it is not empty.
+    #[error(
+        "the data folder {} is neither empty nor a node's: it contains `{name}`", dir.display()
+    )]
+    ForeignFiles {
+        /// The folder.
+        dir: PathBuf,
+        /// One of the files.
+        name: String,
+    },
     /// The folder is of another cluster than the one it is to join.
-    #[error("the data folder belongs to cluster {folder}, the others are of cluster {others}")]
+    #[error(
+        "the data folder {dir} belongs to cluster {folder}, the nodes of --join are of cluster \
+         {others}: start it without --join to go on in its own, or join with an empty folder"
+    )]
     OtherCluster {
+        /// The folder.
+        dir: String,
         /// In the folder.
         folder: String,
         /// Of the seeds.
@@ -181,6 +197,8 @@ pub struct Node {
     pub(crate) idle: Notify,
     running: Mutex<Option<Running>>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    /// Held while addresses are written down: the newest are written last.
+    saving: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Node {

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use super::config::{JOIN_TIMEOUT, META_RETRY, Network, NodeConfig, Start, Storage};
 use super::connector::NodeConnector;
 use super::identity::{self, Identity};
-use super::{Events, Node, OpenError, runtime};
+use super::{Events, Node, OpenError, folder, runtime};
 use crate::disk::{DiskGuard, FolderSpace};
 use crate::engine::{Engine, EngineError, RocksConfig, RocksEngine};
 use crate::log::store::{LogConfig, RaftEngineLog};
@@ -67,31 +67,32 @@ fn open_storage(config: &NodeConfig) -> Result<Opened, OpenError> {
         Storage::Folder(dir) => dir,
     };
     let system = |e: std::io::Error| OpenError::System(format!("{}: {e}", dir.display()));
-    std::fs::create_dir_all(dir).map_err(system)?;
+    folder::check_files(dir)?;
     let rocks = RocksConfig {
         cache: config.cache.clone().unwrap_or_else(|| RocksConfig::default().cache),
         ..RocksConfig::default()
     };
-    let engine = RocksEngine::open(&dir.join("rows"), rocks).map_err(|error| match &error {
-        EngineError::Storage(why) => locked(dir, why).unwrap_or(OpenError::Engine(error)),
-        EngineError::NewerFormat { found, known } => {
-            OpenError::NewerFormat { found: *found, known: *known }
-        }
-        _ => OpenError::Engine(error),
-    })?;
+    let engine =
+        RocksEngine::open(&dir.join(folder::ROWS), rocks).map_err(|error| match &error {
+            EngineError::Storage(why) => locked(dir, why).unwrap_or(OpenError::Engine(error)),
+            EngineError::NewerFormat { found, known } => {
+                OpenError::NewerFormat { found: *found, known: *known }
+            }
+            _ => OpenError::Engine(error),
+        })?;
     let log =
-        RaftEngineLog::open(&dir.join("raft"), LogConfig::default()).map_err(
-            |error| match &error {
+        RaftEngineLog::open(&dir.join(folder::RAFT), LogConfig::default()).map_err(|error| {
+            match &error {
                 LogError::Failed(why) => locked(dir, why).unwrap_or(OpenError::Log(error)),
                 _ => OpenError::Log(error),
-            },
-        )?;
+            }
+        })?;
     let disk = DiskGuard::new(Arc::new(FolderSpace::new(dir)), config.reserve.clone());
     Ok(Opened {
         engine: Arc::new(engine),
         log: Arc::new(log),
         disk: Some(Arc::new(disk.map_err(system)?)),
-        snapshot_dir: dir.join("snapshots"),
+        snapshot_dir: dir.join(folder::SNAPSHOTS),
         name: dir.display().to_string(),
     })
 }
@@ -119,7 +120,13 @@ impl Node {
         }
         let restarted = known.is_some();
         let identity = match known {
-            Some(identity) => identity,
+            Some(identity) => {
+                if let Start::Join(seeds) = &config.start {
+                    let seeds = seed_nodes(&config, seeds).into_iter().map(|(_, node)| node);
+                    folder::check_cluster(&opened.name, &identity.cluster_id, seeds).await?;
+                }
+                identity
+            }
             None => begin(&config, &opened, &clock).await?,
         };
         let node = Self::start(config, opened, identity, restarted, clock)?;
@@ -183,6 +190,7 @@ impl Node {
             idle: Notify::new(),
             running: Mutex::new(Some(running)),
             tasks: Mutex::new(Vec::new()),
+            saving: tokio::sync::Mutex::default(),
         });
         node.connector.adopt(&[node.info()]);
         let weak: Weak<Self> = Arc::downgrade(&node);
@@ -292,6 +300,8 @@ fn seed_nodes(config: &NodeConfig, seeds: &[String]) -> Vec<(String, Arc<dyn Nod
         }
         Network::Tcp => seeds
             .iter()
+            // Often all nodes are given the same list.
+            .filter(|addr| **addr != config.rpc_addr)
             .map(|addr| {
                 let node: Arc<dyn NodeService> = Arc::new(RemoteNode::new(addr.clone()));
                 (addr.clone(), node)

@@ -121,6 +121,10 @@ impl Node {
             }
             Some(Ask::Status(request)) => Ok(Answer::Status(self.status(request.ranges).await)),
             Some(Ask::Barrier(request)) => Ok(Answer::Barrier(self.barrier(&request).await)),
+            Some(Ask::Ping(request)) => {
+                self.learn(request.node.as_slice()).await;
+                Ok(Answer::Ping(pb::PingResponse { nodes: self.connector.book() }))
+            }
             None => Err(errors::invalid("a request this release does not know")),
         };
         pb::NodeResponse { body: Some(outcome.unwrap_or_else(Answer::Error)) }

@@ -567,6 +567,48 @@ async fn leaders_spread_over_the_nodes() {
 }
 
 /// Real files, real sockets: bootstrap, join, replicate, commit, restart from the folder.
+/// Written down by every node, the leader of the meta range too: after a power cut each must reach
+/// the others before anybody leads anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_writes_down_where_the_others_are() {
+    let cluster = Cluster::start(3).await;
+    for disk in &cluster.disks {
+        until("the addresses are written down", || async {
+            let mut known = super::identity::load_addresses(&*disk.log);
+            known.sort_by_key(|node| node.node_id);
+            let nodes: Vec<_> = known.iter().map(|node| node.node_id).collect();
+            (nodes == [1, 2, 3]).then_some(())
+        })
+        .await;
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_learns_where_a_node_is_that_asks_for_its_clock() {
+    let cluster = Cluster::start(1).await;
+    let node = cluster.any().clone();
+    let info = |node_id, rpc_addr: &str| pb::NodeInfo {
+        node_id,
+        rpc_addr: rpc_addr.into(),
+        ..pb::NodeInfo::default()
+    };
+    // What others say of the node itself is never news to it.
+    for asking in [info(7, "seven:1"), info(1, "elsewhere:1")] {
+        let ping = node_request::Body::Ping(pb::PingRequest { node: Some(asking) });
+        let mut call = cluster.make_call(Vec::new());
+        call.node = Some(pb::NodeRequest { body: Some(ping) });
+        let reply = cluster.call(&node, call).await;
+        let Some(node_response::Body::Ping(known)) = reply.node.and_then(|n| n.body) else {
+            panic!("a ping is answered with a ping");
+        };
+        assert_eq!(known.nodes, [node.info(), info(7, "seven:1")]);
+    }
+    let known = super::identity::load_addresses(&*cluster.disks[0].log);
+    assert!(known.contains(&info(7, "seven:1")), "{known:?}");
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_over_tcp_on_rocksdb_and_raft_engine() {
     let dir = tempfile::tempdir().expect("a temporary folder");

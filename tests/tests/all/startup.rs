@@ -28,14 +28,13 @@ fn refusal(args: &[&str]) -> String {
     child.wait().ok();
     let said = std::fs::read_to_string(&log_path).expect("the file is there");
     let status = status.unwrap_or_else(|| panic!("it runs on, saying:\n{said}"));
-    assert!(!status.success(), "it exits with 0, saying:\n{said}");
+    assert_eq!(status.code(), Some(1), "it says:\n{said}");
     assert!(!said.contains("panicked at"), "{said}");
     said
 }
 
 fn single() -> Options {
-    let args = vec!["--replicas".to_owned(), "1".to_owned()];
-    Options { nodes: 1, args, ..Options::default() }
+    Options::replicated(1, 1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,7 +107,6 @@ fn an_unreachable_seed_is_named() {
 }
 
 #[test]
-#[ignore = "a folder with foreign files is accepted by --bootstrap today"]
 fn a_folder_that_is_none_or_holds_something_else_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let addrs = ["--sql-addr", "127.0.0.1:0", "--rpc-addr", "127.0.0.1:0", "--bootstrap"];
@@ -123,6 +121,7 @@ fn a_folder_that_is_none_or_holds_something_else_is_named() {
     let path = strange.display().to_string();
     let said = refusal(&[&["--data-dir", &path], &addrs[..]].concat());
     assert!(said.contains(&path), "it does not name the folder:\n{said}");
+    assert!(said.contains("letter.txt"), "it does not say what is there:\n{said}");
     assert!(strange.join("letter.txt").exists());
 }
 
@@ -136,7 +135,6 @@ fn a_new_folder_needs_bootstrap_or_join() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a folder goes on as its own cluster today: see docs/limits.md"]
 async fn a_folder_of_another_cluster_is_refused() {
     let _alone = cluster::alone().await;
     let first = Cluster::start(single()).await;
@@ -146,7 +144,7 @@ async fn a_folder_of_another_cluster_is_refused() {
     let addrs = ["--sql-addr", "127.0.0.1:0", "--rpc-addr", "127.0.0.1:0"];
     let join = ["--data-dir", &data, "--join", first.rpc_addr(0)];
     let said = refusal(&[&join[..], &addrs[..]].concat());
-    assert!(said.contains("cluster"), "{said}");
+    assert!(said.contains(&data) && said.contains("belongs to cluster"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
