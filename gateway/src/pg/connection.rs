@@ -90,7 +90,8 @@ impl Connection {
             if matches!(message, PgWireFrontendMessage::Terminate(_)) {
                 return Ok(());
             }
-            match self.handle(message).await {
+            // In a box: an idle session must not hold room for the largest statement's execution.
+            match Box::pin(self.handle(message)).await {
                 Ok(()) => {}
                 Err(Failure::Wire(e)) => return Err(e),
                 Err(Failure::Sql(e)) => {

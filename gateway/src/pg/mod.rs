@@ -2,12 +2,13 @@
 //!
 //! * [`wire`]: bytes of one connection. * [`startup`]: its first messages. * [`connection`]: the
 //!   loop. * [`extended`]: prepared statements and portals. * [`reply`]: what goes out.
-//!   * [`cancel`]: cancel requests.
+//!   * [`shape`]: what may come in. * [`cancel`]: cancel requests.
 
 pub mod cancel;
 pub mod connection;
 pub mod extended;
 pub mod reply;
+pub mod shape;
 pub mod startup;
 pub mod wire;
 

@@ -7,11 +7,14 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::BytesMut;
+use pgwire::error::PgWireResult;
 use pgwire::messages::{
     DecodeContext, PgWireBackendMessage, PgWireFrontendMessage, ProtocolVersion,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use super::shape;
 
 /// Output is written out at this size even without a flush: a slow client makes us wait, not grow.
 const OUT_BYTES_MAX: usize = 64 << 10;
@@ -165,17 +168,15 @@ fn frame_len(input: &[u8], phase: Phase) -> Result<Option<usize>, WireError> {
     Ok(Some(len + offset))
 }
 
-/// `pgwire` reads fixed-width fields without asking whether they are there; a frame that ends early
-/// is caught here, where it is known to touch no state of ours.
+/// A frame that does not have the shape of its kind is refused before `pgwire` reads it. Should it
+/// panic all the same, that is caught here, where it is known to touch no state of ours.
 fn decode(mut frame: BytesMut, phase: Phase) -> Result<PgWireFrontendMessage, WireError> {
-    let mut context = DecodeContext::default();
-    context.protocol_version = ProtocolVersion::PROTOCOL3_0;
-    context.awaiting_frontend_ssl = phase == Phase::First;
-    context.awaiting_frontend_startup = phase != Phase::Running;
     let kind = frame.first().copied().unwrap_or(0);
-    let mut decode_once = || PgWireFrontendMessage::decode(&mut frame, &context);
     let malformed = || WireError::Protocol(format!("malformed message of type {:?}", kind as char));
-    match catch_unwind(AssertUnwindSafe(&mut decode_once)) {
+    if phase == Phase::Running && !shape::fits(kind, frame.get(5..).unwrap_or_default()) {
+        return Err(malformed());
+    }
+    match catch_unwind(AssertUnwindSafe(|| decode_once(&mut frame, phase))) {
         Ok(Ok(Some(PgWireFrontendMessage::SslNegotiation(
             pgwire::messages::SslNegotiationMetaMessage::None,
         )))) => decode(frame, Phase::Startup),
@@ -183,6 +184,14 @@ fn decode(mut frame: BytesMut, phase: Phase) -> Result<PgWireFrontendMessage, Wi
         Ok(Ok(None)) | Err(_) => Err(malformed()),
         Ok(Err(e)) => Err(WireError::Protocol(e.to_string())),
     }
+}
+
+fn decode_once(frame: &mut BytesMut, phase: Phase) -> PgWireResult<Option<PgWireFrontendMessage>> {
+    let mut context = DecodeContext::default();
+    context.protocol_version = ProtocolVersion::PROTOCOL3_0;
+    context.awaiting_frontend_ssl = phase == Phase::First;
+    context.awaiting_frontend_startup = phase != Phase::Running;
+    PgWireFrontendMessage::decode(frame, &context)
 }
 
 #[cfg(test)]
@@ -202,6 +211,20 @@ mod tests {
             let len = frame_len(&frame, Phase::Running).unwrap().unwrap();
             prop_assert_eq!(len, frame.len());
             let _ = decode(BytesMut::from(&frame[..]), Phase::Running);
+        }
+
+        /// Small numbers and zeros make bodies that are nearly right.
+        #[test]
+        fn what_has_the_right_shape_is_decoded_without_a_panic(
+            kind in prop::sample::select(b"QPBCDESHXFdcfp".to_vec()),
+            body in prop::collection::vec(prop::sample::select(vec![0u8, 0, 0, 1, 2, 255]), 0..24),
+        ) {
+            let mut frame = vec![kind];
+            frame.extend_from_slice(&i32::try_from(body.len() + 4).unwrap().to_be_bytes());
+            frame.extend_from_slice(&body);
+            if shape::fits(kind, &body) {
+                let _ = decode_once(&mut BytesMut::from(&frame[..]), Phase::Running);
+            }
         }
     }
 
