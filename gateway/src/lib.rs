@@ -116,6 +116,10 @@ impl Gateway {
         let Some(mut intent) = txn.intent() else {
             return Ok(());
         };
+        if !self.catalog.is_fresh() {
+            // The copy was not compared for a while, perhaps only because this node is busy.
+            self.catalog.refresh().await?;
+        }
         intent.start = Some(pin.begin_commit()?);
         intent.hold = Some(pin.hold());
         self.dist.clone().commit(intent).await
