@@ -20,6 +20,9 @@ pub const START_LIMIT: Duration = Duration::from_secs(90);
 /// How long a node may drain after SIGTERM.
 pub const STOP_LIMIT: Duration = Duration::from_secs(30);
 
+/// Replicas of a range unless the arguments say otherwise.
+const REPLICAS_DEFAULT: usize = 3;
+
 /// How far replicas may lie apart, in entries, while clients write.
 const ENTRIES_APART_MAX: u64 = 200;
 
@@ -83,6 +86,21 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// So many nodes, ranges having so many replicas.
+    pub fn replicated(nodes: usize, replicas: usize) -> Options {
+        let args = vec!["--replicas".to_owned(), replicas.to_string()];
+        Options { nodes, args, ..Options::default() }
+    }
+
+    /// What the arguments say of replicas.
+    fn replicas(&self) -> usize {
+        let flag = self.args.iter().position(|arg| arg == "--replicas");
+        let value = flag.and_then(|at| self.args.get(at + 1)?.parse().ok());
+        value.unwrap_or(REPLICAS_DEFAULT)
+    }
+}
+
 /// One `quorate start` process, or the memory of one.
 pub struct Node {
     name: String,
@@ -98,6 +116,7 @@ pub struct Node {
 pub struct Cluster {
     nodes: Vec<Node>,
     folder: tempfile::TempDir,
+    replicas: usize,
 }
 
 impl Cluster {
@@ -111,7 +130,7 @@ impl Cluster {
         let base = options.base.clone().unwrap_or_else(std::env::temp_dir);
         let folder = tempfile::Builder::new().prefix("quorate-e2e-").tempdir_in(base);
         let folder = folder.expect("a temporary folder can be made");
-        let mut cluster = Cluster { nodes: Vec::new(), folder };
+        let mut cluster = Cluster { nodes: Vec::new(), folder, replicas: options.replicas() };
         for _ in 0..options.nodes {
             cluster.add_node(&options);
         }
@@ -233,7 +252,7 @@ impl Cluster {
     }
 
     async fn wait_for_replicas(&self, limit: Duration, apart_max: u64) {
-        let wanted = self.nodes.len().min(3);
+        let wanted = self.nodes.len().min(self.replicas);
         wait_until_async("every range is fully replicated", limit, async || {
             let mut ranges = std::collections::BTreeMap::<u64, Vec<pb::RangeStatus>>::new();
             let running = self.running();

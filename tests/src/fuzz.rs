@@ -1,12 +1,15 @@
 //! Random and mutated wire messages and SQL texts, thrown at a server that must survive them.
 //!
-//! Everything is drawn from a seed. Nothing is asked of the answers; afterwards, and every now and
+//! Everything that is sent is drawn from a seed, each connection's rubbish by itself, so that
+//! several can be at it at a time. Nothing is asked of the answers; afterwards, and every now and
 //! then, a well-behaved client must get a right answer.
 
 use std::io;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use futures::StreamExt;
+use futures::stream;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -16,7 +19,11 @@ use crate::wire::{Mode, Url, WireClient, message, put_cstr};
 /// Messages sent through one connection before it is left.
 const MESSAGES_PER_CONNECTION: usize = 20;
 
-/// How long a batch of rubbish may be answered before the connection is left.
+/// Connections at a time.
+const CONNECTIONS_AT_ONCE: usize = 8;
+
+/// How long an answer is waited for. A server that says nothing waits itself, for the rest of a
+/// message whose length was mutated; what else the connection sends is then sent without waiting.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(300);
 
 /// How long a well-behaved client waits for its answer.
@@ -62,21 +69,30 @@ pub struct Sent {
 /// answering.
 pub async fn run(url: &str, seed: u64, count: usize, corpus: &[String]) -> io::Result<Sent> {
     let url = Url::parse(url)?;
-    let mut rng = StdRng::seed_from_u64(seed);
     let mut sent = Sent::default();
     while sent.messages < count {
-        sent.connections += 1;
-        sent.messages += torment(&url, &mut rng, corpus).await;
-        if sent.connections.is_multiple_of(CONNECTIONS_PER_LOOK) {
-            check_health(&url).await?;
+        let first = sent.connections;
+        let connections = first..first + CONNECTIONS_PER_LOOK;
+        let mut messages = stream::iter(connections)
+            .map(|number| torment(&url, rng_of(seed, number), corpus))
+            .buffer_unordered(CONNECTIONS_AT_ONCE);
+        while let Some(made) = messages.next().await {
+            sent.connections += 1;
+            sent.messages += made;
         }
+        check_health(&url).await?;
     }
-    check_health(&url).await?;
     Ok(sent)
 }
 
+/// The chance of one connection.
+fn rng_of(seed: u64, connection: usize) -> StdRng {
+    StdRng::seed_from_u64(seed ^ (connection as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
 /// One connection's worth; how many messages were made.
-async fn torment(url: &Url, rng: &mut StdRng, corpus: &[String]) -> usize {
+async fn torment(url: &Url, mut rng: StdRng, corpus: &[String]) -> usize {
+    let rng = &mut rng;
     if rng.random_ratio(1, 8) {
         // Rubbish from the first byte on.
         if let Ok(mut client) = WireClient::open(url).await {
@@ -88,24 +104,27 @@ async fn torment(url: &Url, rng: &mut StdRng, corpus: &[String]) -> usize {
     let Ok(mut client) = WireClient::connect(url).await else {
         return 1;
     };
+    let mut answers = true;
     for made in 1..=MESSAGES_PER_CONNECTION {
         if client.send(&rubbish(rng, corpus)).await.is_err() {
             return made;
         }
         if rng.random_ratio(1, 4) {
             client.send(&message(b'S', |_| {})).await.ok();
-            drain(&mut client).await;
+            answers = answers && drain(&mut client).await;
         }
     }
     client.send(&message(b'S', |_| {})).await.ok();
-    drain(&mut client).await;
+    if answers {
+        drain(&mut client).await;
+    }
     MESSAGES_PER_CONNECTION
 }
 
-/// Reads until the server is ready, silent or gone.
-async fn drain(client: &mut WireClient) {
+/// Reads until the server is ready, silent or gone; false if it was silent.
+async fn drain(client: &mut WireClient) -> bool {
     let until_ready = async { while !matches!(client.receive().await, Ok((b'Z', _)) | Err(_)) {} };
-    tokio::time::timeout(ANSWER_PATIENCE, until_ready).await.ok();
+    tokio::time::timeout(ANSWER_PATIENCE, until_ready).await.is_ok()
 }
 
 async fn check_health(url: &Url) -> io::Result<()> {

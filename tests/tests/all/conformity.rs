@@ -119,7 +119,7 @@ fn psql(url: &str, script: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not seen to pass yet"]
+#[ignore = "a debug server overflows a thread's stack and dies"]
 async fn ten_thousand_rubbish_messages_leave_the_server_answering() {
     let _alone = cluster::alone().await;
     let mut demo = Demo::start(&[]).expect("the demo starts");
@@ -132,7 +132,6 @@ async fn ten_thousand_rubbish_messages_leave_the_server_answering() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not seen to pass yet"]
 async fn thousands_of_idle_sessions_cost_little() {
     let _alone = cluster::alone().await;
     let demo = Demo::start(&[]).expect("the demo starts");
@@ -150,6 +149,7 @@ async fn thousands_of_idle_sessions_cost_little() {
     }
     let after = quorate_tests::cluster::resident_bytes(demo.pid());
     let each = after.saturating_sub(before) / IDLE_SESSIONS as u64;
+    eprintln!("an idle session costs {each} bytes");
     assert!(each <= IDLE_SESSION_BYTES_MAX, "an idle session costs {each} bytes");
 }
 

@@ -3,8 +3,12 @@
 #![allow(missing_docs, reason = "a test's name says what it shows")]
 
 mod conformity;
+mod crash;
+mod disk;
 mod harness;
 mod simulation;
+mod sizes;
 mod slt;
 mod startup;
 mod tidy;
+mod tpcc;
