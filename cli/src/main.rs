@@ -25,6 +25,10 @@ const FAILED: u8 = 1;
 /// Exit code of wrong settings.
 const USAGE: u8 = 2;
 
+/// Stack of a thread that plans statements: an expression as deep as the parser lets through needs
+/// more than the usual 2 MiB. What is not used costs address space only.
+const STACK_BYTES: usize = 16 << 20;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log);
@@ -38,7 +42,8 @@ fn main() -> ExitCode {
         }
     }
     process::raise_file_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match builder.thread_stack_size(STACK_BYTES).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
             eprintln!("quorate: {e}");
