@@ -239,6 +239,10 @@ impl Outcome {
     }
 }
 
+/// First line of a file whose results depend on how the server writes them: an instant in binary
+/// carries no session time zone, so only text can show it.
+const TEXT_ONLY: &str = "# text only";
+
 /// Runs every file in every mode against the server at `url` and says what failed.
 ///
 /// `engine_name` (`postgresql` or `quorate`) is what `onlyif` and `skipif` look at. The database
@@ -247,7 +251,11 @@ pub async fn run_all(url: &str, engine_name: &str) -> io::Result<Outcome> {
     let mut outcome = Outcome::default();
     for path in files()? {
         let (mut records, mut failed) = (0, 0);
+        let text_only = std::fs::read_to_string(&path)?.starts_with(TEXT_ONLY);
         for mode in Mode::ALL {
+            if text_only && mode == Mode::ExtendedBinary {
+                continue;
+            }
             let (ran, failures) = run_file(&path, url, engine_name, mode).await?;
             records += ran;
             failed += failures.len();

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::DataType;
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::data::{FieldDescription, RowDescription};
 use pgwire::messages::response::{
@@ -125,7 +126,8 @@ pub fn data_row(
     output.put_i32(0);
     output.put_i16(i16::try_from(columns.len()).map_err(|_| too_wide())?);
     for (array, (ty, format)) in batch.columns().iter().zip(columns) {
-        if array.is_null(row) {
+        // A column of nothing but NULLs has no map of them.
+        if array.is_null(row) || *array.data_type() == DataType::Null {
             output.put_i32(-1);
             continue;
         }

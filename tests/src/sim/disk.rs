@@ -1,7 +1,7 @@
 //! A machine's disk: the twins of engine and log, watched. A crash drops them back to the last
 //! flush and the last sync (rule X2); it can be set to strike at the n-th operation from now, in
-//! the middle of a worker's pass. The engine flushes at times by itself, and what was written to the
-//! log without a sync gets to the disk at times, both drawn from the seed.
+//! the middle of a worker's pass. The engine flushes at times by itself, and what was written to
+//! the log without a sync gets to the disk at times, both drawn from the seed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
