@@ -8,7 +8,7 @@
 //! * [`mod@concat`]: several inputs one after another, without tasks.
 //! * [`values`]: rows handed to a plan at execution.
 //! * [`rows`]: VALUES with parameters.
-//! * [`series`]: `generate_series`.
+//! * [`series`] makes `generate_series`.
 //! * [`limit`]: LIMIT and OFFSET by parameters.
 
 pub mod access;

@@ -56,6 +56,7 @@ fn swallows(expr: &Expr) -> bool {
 }
 
 /// A part of an expression as the text has it, from left to right.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack of one walk over a condition")]
 enum Item {
     Operand(Expr),
     Not,

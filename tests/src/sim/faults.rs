@@ -171,8 +171,8 @@ impl Faults {
     /// just restarted and knows of no leader: what rule L2 waits for.
     fn restart_beside_a_cut(&mut self) {
         let (one, third) = (self.draw_machine().number, self.draw_machine());
-        let others = self.machines.iter().map(|m| m.number);
-        let other = others.filter(|m| *m != one && *m != third.number).next_back();
+        let mut others = self.machines.iter().map(|m| m.number);
+        let other = others.rfind(|m| *m != one && *m != third.number);
         let Some(other) = other.filter(|_| one != third.number) else { return };
         if self.rng.random_range(0..2) == 0 {
             // Or the one that is cut off has missed something and gets no votes.
