@@ -80,7 +80,7 @@ async fn all_nodes_are_killed_at_once_and_everything_acknowledged_is_there() {
 /// The gateway of every transfer is killed again and again in the middle of many-range commits;
 /// somebody else must bring each to an end, and never to half an end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not seen to pass yet"]
+#[ignore = "passes on a quiet machine only: locks stand for more than ten seconds otherwise"]
 async fn a_coordinator_killed_in_the_middle_of_a_commit_leaves_no_lock_and_no_half() {
     let _alone = cluster::alone().await;
     let mut cluster = Cluster::three().await;
@@ -129,7 +129,6 @@ async fn a_frozen_leader_wakes_up_and_answers_nothing_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not seen to pass yet"]
 async fn a_replica_that_was_away_for_long_catches_up_and_can_carry_the_data() {
     let _alone = cluster::alone().await;
     let mut cluster = Cluster::three().await;

@@ -44,7 +44,6 @@ async fn one_node_alone_is_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not seen to pass yet"]
 async fn five_nodes_share_three_replicas_of_each_range() {
     let _alone = cluster::alone().await;
     let cluster = Cluster::start(Options::replicated(5, 3)).await;
@@ -52,7 +51,6 @@ async fn five_nodes_share_three_replicas_of_each_range() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not seen to pass yet"]
 async fn five_replicas_survive_the_loss_of_two_nodes() {
     let _alone = cluster::alone().await;
     let mut cluster = Cluster::start(Options::replicated(5, 5)).await;
