@@ -6,11 +6,20 @@
 //!   (half the cost of one that grows the file).
 //! * S5: raft-engine's defaults would write 15 GB with prefill on; the constants here are small.
 //! * S6: [`purge`](LogStore::purge) passes on which groups pin old files.
+//!
+//! # One thread, one log
+//! raft-engine keeps the block of entries that a thread read last, and knows it by its place in a
+//! file, not by the engine: a thread that reads two logs (nodes in one process, a log that was
+//! opened again) is shown the entries of the other. So a thread reads the log it read first, and
+//! every other log through a thread of its own.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -57,6 +66,14 @@ impl Default for LogConfig {
     }
 }
 
+/// Logs opened by this process so far.
+static OPENED: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The log whose blocks raft-engine keeps for this thread; 0: none yet.
+    static READS: Cell<u64> = const { Cell::new(0) };
+}
+
 #[derive(Debug)]
 struct EntryCodec;
 
@@ -74,6 +91,8 @@ impl MessageExt for EntryCodec {
 /// * The stored `Truncated` of a group decides where its log begins; entries at or below it do
 ///   not exist, whatever raft-engine still has.
 pub struct RaftEngineLog {
+    /// Which of the process's logs it is, counted from 1.
+    id: u64,
     engine: Engine,
     cache: Mutex<EntryCache>,
 }
@@ -116,7 +135,8 @@ impl RaftEngineLog {
             ..Config::default()
         };
         let engine = Engine::open(config).map_err(failed)?;
-        let log = Self { engine, cache: Mutex::default() };
+        let id = OPENED.fetch_add(1, Ordering::Relaxed) + 1;
+        let log = Self { id, engine, cache: Mutex::default() };
         log.drop_leftovers()?;
         Ok(log)
     }
@@ -141,6 +161,21 @@ impl RaftEngineLog {
         }
         self.engine.write(&mut batch, false).map_err(failed)?;
         Ok(())
+    }
+
+    /// Reads entries on a thread that has read no other log.
+    fn alone<T: Send>(&self, read: impl FnOnce() -> T + Send) -> Result<T, LogError> {
+        let reads = READS.get();
+        if reads == 0 || reads == self.id {
+            READS.set(self.id);
+            return Ok(read());
+        }
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().name("raft-log-read".to_owned());
+            let reader = thread.spawn_scoped(scope, read);
+            let reader = reader.map_err(|error| LogError::Failed(error.to_string()))?;
+            reader.join().map_err(|_| LogError::Failed("a read panicked".to_owned()))
+        })
     }
 
     fn has_anything(&self, group: u64) -> bool {
@@ -292,11 +327,13 @@ impl LogStore for RaftEngineLog {
             return Ok(entries);
         }
         let bytes_max = bytes_max.map(|max| usize::try_from(max).unwrap_or(usize::MAX));
-        let mut entries = Vec::new();
-        self.engine
-            .fetch_entries_to::<EntryCodec>(range.0, lo, hi, bytes_max, &mut entries)
-            .map_err(damaged)?;
-        Ok(entries)
+        self.alone(|| {
+            let mut entries = Vec::new();
+            self.engine
+                .fetch_entries_to::<EntryCodec>(range.0, lo, hi, bytes_max, &mut entries)
+                .map(|_| entries)
+        })?
+        .map_err(damaged)
     }
 
     fn term(&self, range: RangeId, index: u64) -> Result<u64, LogError> {
@@ -308,8 +345,8 @@ impl LogStore for RaftEngineLog {
         if let Some(term) = self.cache.lock().term(range, index) {
             return Ok(term);
         }
-        let entry = self.engine.get_entry::<EntryCodec>(range.0, index).map_err(damaged)?;
-        entry.map(|entry| entry.term).ok_or(LogError::Unavailable)
+        let entry = self.alone(|| self.engine.get_entry::<EntryCodec>(range.0, index))?;
+        entry.map_err(damaged)?.map(|entry| entry.term).ok_or(LogError::Unavailable)
     }
 
     fn truncated(&self, range: RangeId) -> Result<Truncated, LogError> {
@@ -363,7 +400,9 @@ impl LogStore for RaftEngineLog {
     }
 
     fn purge(&self) -> Result<Vec<RangeId>, LogError> {
-        let purged = catch_unwind(AssertUnwindSafe(|| self.engine.purge_expired_files()));
+        // It reads what it moves to newer files.
+        let purged =
+            self.alone(|| catch_unwind(AssertUnwindSafe(|| self.engine.purge_expired_files())))?;
         let mut groups = match purged {
             Ok(groups) => groups.map_err(failed)?,
             Err(_) => return Err(LogError::Failed("a sync failed".to_owned())),

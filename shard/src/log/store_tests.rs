@@ -82,6 +82,29 @@ fn prefilled_files_take_what_the_constants_say() {
     RaftEngineLog::open(root.path(), config).expect("opens again");
 }
 
+/// raft-engine's thread-local block knows no engine: two logs with the same entries at the same
+/// places, read by one thread, showed each other's.
+#[test]
+fn a_thread_that_reads_two_logs_sees_each_as_it_is() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = |term: u64| root.path().join(term.to_string());
+    let range = RangeId(1);
+    for term in 1..=2 {
+        let mut batch = LogBatch::new();
+        batch.append(range, entries(1, 3, term));
+        open(&folder(term)).append(&mut batch).expect("appends");
+    }
+    // Opened again, so that our own cache holds nothing.
+    let logs = [(1, open(&folder(1))), (2, open(&folder(2)))];
+    for _ in 0..2 {
+        for (term, log) in &logs {
+            let read = log.entries(range, 1, 4, None).expect("reads");
+            assert!(read.iter().all(|entry| entry.term == *term), "log {term}: {read:?}");
+            assert_eq!(log.term(range, 2), Ok(*term));
+        }
+    }
+}
+
 #[test]
 fn second_open_of_the_same_folder_is_refused() {
     let root = tempfile::tempdir().expect("a temporary folder");
