@@ -68,6 +68,12 @@ impl ReadSet {
         !self.overflowed && self.keys.is_empty() && self.spans.is_empty()
     }
 
+    /// Whether the key was read; true also if that was forgotten.
+    pub fn may_hold(&self, key: &Bytes) -> bool {
+        let in_span = |span: &Span| span.start <= *key && *key < span.end;
+        self.overflowed || self.keys.contains(key) || self.spans.iter().any(in_span)
+    }
+
     /// The checks that show everything unchanged since `read_at`; `None` if it was too much to
     /// remember.
     pub fn checks(&self, read_at: Timestamp) -> Option<Vec<pb::ReadCheck>> {
@@ -106,11 +112,22 @@ mod tests {
     }
 
     #[test]
+    fn it_holds_what_was_read() {
+        let mut reads = ReadSet::default();
+        reads.add_keys([Bytes::from("k")]);
+        reads.add_span(Span::new("p", "r"));
+        let held = |key: &'static str| reads.may_hold(&Bytes::from(key));
+        assert!(held("k") && held("p") && held("qq"));
+        assert!(!held("j") && !held("kk") && !held("r"));
+    }
+
+    #[test]
     fn too_many_reads_are_forgotten_and_said_to_be() {
         let mut reads = ReadSet::default();
         let keys = 0..=u32::try_from(READS_REMEMBERED_MAX).unwrap();
         reads.add_keys(keys.map(|n| Bytes::copy_from_slice(&n.to_be_bytes())));
         assert!(!reads.is_empty());
         assert!(reads.checks(Timestamp(1)).is_none());
+        assert!(reads.may_hold(&Bytes::from("never read")));
     }
 }

@@ -182,6 +182,23 @@ async fn an_insert_over_a_row_is_23505() {
     assert_eq!(error.detail.as_deref(), Some("Key (k)=(a) already exists."));
 }
 
+/// Which of the two ranges is asked first must not decide between "try again" and "it is there".
+#[tokio::test]
+async fn a_row_inserted_since_its_absence_was_read_is_40001() {
+    let (node, dist) = cluster();
+    node.split(b"m");
+    write(&dist, &["counter"], "1").await.unwrap();
+    let txn = Txn::begin(dist.clone(), true);
+    // Takes the next number, sees that no row has it, and inserts one.
+    txn.get(vec![Bytes::from("counter"), Bytes::from("row1")]).await.unwrap();
+    txn.write(WriteOp::put("counter", "2")).unwrap();
+    txn.write(WriteOp::insert("row1", "mine")).unwrap();
+    write(&dist, &["row1"], "theirs").await.unwrap();
+    let error = dist.clone().commit(txn.intent().unwrap()).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
+    assert!(error.detail.as_ref().unwrap().contains("(k)=(row1)"), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_reader_finishes_the_commit_of_a_dead_coordinator() {
     let (node, dist) = cluster();

@@ -428,7 +428,9 @@ impl KvTxn for Txn {
 
     fn write(&self, op: WriteOp) -> Result<(), SqlError> {
         let mut state = self.state.lock();
-        let read_at = state.read_ts;
+        // What was not read cannot have changed since: only its absence is asked for.
+        let unread = op.must_be_absent && !state.reads.may_hold(&op.key);
+        let read_at = if unread { Timestamp::ZERO } else { state.read_ts };
         state.buffer.add(op, read_at);
         if state.buffer.bytes() > BUFFER_BYTES_MAX {
             let limit = BUFFER_BYTES_MAX >> 20;

@@ -124,8 +124,9 @@ pub struct Found {
     pub newest: Timestamp,
 }
 
-/// Tests one write against a key that carries no foreign lock: required absence, then conflict
-/// (P14). The history is asked only for a key absent from `latest`: the newest interval of a
+/// Tests one write against a key that carries no foreign lock: conflict and required absence (P14).
+/// A row that came after its key was read as absent is a conflict, not a duplicate: the transaction
+/// may have read on that (say, the number it inserts) what is not so any more. The history is asked only for a key absent from `latest`: the newest interval of a
 /// present key ended no later than its version started (R5).
 ///
 /// # Errors
@@ -137,14 +138,14 @@ pub fn test_write(
     let read_at = Timestamp(write.read_at);
     let latest = view.latest(&write.key)?;
     if let Some(version) = latest {
+        if was_read(write) && version.commit_ts > read_at {
+            return Ok(Err(conflict(&write.key, version.commit_ts, read_at)));
+        }
         if write.must_be_absent {
             return Ok(Err(pb::RangeError::new(
                 Kind::AlreadyExists(pb::AlreadyExists { key: write.key.clone() }),
                 format!("key {} exists", Pretty(&write.key)),
             )));
-        }
-        if version.commit_ts > read_at {
-            return Ok(Err(conflict(&write.key, version.commit_ts, read_at)));
         }
         return Ok(Ok(Found { newest: version.commit_ts, latest: Some(version) }));
     }
