@@ -56,6 +56,19 @@ const NASTY: [&str; 14] = [
     "VALUES (1), (2, 3)",
 ];
 
+/// What can be put around an expression again and again.
+const NESTS: [(&str, &str); 9] = [
+    ("(", ")"),
+    ("- ", ""),
+    ("NOT ", ""),
+    ("CASE WHEN ", ""),
+    ("abs(", ")"),
+    ("(SELECT ", ")"),
+    ("1 + ", ""),
+    ("true OR ", ""),
+    ("1 UNION SELECT ", ""),
+];
+
 /// What was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
@@ -236,9 +249,7 @@ fn text(rng: &mut StdRng, corpus: &[String]) -> String {
         0 => (*NASTY.choose(rng).unwrap_or(&"")).to_owned(),
         1 => {
             let depth = rng.random_range(1..3_000);
-            let (open, close) = *[("(", ")"), ("- ", ""), ("NOT ", ""), ("CASE WHEN ", "")]
-                .choose(rng)
-                .unwrap_or(&("(", ")"));
+            let (open, close) = *NESTS.choose(rng).unwrap_or(&("(", ")"));
             format!("SELECT {}1{}", open.repeat(depth), close.repeat(depth))
         }
         2 => String::from_utf8_lossy(&random_bytes(rng)).replace('\0', ""),

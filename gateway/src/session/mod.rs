@@ -35,7 +35,11 @@ use crate::Gateway;
 use crate::catalog::Pin;
 use crate::dist::Txn;
 use crate::pg::startup::Hello;
+use crate::runtime;
 use crate::schema::PendingSchema;
+
+/// Bytes of a text from which on planning may take so long that other tasks should not wait for it.
+const LONG_STATEMENT: usize = 1_000;
 
 /// Values bound to a statement's parameters.
 pub type Params = Vec<ScalarValue>;
@@ -321,7 +325,8 @@ impl Session {
         param_types: &[Option<PgType>],
     ) -> Result<Arc<Prepared>, SqlError> {
         let planner = self.gateway.planner();
-        planner.prepare(statement, catalog, &self.planner_settings, param_types)
+        let plan = || planner.prepare(statement, catalog, &self.planner_settings, param_types);
+        if statement.text.len() < LONG_STATEMENT { plan() } else { runtime::in_place(plan) }
     }
 
     fn catalog(&self) -> Arc<CatalogSnapshot> {

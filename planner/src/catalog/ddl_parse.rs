@@ -5,13 +5,13 @@ use datafusion::sql::sqlparser::ast::{
     ObjectType, Statement, TableConstraint, TimezoneInfo,
 };
 
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::ddl::{DdlOp, NewColumn, NewKey};
 use super::defs::DefaultExpr;
 use crate::error::{SqlError, SqlResult, SqlState};
+use crate::parse::dialect::Postgres;
 use crate::types::PgType;
 
 /// An identifier as it is looked up: in lower case unless quoted.
@@ -76,7 +76,7 @@ pub fn pg_type(ty: &DataType) -> SqlResult<PgType> {
 
 /// A type by its name in SQL.
 pub fn type_named(text: &str) -> SqlResult<PgType> {
-    let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(text)?;
+    let mut parser = Parser::new(&Postgres).try_with_sql(text)?;
     let ty = parser.parse_data_type()?;
     if parser.peek_token().token != Token::EOF {
         return Err(SqlError::syntax(format!("syntax error at or near \"{text}\"")));

@@ -8,7 +8,6 @@ use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::{self, SetExpr};
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::conflict::{self, Conflict};
@@ -16,6 +15,7 @@ use super::{DmlKind, DmlPlan};
 use crate::catalog::{ColumnDef, TableDef};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::exec::values::{Rows, ValuesTable};
+use crate::parse::dialect::Postgres;
 use crate::plan::build::{Build, Scope, parameter_index};
 use crate::plan::instance::Template;
 use crate::plan::meaning as semantics;
@@ -24,7 +24,7 @@ use crate::types::PgType;
 
 /// Parses SQL that this module wrote.
 fn parse_own(sql: &str) -> SqlResult<ast::Statement> {
-    let mut parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql)?;
+    let mut parsed = Parser::parse_sql(&Postgres, sql)?;
     match (parsed.pop(), parsed.is_empty()) {
         (Some(statement), true) => Ok(statement),
         _ => Err(SqlError::internal(format!("not one statement: {sql}"))),
@@ -194,7 +194,7 @@ fn check_width(width: usize, places: &mut Vec<usize>, named: bool) -> SqlResult<
 }
 
 fn parse_expr(sql: &str) -> SqlResult<ast::Expr> {
-    let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(sql)?;
+    let mut parser = Parser::new(&Postgres).try_with_sql(sql)?;
     Ok(parser.parse_expr()?)
 }
 

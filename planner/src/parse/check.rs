@@ -80,6 +80,12 @@ const RESERVED: [&str; 64] = [
     "array",
 ];
 
+/// Entries of a select list; PostgreSQL's limit.
+const TARGETS_MAX: usize = 1_664;
+
+/// Relations in a FROM: planning takes cubic time, here two seconds.
+const RELATIONS_MAX: usize = 400;
+
 fn is_reserved(ident: &Ident) -> bool {
     ident.quote_style.is_none() && RESERVED.contains(&ident.value.to_ascii_lowercase().as_str())
 }
@@ -165,6 +171,15 @@ impl Visitor for Check<'_> {
     }
 
     fn pre_visit_select(&mut self, select: &ast::Select) -> ControlFlow<SqlError> {
+        if select.projection.len() > TARGETS_MAX {
+            let message = format!("target lists can have at most {TARGETS_MAX} entries");
+            return ControlFlow::Break(SqlError::new(SqlState::TOO_MANY_COLUMNS, message));
+        }
+        let relations = select.from.iter().map(|from| 1 + from.joins.len()).sum::<usize>();
+        if relations > RELATIONS_MAX {
+            let message = format!("more than {RELATIONS_MAX} relations in FROM");
+            return ControlFlow::Break(SqlError::new(SqlState::STATEMENT_TOO_COMPLEX, message));
+        }
         for item in &select.projection {
             if let SelectItem::ExprWithAlias { alias, .. } = item
                 && alias.quote_style == Some('\'')

@@ -4,8 +4,10 @@
 //! from the tokens ([`commands`], [`split`]); DDL is parsed at once; everything else only when a
 //! plan is made, which a known fingerprint ([`fingerprint`]) spares.
 
+mod chains;
 mod check;
 pub mod commands;
+pub mod dialect;
 pub mod fingerprint;
 mod locate;
 mod nothing;
@@ -22,7 +24,6 @@ use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast::{self, Visit, Visitor};
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
@@ -30,6 +31,7 @@ use crate::catalog::{DdlOp, ddl_op};
 use crate::error::{SqlError, SqlResult};
 use crate::kv::LockStrength;
 use crate::types::PgType;
+use dialect::Postgres;
 
 pub use commands::{IsolationLevel, SetValue, TxnModes};
 pub use split::{SplitTarget, split_keys};
@@ -161,6 +163,7 @@ pub fn parse(text: &str) -> SqlResult<Vec<Statement>> {
 }
 
 fn statement(whole: &Arc<str>, tokens: Vec<TokenWithSpan>) -> SqlResult<Statement> {
+    chains::check(&tokens, whole)?;
     let text: Arc<str> = tokens::text_of(whole, &tokens).into();
     let kind = commands::command(&tokens, whole)?.unwrap_or(StatementKind::Plan);
     let mut statement = Statement {
@@ -221,9 +224,13 @@ impl Statement {
 fn parsed(tokens: &[TokenWithSpan], whole: &str) -> SqlResult<Parsed> {
     let mut statement = tree(tokens, whole)?;
     check::check(&statement, whole)?;
+    chains::balance(&mut statement);
+    chains::check_subqueries(&statement)?;
     nothing::forget_arrays(&mut statement);
     rewrite::refuse_misread(&statement)?;
     rewrite::plain(&mut statement)?;
+    // What was regrouped is a chain again.
+    chains::balance(&mut statement);
     setops::rewrite(&mut statement)?;
     subqueries::rewrite(&mut statement)?;
     subqueries::count_in_lists(&mut statement)?;
@@ -244,7 +251,7 @@ fn parsed(tokens: &[TokenWithSpan], whole: &str) -> SqlResult<Parsed> {
 
 fn tree(tokens: &[TokenWithSpan], whole: &str) -> SqlResult<ast::Statement> {
     let tokens = tokens::plain(tokens);
-    let mut parser = Parser::new(&PostgreSqlDialect {})
+    let mut parser = Parser::new(&Postgres)
         .with_recursion_limit(DEPTH_MAX)
         .with_tokens_with_locations(tokens.clone());
     let tree = parser.parse_statement().map_err(|e| tokens::syntax_error(&e, &tokens, whole))?;

@@ -6,9 +6,9 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     self, SelectItem, SetExpr, SetOperator, SetQuantifier, Statement, VisitMut, VisitorMut,
 };
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::dialect::Postgres;
 use crate::error::{SqlError, SqlResult};
 use crate::plan::rewrite::{column_name, folded};
 
@@ -82,7 +82,7 @@ fn numbered(body: &mut SetExpr) -> SqlResult<()> {
         side(left, "quorate_left"),
         side(right, "quorate_right"),
     );
-    let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(&sql)?;
+    let mut parser = Parser::new(&Postgres).try_with_sql(&sql)?;
     *body = *parser.parse_query()?.body;
     Ok(())
 }

@@ -8,9 +8,9 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator as Op, Expr, Ident, Query, Statement, Value, VisitMut, VisitorMut,
 };
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
+use super::dialect::Postgres;
 use crate::error::{SqlError, SqlResult};
 
 /// The name a subquery gets here; nobody types it.
@@ -242,7 +242,7 @@ impl Quantified {
 }
 
 fn parse(text: &str) -> SqlResult<Expr> {
-    let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(text)?;
+    let mut parser = Parser::new(&Postgres).try_with_sql(text)?;
     Ok(parser.parse_expr()?)
 }
 

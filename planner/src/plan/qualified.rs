@@ -7,12 +7,12 @@ use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, DataType, Expr, Ident, ObjectName, Statement, VisitMut, VisitorMut,
 };
 
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::rewrite::folded;
 use crate::catalog::CatalogSnapshot;
 use crate::error::{SqlError, SqlResult, SqlState};
+use crate::parse::dialect::Postgres;
 
 const SCHEMA: &str = "pg_catalog";
 
@@ -82,7 +82,7 @@ fn of_catalog(expr: &mut Expr, catalog: &CatalogSnapshot) -> SqlResult<()> {
 }
 
 fn parse(text: &str) -> SqlResult<Expr> {
-    let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(text)?;
+    let mut parser = Parser::new(&Postgres).try_with_sql(text)?;
     Ok(parser.parse_expr()?)
 }
 
@@ -109,7 +109,7 @@ fn relation_oid(expr: &Expr, catalog: &CatalogSnapshot) -> SqlResult<Option<u32>
         },
         _ => return Ok(None),
     };
-    let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(text)?;
+    let mut parser = Parser::new(&Postgres).try_with_sql(text)?;
     let parts: Vec<String> = parser
         .parse_object_name(false)?
         .0
@@ -207,11 +207,12 @@ fn operator(symbol: &str) -> Option<BinaryOperator> {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
     use datafusion::sql::sqlparser::parser::Parser;
 
+    use crate::parse::dialect::Postgres;
+
     fn stripped(sql: &str) -> String {
-        let mut parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql).expect("it parses");
+        let mut parsed = Parser::parse_sql(&Postgres, sql).expect("it parses");
         let catalog = crate::testing::MemDb::new().catalog().expect("a catalog");
         super::strip(&mut parsed[0], &catalog).expect("it can be taken off");
         parsed[0].to_string()

@@ -1,5 +1,6 @@
 //! One expression after another gets PostgreSQL's types and meaning. Children come first.
 
+use datafusion::arrow::datatypes::FieldRef;
 use datafusion::common::metadata::FieldMetadata;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
@@ -8,7 +9,7 @@ use datafusion::logical_expr::expr::{
     SetComparison, SetQuantifier, Sort, WindowFunction,
 };
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, LogicalPlanBuilder, Operator, Subquery,
+    BinaryExpr, Expr, ExprSchemable, LogicalPlanBuilder, Operator, ReturnFieldArgs, Subquery,
     WindowFunctionDefinition,
 };
 
@@ -27,12 +28,31 @@ pub fn arg(expr: &Expr, schema: &DFSchema) -> SqlResult<Arg> {
         }
         _ => {}
     }
-    let (_, field) = expr.to_field(schema)?;
-    let literal = match expr {
+    arg_of(&field_of(expr, schema)?, literal_of(expr))
+}
+
+fn literal_of(expr: &Expr) -> Option<&ScalarValue> {
+    match expr {
         Expr::Literal(value, _) => Some(value),
         _ => None,
-    };
-    arg_of(&field, literal)
+    }
+}
+
+/// The field of an expression, whatever its name. DataFusion's own way makes the name of every
+/// expression within, which takes quadratic time in chains of our functions.
+fn field_of(expr: &Expr, schema: &DFSchema) -> DfResult<FieldRef> {
+    match expr {
+        Expr::ScalarFunction(ScalarFunction { func, args }) if called(func).is_some() => {
+            let fields =
+                args.iter().map(|arg| field_of(arg, schema)).collect::<DfResult<Vec<_>>>()?;
+            let literals: Vec<_> = args.iter().map(literal_of).collect();
+            func.return_field_from_args(ReturnFieldArgs {
+                arg_fields: &fields,
+                scalar_arguments: &literals,
+            })
+        }
+        _ => Ok(expr.to_field(schema)?.1),
+    }
 }
 
 /// The metadata that tells a type.

@@ -1,6 +1,7 @@
 //! Functions of ours in DataFusion's plans: one type for all, told apart by name, so that they
 //! travel in scan programs by name.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef};
@@ -83,6 +84,23 @@ pub fn called(udf: &ScalarUDF) -> Option<&'static str> {
     any.downcast_ref::<PgFunction>().map(|f| f.name)
 }
 
+fn write_call(name: &str, args: &[Expr], out: &mut String) {
+    out.push_str(name);
+    out.push('(');
+    for (i, arg) in args.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        match arg {
+            Expr::ScalarFunction(inner) if called(&inner.func).is_some() => {
+                write_call(inner.name(), &inner.args, out);
+            }
+            _ => write!(out, "{}", arg.schema_name()).expect("a string takes everything"),
+        }
+    }
+    out.push(')');
+}
+
 /// The type of an expression whose field and literal value are known.
 pub fn arg_of(field: &FieldRef, literal: Option<&ScalarValue>) -> SqlResult<Arg> {
     let tagged = field.metadata().contains_key(crate::types::TYPE_KEY);
@@ -100,6 +118,14 @@ pub fn arg_of(field: &FieldRef, literal: Option<&ScalarValue>) -> SqlResult<Arg>
 impl ScalarUDFImpl for PgFunction {
     fn name(&self) -> &str {
         self.name
+    }
+
+    /// The same as the default in one pass: the default copies the name of every call within at each
+    /// level above it.
+    fn schema_name(&self, args: &[Expr]) -> DfResult<String> {
+        let mut name = String::new();
+        write_call(self.name, args, &mut name);
+        Ok(name)
     }
 
     fn signature(&self) -> &Signature {

@@ -75,7 +75,6 @@ async fn the_sqllogictest_files_give_the_same_results() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "differs today: see docs/limits.md"]
 async fn drivers_find_what_they_rely_on() {
     let _alone = cluster::alone().await;
     let demo = Demo::start(&[]).expect("the demo starts");
@@ -83,7 +82,6 @@ async fn drivers_find_what_they_rely_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "differs today: see docs/limits.md"]
 async fn psql_prints_what_it_prints_on_postgresql() {
     let _alone = cluster::alone().await;
     let Some(server) = Postgres::start().expect("PostgreSQL starts") else {
@@ -119,7 +117,6 @@ fn psql(url: &str, script: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a debug server overflows a thread's stack and dies"]
 async fn ten_thousand_rubbish_messages_leave_the_server_answering() {
     let _alone = cluster::alone().await;
     let mut demo = Demo::start(&[]).expect("the demo starts");

@@ -80,7 +80,6 @@ async fn all_nodes_are_killed_at_once_and_everything_acknowledged_is_there() {
 /// The gateway of every transfer is killed again and again in the middle of many-range commits;
 /// somebody else must bring each to an end, and never to half an end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the locks of the dead stood for 10.4 s, not 10, in one of two runs"]
 async fn a_coordinator_killed_in_the_middle_of_a_commit_leaves_no_lock_and_no_half() {
     let _alone = cluster::alone().await;
     let mut cluster = Cluster::three().await;

@@ -82,7 +82,6 @@ async fn orders(url: &str) -> Option<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not seen to pass yet"]
 async fn conditions_hold_when_a_leader_is_killed_on_the_way() {
     let _alone = cluster::alone().await;
     let mut cluster = Cluster::three().await;
@@ -92,7 +91,6 @@ async fn conditions_hold_when_a_leader_is_killed_on_the_way() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not seen to pass yet"]
 async fn conditions_hold_when_split_by_warehouse_and_a_node_is_killed() {
     let _alone = cluster::alone().await;
     let mut cluster = Cluster::three().await;
