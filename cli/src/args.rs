@@ -90,6 +90,10 @@ pub struct StartArgs {
     /// from 64 MiB to 4 GiB]
     #[arg(long, env = "QUORATE_CACHE_BYTES")]
     pub cache_bytes: Option<u64>,
+    /// Bytes of memory that all statements together may use for joins, sorts and groups; beyond it
+    /// a statement fails with 53200 [default: a quarter of the machine's memory, at least 256 MiB]
+    #[arg(long, env = "QUORATE_SQL_MEMORY_BYTES")]
+    pub sql_memory_bytes: Option<u64>,
     /// Seconds for which old versions stay readable [default: 600]
     #[arg(long, env = "QUORATE_GC_WINDOW_S")]
     pub gc_window_s: Option<u64>,

@@ -37,6 +37,8 @@ pub struct StartConfig {
     pub disk_reserve: Option<u64>,
     /// Bytes of memory for cached blocks.
     pub cache_bytes: usize,
+    /// Bytes of memory for joins, sorts and groups of all statements together.
+    pub sql_memory_bytes: usize,
     /// How long old versions stay readable.
     pub gc_window: Duration,
     /// Size at which a range is split.
@@ -92,6 +94,7 @@ struct File {
     replicas: Option<u32>,
     disk_reserve: Option<u64>,
     cache_bytes: Option<u64>,
+    sql_memory_bytes: Option<u64>,
     gc_window_s: Option<u64>,
     range_bytes_max: Option<u64>,
 }
@@ -103,6 +106,10 @@ const CACHE_BYTES_MIN: usize = 8 << 20;
 /// The block cache's share of the machine's memory where none is given, and its bounds.
 const CACHE_SHARE_DEFAULT: u64 = 16;
 const CACHE_BYTES_DEFAULT: std::ops::RangeInclusive<u64> = 64 << 20..=4 << 30;
+/// Least memory for statements, and what they get where none is given: a share of the machine's.
+const SQL_MEMORY_BYTES_MIN: usize = 16 << 20;
+const SQL_MEMORY_SHARE_DEFAULT: u64 = 4;
+const SQL_MEMORY_BYTES_DEFAULT_MIN: u64 = 256 << 20;
 
 impl StartConfig {
     /// Settles every setting.
@@ -130,6 +137,7 @@ impl StartConfig {
             replicas: args.replicas.or(file.replicas).unwrap_or(3) as usize,
             disk_reserve: args.disk_reserve.or(file.disk_reserve),
             cache_bytes: cache_bytes(args.cache_bytes.or(file.cache_bytes)),
+            sql_memory_bytes: sql_memory_bytes(args.sql_memory_bytes.or(file.sql_memory_bytes)),
             gc_window: Duration::from_secs(
                 args.gc_window_s
                     .or(file.gc_window_s)
@@ -165,6 +173,9 @@ impl StartConfig {
         if self.cache_bytes < CACHE_BYTES_MIN {
             return invalid("cache-bytes", "at least 8388608");
         }
+        if self.sql_memory_bytes < SQL_MEMORY_BYTES_MIN {
+            return invalid("sql-memory-bytes", "at least 16777216");
+        }
         if self.range_bytes_max < RANGE_BYTES_MIN {
             return invalid("range-bytes-max", "at least 65536");
         }
@@ -180,6 +191,15 @@ fn cache_bytes(given: Option<u64>) -> usize {
     let bytes = given.unwrap_or_else(|| {
         let share = machine_memory().unwrap_or(0) / CACHE_SHARE_DEFAULT;
         share.clamp(*CACHE_BYTES_DEFAULT.start(), *CACHE_BYTES_DEFAULT.end())
+    });
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Bytes of memory for the joins, sorts and groups of all statements, given or by default.
+pub fn sql_memory_bytes(given: Option<u64>) -> usize {
+    let bytes = given.unwrap_or_else(|| {
+        let share = machine_memory().unwrap_or(0) / SQL_MEMORY_SHARE_DEFAULT;
+        share.max(SQL_MEMORY_BYTES_DEFAULT_MIN)
     });
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
@@ -237,6 +257,8 @@ mod tests {
         assert!(bad(addr).contains("\"nowhere\" is not host:port"));
         let small = StartArgs { cache_bytes: Some(1), ..args("d") };
         assert!(bad(small).contains("cache-bytes: at least"));
+        let small = StartArgs { sql_memory_bytes: Some(1), ..args("d") };
+        assert!(bad(small).contains("sql-memory-bytes: at least"));
         assert!(bad(StartArgs { replicas: Some(2), ..args("d") }).contains("1, 3, 5 or 7"));
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("node.toml");

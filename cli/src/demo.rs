@@ -30,6 +30,7 @@ pub async fn run(args: DemoArgs) -> Result<u8, ServeError> {
             (temporary.path().to_path_buf(), Some(temporary))
         }
     };
+    quorate_planner::plan::limit_memory(crate::config::sql_memory_bytes(None));
     let network = LocalNetwork::new();
     let cache = BlockCache::new(CACHE_BYTES);
     let mut nodes = Vec::new();

@@ -43,6 +43,7 @@ pub async fn run(config: StartConfig) -> Result<(), ServeError> {
     node.sql_addr = config.advertise_sql_addr.clone().unwrap_or_else(|| sql_addr.clone());
     node.http_addr = http_addr.clone().unwrap_or_default();
     node.replication_factor = config.replicas;
+    quorate_planner::plan::limit_memory(config.sql_memory_bytes);
     node.cache = Some(BlockCache::new(config.cache_bytes));
     node.gc_window = config.gc_window;
     node.range_bytes_max = config.range_bytes_max;

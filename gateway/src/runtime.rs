@@ -31,18 +31,6 @@ where
     }
 }
 
-/// Does what may take long without waiting: where the runtime has several threads, its other tasks
-/// move to another one meanwhile.
-pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current() {
-        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
-            tokio::task::block_in_place(work)
-        }
-        _ => work(),
-    }
-}
-
 /// Waits on the runtime's clock.
 pub async fn pause(span: Duration) {
     tokio::time::sleep(span).await;

@@ -21,7 +21,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::catalog::{ColumnId, IndexDef, IndexId, TableDef};
-use crate::error::{SqlError, SqlResult};
+use crate::error::{SqlError, SqlResult, SqlState};
 use crate::keyenc::{self, Datum};
 use crate::types::datetime::Interval;
 use crate::types::numeric::Numeric;
@@ -392,8 +392,16 @@ impl ColumnBuilder {
         })
     }
 
-    /// Appends a value; `XX001` if it is none of the column's type.
+    /// Appends a value; `XX001` if it is none of the column's type, `54000` if the column cannot
+    /// hold as many bytes.
     pub fn append(&mut self, value: &Datum<'_>) -> SqlResult<()> {
+        fn fits(held: usize, value: &[u8]) -> SqlResult<()> {
+            if i32::try_from(held + value.len()).is_ok() {
+                return Ok(());
+            }
+            let message = "the values of a batch of rows are larger than 2 GiB";
+            Err(SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message))
+        }
         fn int<T: TryFrom<i64>>(value: i64) -> SqlResult<T> {
             T::try_from(value).map_err(|_| corrupt("an integer is too large"))
         }
@@ -411,9 +419,15 @@ impl ColumnBuilder {
             (Self::Float8(b), Datum::Float8(v)) => b.append_value(*v),
             (Self::Decimal(b), Datum::Decimal(v)) => b.append_value(*v),
             (Self::Numeric(b), Datum::Bytes(v)) => b.append_value(v),
-            (Self::Text(b), Datum::Bytes(v)) => b.append_value(string(v)?),
+            (Self::Text(b), Datum::Bytes(v)) => {
+                fits(b.values_slice().len(), v)?;
+                b.append_value(string(v)?);
+            }
             (Self::Char(b), Datum::Bytes(v)) => b.append_value(string(v)?),
-            (Self::Bytea(b), Datum::Bytes(v)) => b.append_value(v),
+            (Self::Bytea(b), Datum::Bytes(v)) => {
+                fits(b.values_slice().len(), v)?;
+                b.append_value(v);
+            }
             (Self::Date(b), Datum::Int(v)) => b.append_value(int(*v)?),
             (Self::Stamp(b), Datum::Int(v)) => b.append_value(*v),
             (Self::Uuid(b), Datum::Bytes(v)) => b.append_value(v)?,

@@ -22,6 +22,7 @@ use datafusion::common::ScalarValue;
 use quorate_planner::catalog::{CatalogSnapshot, IndexState, TableId};
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::exec::SessionValues;
+use quorate_planner::exec::yielding::in_place;
 use quorate_planner::parse::{Statement, StatementKind};
 use quorate_planner::plan::{ExecContext, Execution, Prepared, Settings};
 use quorate_planner::types::{PgType, Zone};
@@ -35,7 +36,6 @@ use crate::Gateway;
 use crate::catalog::Pin;
 use crate::dist::Txn;
 use crate::pg::startup::Hello;
-use crate::runtime;
 use crate::schema::PendingSchema;
 
 /// Bytes of a text from which on planning may take so long that other tasks should not wait for it.
@@ -326,7 +326,7 @@ impl Session {
     ) -> Result<Arc<Prepared>, SqlError> {
         let planner = self.gateway.planner();
         let plan = || planner.prepare(statement, catalog, &self.planner_settings, param_types);
-        if statement.text.len() < LONG_STATEMENT { plan() } else { runtime::in_place(plan) }
+        if statement.text.len() < LONG_STATEMENT { plan() } else { in_place(plan) }
     }
 
     fn catalog(&self) -> Arc<CatalogSnapshot> {

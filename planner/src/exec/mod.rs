@@ -21,5 +21,6 @@ pub mod run;
 pub mod scan;
 pub mod series;
 pub mod values;
+pub mod yielding;
 
 pub use run::{RunCell, RunState, SessionValues, Slot};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use datafusion::arrow::datatypes::DataType;
@@ -14,6 +14,9 @@ use datafusion::catalog::{TableProvider, cte_worktable::CteWorkTable};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Result as DfResult, TableReference};
+use datafusion::execution::disk_manager::DiskManagerBuilder;
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::planner::{
@@ -38,6 +41,7 @@ use crate::exec::limit::LimitPlanner;
 use crate::exec::lookup::LookupJoins;
 use crate::exec::run::ParameterUdf;
 use crate::exec::values::{Rows, ValuesTable};
+use crate::exec::yielding::Yielding;
 use crate::exec::{RunCell, Slot};
 use crate::infoschema;
 use crate::kv::LockStrength;
@@ -47,6 +51,15 @@ use crate::types::PgType;
 /// Polls that a future of the physical planner gets. It waits for nothing, and yields only to be
 /// fair.
 const PLANNING_POLLS_MAX: usize = 100_000;
+
+/// What [`limit_memory`] was told.
+static MEMORY: OnceLock<usize> = OnceLock::new();
+
+/// Memory of all statements where nobody set it: in tests.
+const MEMORY_BYTES_DEFAULT: usize = 1 << 30;
+
+/// Temporary files of all statements together; beyond it they fail with `53200`.
+const SPILL_BYTES_MAX: u64 = 1 << 30;
 
 /// DataFusion's state and ours around it.
 pub struct Engine {
@@ -88,14 +101,31 @@ fn config() -> SessionConfig {
 /// orders and limits, and no tasks at the end.
 fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
-    // A cooperative node needs tokio's budget; pages of storage are where we yield.
+    // Pages of storage are where most plans yield; the others see to it themselves.
     rules.retain(|rule| rule.name() != "EnsureCooperative");
     let after_selection =
         rules.iter().position(|rule| rule.name() == "join_selection").map_or(0, |i| i + 1);
     rules.insert(after_selection, Arc::new(LookupJoins));
     let last = rules.len().saturating_sub(1);
     rules.insert(last, Arc::new(WithoutTasks));
+    rules.insert(last + 1, Arc::new(Yielding));
     rules
+}
+
+/// What all statements of the process share: memory, and files for what does not fit into it.
+fn runtime_env() -> DfResult<Arc<RuntimeEnv>> {
+    let memory = MEMORY.get().copied().unwrap_or(MEMORY_BYTES_DEFAULT);
+    let disk = DiskManagerBuilder::default().with_max_temp_directory_size(SPILL_BYTES_MAX);
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory)))
+        .with_disk_manager_builder(disk)
+        .build_arc()
+}
+
+/// Sets how much memory the statements of this process may use together for joins, sorts and
+/// groups, in bytes. Only the first call counts, and only before the first statement.
+pub fn limit_memory(bytes: usize) {
+    MEMORY.get_or_init(|| bytes);
 }
 
 impl Engine {
@@ -105,6 +135,7 @@ impl Engine {
             .with_config(config())
             .with_default_features()
             .with_physical_optimizer_rules(physical_rules())
+            .with_runtime_env(runtime_env()?)
             .build();
         let state = super::functions::register(state)?;
         let task_context = super::instance::task_context(&state);

@@ -14,6 +14,7 @@ use super::build::OutColumn;
 use super::{Body, ExecContext};
 use crate::dml::{DmlKind, DmlPlan};
 use crate::error::SqlResult;
+use crate::exec::yielding;
 use crate::kv::KvStats;
 use crate::types::PgType;
 
@@ -32,6 +33,9 @@ impl std::fmt::Display for Node<'_> {
 
 /// The lines of a plan: a node each, children further in.
 fn tree(plan: &Arc<dyn ExecutionPlan>, depth: usize, lines: &mut Vec<String>) {
+    if plan.name() == yielding::YIELD {
+        return plan.children().into_iter().for_each(|child| tree(child, depth, lines));
+    }
     let indent = if depth == 0 { String::new() } else { "  ".repeat(depth) + "->  " };
     lines.push(format!("{indent}{}", Node(plan.as_ref())));
     for child in plan.children() {

@@ -26,8 +26,9 @@ use futures::Stream;
 use parking_lot::Mutex;
 
 use super::engine::Engine;
+use super::guard::guarded;
 use crate::error::SqlResult;
-use crate::exec::{RunCell, RunState};
+use crate::exec::{RunCell, RunState, yielding};
 
 /// Instances a template keeps for the next executions.
 const POOL_MAX: usize = 16;
@@ -51,7 +52,7 @@ const STATELESS: [&str; 16] = [
     "EmptyExec",
     "UnionExec",
     "CoalesceBatchesExec",
-    "CooperativeExec",
+    yielding::YIELD,
     "SortMergeJoinExec",
 ];
 
@@ -72,7 +73,15 @@ pub struct Instance {
     pub plan: Arc<dyn ExecutionPlan>,
     cell: Arc<RunCell>,
     stateless: bool,
+    searches: bool,
     uses: u32,
+}
+
+impl Instance {
+    fn new(plan: Arc<dyn ExecutionPlan>, cell: Arc<RunCell>) -> Self {
+        let (stateless, searches) = (is_stateless(&plan), yielding::searches(&plan));
+        Self { plan, cell, stateless, searches, uses: 0 }
+    }
 }
 
 impl Template {
@@ -81,7 +90,7 @@ impl Template {
     pub fn new(engine: Arc<Engine>, logical: LogicalPlan) -> SqlResult<Arc<Self>> {
         let cell = RunCell::new();
         let plan = engine.physical(&logical, &cell)?;
-        let first = Instance { stateless: is_stateless(&plan), plan, cell, uses: 0 };
+        let first = Instance::new(plan, cell);
         Ok(Arc::new(Self {
             schema: first.plan.schema(),
             engine,
@@ -121,7 +130,7 @@ impl Template {
         let cell = RunCell::new();
         let plan = self.engine.physical(&self.logical, &cell)?;
         self.built.fetch_add(1, Ordering::Relaxed);
-        Ok(Instance { stateless: is_stateless(&plan), plan, cell, uses: 0 })
+        Ok(Instance::new(plan, cell))
     }
 
     fn give_back(&self, mut instance: Instance) {
@@ -149,7 +158,8 @@ impl Template {
         instance.cell.set(Arc::new(state));
         let plan = Arc::clone(&instance.plan);
         let stream = plan.execute(0, self.engine.task_context())?;
-        Ok(PlanStream { stream, plan, loan })
+        let searches = instance.searches;
+        Ok(PlanStream { stream, plan, searches, failed: false, loan })
     }
 }
 
@@ -177,6 +187,8 @@ pub struct PlanStream {
     // Dropped before the loan: nothing polls an instance that is back in the pool.
     stream: SendableRecordBatchStream,
     plan: Arc<dyn ExecutionPlan>,
+    searches: bool,
+    failed: bool,
     loan: Loan,
 }
 
@@ -191,8 +203,24 @@ impl Stream for PlanStream {
     type Item = DfResult<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        debug_assert!(self.loan.instance.is_some(), "an instance in use is not in the pool");
-        self.stream.as_mut().poll_next(cx)
+        debug_assert!(
+            self.failed || self.loan.instance.is_some(),
+            "an instance in use is not in the pool"
+        );
+        if self.failed {
+            return Poll::Ready(None);
+        }
+        let searches = self.searches;
+        let mut poll = || self.stream.as_mut().poll_next(cx);
+        match guarded(|| if searches { yielding::in_place(poll) } else { poll() }) {
+            Ok(polled) => polled,
+            Err(error) => {
+                // What it left behind is in no state to be used again.
+                self.failed = true;
+                self.loan.instance = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+        }
     }
 }
 

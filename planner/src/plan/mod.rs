@@ -14,6 +14,7 @@ pub mod build;
 pub mod engine;
 pub mod explain;
 pub mod functions;
+pub mod guard;
 pub mod instance;
 pub mod meaning;
 mod prepare;
@@ -28,6 +29,7 @@ use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
 
 pub use build::OutColumn;
+pub use engine::limit_memory;
 pub use prepare::{Planner, PlannerConfig, Settings};
 
 use crate::catalog::{CatalogSnapshot, DdlOp, TableDef, TableId};

@@ -6,6 +6,7 @@ use datafusion::sql::sqlparser::ast;
 
 use super::build::{Build, Scope};
 use super::engine::Engine;
+use super::guard::guarded;
 use super::{Body, Prepared, PreparedKind, explain};
 use crate::cache::{CacheStats, PlanCache};
 use crate::catalog::{CatalogSnapshot, ColumnDef, ColumnId, DdlOp};
@@ -184,7 +185,9 @@ impl Planner {
         types.resize(statement.params.max(params.len()), None);
         let own = types.len();
         types.extend(statement.lifted_types());
-        let planned = self.plan(statement.parse_plan()?, catalog, settings, (types, own));
+        let planned =
+            guarded(|| self.plan(statement.parse_plan()?, catalog, settings, (types, own)))
+                .and_then(|planned| planned);
         match planned {
             Ok(prepared) => Ok(self.cache.insert(lifted_key, Arc::new(prepared))),
             Err(error) if statement.lifted.is_empty() => Err(error),
@@ -193,7 +196,7 @@ impl Planner {
                 let mut types = params.to_vec();
                 types.resize(own, None);
                 let parsed = statement.parse_literal()?;
-                let mut prepared = self.plan(parsed, catalog, settings, (types, own))?;
+                let mut prepared = guarded(|| self.plan(parsed, catalog, settings, (types, own)))??;
                 prepared.literal = true;
                 Ok(self.cache.insert(literal_key, Arc::new(prepared)))
             }

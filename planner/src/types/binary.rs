@@ -28,6 +28,16 @@ pub fn not_utf8() -> SqlError {
     )
 }
 
+/// The bytes of a value whose form has one size. Too few are a broken message (`08P01`), too many
+/// a wrong value (`22P03`), as PostgreSQL has it.
+fn sized<const SIZE: usize>(bytes: &[u8], ty: PgType) -> SqlResult<[u8; SIZE]> {
+    bytes.try_into().map_err(|_| if bytes.len() < SIZE { cut_short() } else { wrong(ty) })
+}
+
+fn cut_short() -> SqlError {
+    SqlError::new(SqlState::PROTOCOL_VIOLATION, "insufficient data left in message")
+}
+
 fn wrong(ty: PgType) -> SqlError {
     SqlError::new(
         SqlState::INVALID_BINARY_REPRESENTATION,
@@ -39,14 +49,11 @@ fn wrong(ty: PgType) -> SqlError {
 pub fn from_binary(bytes: &[u8], ty: PgType) -> SqlResult<ScalarValue> {
     macro_rules! number {
         ($ty:ty) => {
-            <$ty>::from_be_bytes(bytes.try_into().map_err(|_| wrong(ty))?)
+            <$ty>::from_be_bytes(sized(bytes, ty)?)
         };
     }
     Ok(match ty {
-        PgType::Bool => match bytes {
-            [b] => ScalarValue::Boolean(Some(*b != 0)),
-            _ => return Err(wrong(ty)),
-        },
+        PgType::Bool => ScalarValue::Boolean(Some(sized::<1>(bytes, ty)? != [0])),
         PgType::Int2 => ScalarValue::Int16(Some(number!(i16))),
         PgType::Int4 => ScalarValue::Int32(Some(number!(i32))),
         PgType::Int8 => ScalarValue::Int64(Some(number!(i64))),
@@ -71,13 +78,12 @@ pub fn from_binary(bytes: &[u8], ty: PgType) -> SqlResult<ScalarValue> {
             Some(stamp_from_binary(number!(i64))?),
             Some("+00:00".into()),
         ),
-        PgType::Uuid if bytes.len() == 16 => ScalarValue::FixedSizeBinary(16, Some(bytes.to_vec())),
-        PgType::Uuid => return Err(wrong(ty)),
+        PgType::Uuid => ScalarValue::FixedSizeBinary(16, Some(sized::<16>(bytes, ty)?.to_vec())),
         PgType::Interval => {
-            let (time, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| wrong(ty))?;
-            let (days, rest) = rest.split_first_chunk::<4>().ok_or_else(|| wrong(ty))?;
+            let (time, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut_short)?;
+            let (days, rest) = rest.split_first_chunk::<4>().ok_or_else(cut_short)?;
             let value = Interval {
-                months: i32::from_be_bytes(rest.try_into().map_err(|_| wrong(ty))?),
+                months: i32::from_be_bytes(sized(rest, ty)?),
                 days: i32::from_be_bytes(*days),
                 micros: i64::from_be_bytes(*time),
             };
@@ -229,7 +235,7 @@ fn numeric_from_binary(bytes: &[u8]) -> SqlResult<Numeric> {
         )
     };
     let part = |i: usize| {
-        let pair = bytes.get(i * 2..i * 2 + 2).ok_or_else(invalid)?;
+        let pair = bytes.get(i * 2..i * 2 + 2).ok_or_else(cut_short)?;
         Ok::<u16, SqlError>(u16::from_be_bytes([pair[0], pair[1]]))
     };
     let count = usize::from(part(0)?);
@@ -243,7 +249,7 @@ fn numeric_from_binary(bytes: &[u8]) -> SqlResult<Numeric> {
         0 | NUMERIC_NEGATIVE => {}
         _ => return Err(invalid()),
     }
-    if bytes.len() != 8 + count * 2 || scale > 1000 {
+    if bytes.len() > 8 + count * 2 || scale > 1000 {
         return Err(invalid());
     }
     let mut digits = String::with_capacity(count * 4 + 2);
@@ -296,7 +302,19 @@ mod tests {
             Some("2000-01-01")
         );
         assert_eq!(to_binary(&value, PgType::Date).expect("bytes"), Some(vec![0; 4]));
-        assert!(from_binary(&[0; 3], PgType::Int4).is_err());
+    }
+
+    #[test]
+    fn too_few_bytes_are_a_broken_message_and_too_many_a_wrong_value() {
+        let types = [PgType::Bool, PgType::Int4, PgType::Date, PgType::Uuid, PgType::Interval];
+        for ty in types {
+            let state = |bytes: &[u8]| from_binary(bytes, ty).expect_err("no value").sqlstate;
+            assert_eq!(state(&[]), SqlState::PROTOCOL_VIOLATION, "{ty:?}");
+            assert_eq!(state(&[0; 17]), SqlState::INVALID_BINARY_REPRESENTATION, "{ty:?}");
+        }
+        let state = |bytes: &[u8]| numeric_from_binary(bytes).expect_err("no value").sqlstate;
+        assert_eq!(state(&[0, 1, 0, 0, 0, 0, 0, 0]), SqlState::PROTOCOL_VIOLATION);
+        assert_eq!(state(&[0; 9]), SqlState::INVALID_BINARY_REPRESENTATION);
     }
 
     proptest! {
