@@ -33,6 +33,8 @@ use crate::runtime;
 
 /// How long a committer that may not wait looks on before it is refused.
 const DECIDING_GRACE: Duration = Duration::from_millis(200);
+/// Leftovers of dead coordinators that are finished at the same time.
+const CLEAN_UPS_MAX: usize = 16;
 /// Between two of its looks.
 const DECIDING_PAUSE: Duration = Duration::from_millis(2);
 
@@ -361,11 +363,10 @@ impl Dist {
         verdict
     }
 
-    /// Finishes what dead coordinators left in a range that is led here, one after the other.
+    /// Finishes what dead coordinators left in a range that is led here, some at a time.
     pub async fn clean_up(self: &Arc<Self>, leftovers: Vec<Leftover>) {
-        for leftover in leftovers {
-            Driver::new(self.clone(), leftover.recovery()).finish().await;
-        }
+        let finish = |leftover: Leftover| Driver::new(self.clone(), leftover.recovery()).finish();
+        futures::stream::iter(leftovers).for_each_concurrent(CLEAN_UPS_MAX, finish).await;
     }
 
     /// The same for a committer. One that may not wait (rule P13) still gives the other a moment:

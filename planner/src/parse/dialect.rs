@@ -6,9 +6,9 @@ use datafusion::sql::sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
-/// PostgreSQL's dialect. With any expression as the name of an argument (`json_object('a': 1)`, which
-/// we have not), sqlparser reads each argument of a call twice, the arguments within it four times,
-/// and so on.
+/// PostgreSQL's dialect. With any expression as the name of an argument (`json_object('a': 1)`,
+/// which we have not), sqlparser reads each argument of a call twice, the arguments within it four
+/// times, and so on.
 #[derive(Debug)]
 pub struct Postgres;
 

@@ -120,8 +120,8 @@ impl ScalarUDFImpl for PgFunction {
         self.name
     }
 
-    /// The same as the default in one pass: the default copies the name of every call within at each
-    /// level above it.
+    /// The same as the default in one pass: the default copies the name of every call within at
+    /// each level above it.
     fn schema_name(&self, args: &[Expr]) -> DfResult<String> {
         let mut name = String::new();
         write_call(self.name, args, &mut name);

@@ -38,6 +38,11 @@ pub const OWN_CALLS_LIVE: Duration = Duration::from_secs(5);
 pub const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Transactions that began to commit so long ago are swept: their coordinators have given up.
 pub const SWEEP_AGE: Duration = Duration::from_secs(45);
+/// How often a leader asks about locks that have stood for [`LOCKS_ASKED_AGE`].
+pub const LOCKS_ASKED_EVERY: Duration = Duration::from_secs(1);
+/// Locks of transactions that began to commit so long ago are asked about: most stand for
+/// milliseconds. Whose coordinator lives is left alone (P11).
+pub const LOCKS_ASKED_AGE: Duration = Duration::from_secs(1);
 /// How often sizes are looked at.
 pub const SIZES_EVERY: Duration = Duration::from_secs(10);
 /// How often the disk is looked at.

@@ -17,7 +17,9 @@ use quorate_proto::pb::node_request::Body as Ask;
 use quorate_proto::pb::node_response::Body as Answer;
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::{Connector as _, NodeId, RangeId, Timestamp, pb};
+use quorate_txn::apply::ViewError;
 use quorate_txn::config::{CLOCK_BOUND_AHEAD, CLOCK_BOUND_INTERVAL, TXN_FLOOR_LAG};
+use quorate_txn::recovery::Leftover;
 use tokio::time::Instant;
 
 use super::config::*;
@@ -58,12 +60,13 @@ impl Every {
 impl Node {
     pub(super) fn start_house_keeping(self: &Arc<Self>) -> Vec<tokio::task::JoinHandle<()>> {
         let (keeper, reporter) = (self.clone(), self.clone());
-        let (pinger, placer) = (self.clone(), self.clone());
+        let (pinger, placer, asker) = (self.clone(), self.clone(), self.clone());
         vec![
             runtime::spawn(async move { keeper.keep().await }),
             runtime::spawn(async move { reporter.report_on().await }),
             runtime::spawn(async move { pinger.ping_on().await }),
             runtime::spawn(async move { placer.place_on().await }),
+            runtime::spawn(async move { asker.ask_on().await }),
         ]
     }
 
@@ -279,6 +282,13 @@ impl Node {
         }
     }
 
+    async fn ask_on(self: &Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOCKS_ASKED_EVERY).await;
+            self.ask_about_locks(LOCKS_ASKED_AGE);
+        }
+    }
+
     /// One step towards as many replicas as there shall be, on live nodes with the fewest.
     async fn place(&self, replica: &Arc<Replica>) {
         let descriptor = replica.descriptor();
@@ -375,26 +385,44 @@ impl Node {
         age: Duration,
         cursors: &mut HashMap<RangeId, SweepCursor>,
     ) {
+        let before = self.ranges.clock.now().bound_before(age);
+        let led = self.led();
+        cursors.retain(|range, _| led.iter().any(|replica| replica.range == *range));
+        self.finish_leftovers(|replica| {
+            replica.sweep(cursors.entry(replica.range).or_default(), before)
+        });
+    }
+
+    /// The same for locks alone, sooner: a coordinator that died left many, and who reads across
+    /// them would wait for each to expire after the other (P11 counts from the first question).
+    pub(super) fn ask_about_locks(self: &Arc<Self>, age: Duration) {
+        let before = self.ranges.clock.now().bound_before(age);
+        self.finish_leftovers(|replica| replica.old_locks(before));
+    }
+
+    fn finish_leftovers(
+        self: &Arc<Self>,
+        mut find: impl FnMut(&Replica) -> Result<Vec<Leftover>, ViewError>,
+    ) {
         let Some(gateway) = self.gateway.get().cloned() else { return };
         if self.sweeping.swap(true, Ordering::SeqCst) {
             return;
         }
-        let before = self.ranges.clock.now().bound_before(age);
-        let led = self.led();
-        cursors.retain(|range, _| led.iter().any(|replica| replica.range == *range));
         let mut leftovers = Vec::new();
-        for replica in led.iter().filter(|replica| replica.range != META_RANGE) {
-            match replica.sweep(cursors.entry(replica.range).or_default(), before) {
+        for replica in self.led().iter().filter(|replica| replica.range != META_RANGE) {
+            match find(replica) {
                 Ok(found) => leftovers.extend(found),
                 Err(error) => self.fail(&error.to_string()),
             }
         }
+        if leftovers.is_empty() {
+            self.sweeping.store(false, Ordering::SeqCst);
+            return;
+        }
         let node = self.clone();
         runtime::spawn(async move {
-            if !leftovers.is_empty() {
-                tracing::info!(count = leftovers.len(), "finishes what coordinators have left");
-                gateway.clean_up(leftovers).await;
-            }
+            tracing::debug!(count = leftovers.len(), "finishes what coordinators have left");
+            gateway.clean_up(leftovers).await;
             node.sweeping.store(false, Ordering::SeqCst);
         });
     }

@@ -717,6 +717,11 @@ async fn leftovers_go_to_the_gateway_and_the_meta_range_knows_every_node() {
         (hook.0.lock().len() >= 2).then_some(())
     })
     .await;
+    hook.0.lock().clear();
+    until("the lock is handed on by those who ask about old locks", || async {
+        (!hook.0.lock().is_empty()).then_some(())
+    })
+    .await;
     for node in cluster.live() {
         until("all nodes are named", || async {
             let mut call = cluster.make_call(Vec::new());

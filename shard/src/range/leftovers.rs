@@ -49,6 +49,25 @@ impl Replica {
     }
 }
 
+impl Replica {
+    /// The first locks of transactions that began to commit before `before`, in one bounded step
+    /// from the beginning of the range: few locks stand at any moment.
+    ///
+    /// # Errors
+    /// [`ViewError`]: the node must stop.
+    pub fn old_locks(&self, before: Timestamp) -> Result<Vec<Leftover>, ViewError> {
+        let span = span_of(&self.descriptor());
+        let snapshot = self.node.engine.snapshot();
+        let mut found = Vec::new();
+        walk(&*snapshot, Cf::Locks, &span, &Bytes::new(), &mut |key, value| {
+            let lock = Lock::decode(value).map_err(damaged("locks"))?;
+            found.extend(Leftover::of_lock(&Bytes::copy_from_slice(key), &lock, before));
+            Ok(found.len() < SWEEP_FOUND_MAX)
+        })?;
+        Ok(found)
+    }
+}
+
 fn damaged(family: &'static str) -> impl FnOnce(quorate_txn::state::DecodeError) -> ViewError {
     move |source| ViewError::Damaged { family, source }
 }

@@ -438,6 +438,9 @@ async fn a_sweep_finds_what_is_left_over_in_bounded_steps() {
     }
     assert_eq!(met.len(), count, "each record and lock was found, the one-range commit was not");
     assert!(met.values().all(|times| *times >= 2), "{met:?}");
+    assert_eq!(bench.replica.old_locks(start).expect("it reads"), Vec::new());
+    let locks = bench.replica.old_locks(bench.now()).expect("it reads");
+    assert_eq!(locks.len(), SWEEP_FOUND_MAX, "a bounded step finds the first locks");
 }
 
 /// R5: a row that was deleted is seen at older timestamps: the watermark is raised with the delete.

@@ -99,6 +99,7 @@ async fn a_coordinator_killed_in_the_middle_of_a_commit_leaves_no_lock_and_no_ha
         })
         .await;
         let taken = began.elapsed();
+        eprintln!("the locks of the dead stood for {taken:?}");
         assert!(taken <= PAUSE_MAX, "the locks of the dead stood for {taken:?}");
         let history = bank.stop().await;
         bank::audit_balances(&cluster.url(0), ACCOUNTS, &history).await;

@@ -126,8 +126,9 @@ pub struct Found {
 
 /// Tests one write against a key that carries no foreign lock: conflict and required absence (P14).
 /// A row that came after its key was read as absent is a conflict, not a duplicate: the transaction
-/// may have read on that (say, the number it inserts) what is not so any more. The history is asked only for a key absent from `latest`: the newest interval of a
-/// present key ended no later than its version started (R5).
+/// may have read on that (say, the number it inserts) what is not so any more. The history is asked
+/// only for a key absent from `latest`: the newest interval of a present key ended no later than
+/// its version started (R5).
 ///
 /// # Errors
 /// The outer is a [`ViewError`], the inner what the writer is told.
