@@ -93,15 +93,56 @@ impl Counted {
     }
 }
 
+/// Whether what stands behind these tokens can only be an operand, whatever word it is: sqlparser
+/// takes `a.end + a.end` and `1 + end + on` as names. Only FROM with a relation may follow a star.
+fn wants_operand(tokens: &[TokenWithSpan], at: usize, word: Keyword) -> bool {
+    let before = at.checked_sub(1).and_then(|before| tokens.get(before));
+    match before.map(|token| &token.token) {
+        Some(Token::Mul) => {
+            let relation = tokens.get(at + 1).map(|token| &token.token);
+            let relation = matches!(relation, Some(Token::Word(_) | Token::LParen));
+            word != Keyword::FROM || !relation
+        }
+        Some(
+            Token::Word(_)
+            | Token::Number(..)
+            | Token::SingleQuotedString(_)
+            | Token::NationalStringLiteral(_)
+            | Token::EscapedStringLiteral(_)
+            | Token::UnicodeStringLiteral(_)
+            | Token::HexStringLiteral(_)
+            | Token::DollarQuotedString(_)
+            | Token::Placeholder(_)
+            | Token::LParen
+            | Token::RParen
+            | Token::LBracket
+            | Token::RBracket
+            | Token::Comma
+            | Token::SemiColon,
+        )
+        | None => false,
+        Some(_) => true,
+    }
+}
+
 /// `54001` for a chain that is too long.
 pub(super) fn check(tokens: &[TokenWithSpan], whole: &str) -> SqlResult<()> {
     let mut outer = Vec::new();
     let mut here = Counted::default();
-    for token in tokens {
+    for (i, token) in tokens.iter().enumerate() {
         let word = match &token.token {
             Token::Word(word) if word.quote_style.is_none() => word.keyword,
             _ => Keyword::NoKeyword,
         };
+        // CASE begins an operand; all other words that count would end one.
+        let after_period = i > 0 && tokens[i - 1].token == Token::Period;
+        let operand = wants_operand(tokens, i, word);
+        if word != Keyword::NoKeyword && (after_period || operand && word != Keyword::CASE) {
+            if matches!(word, Keyword::NOT) && !after_period {
+                here.operators += 1;
+            }
+            continue;
+        }
         match (&token.token, word) {
             (Token::LParen, _) | (_, Keyword::CASE) => outer.push(std::mem::take(&mut here)),
             (Token::LBracket, _) => {
@@ -262,6 +303,23 @@ mod tests {
         };
         assert_eq!(nested(SUBQUERIES_DEEP_MAX), None);
         assert_eq!(nested(SUBQUERIES_DEEP_MAX + 1), Some(SqlState::STATEMENT_TOO_COMPLEX));
+    }
+
+    #[test]
+    fn words_that_stand_for_names_hide_no_chain() {
+        let words = ["end", "on", "when", "from", "select", "and", "or", "case", "where", "then"];
+        for word in words {
+            for link in [format!(" + t.{word}"), format!(" + {word}"), format!(" * {word}")] {
+                if link == " + case" || link == " * case" {
+                    // Nests, which sqlparser limits.
+                    continue;
+                }
+                let sql = format!("SELECT 1{}", link.repeat(OPERATORS_MAX + 1));
+                assert_eq!(state_of(&sql), Some(SqlState::STATEMENT_TOO_COMPLEX), "{link}");
+            }
+        }
+        let joins = " JOIN u ON t.a = u.a".repeat(OPERATORS_MAX + 1);
+        assert_eq!(state_of(&format!("SELECT * FROM t{joins}")), None);
     }
 
     fn depth(expr: &Expr) -> usize {

@@ -185,9 +185,9 @@ impl Planner {
         types.resize(statement.params.max(params.len()), None);
         let own = types.len();
         types.extend(statement.lifted_types());
-        let planned =
-            guarded(|| self.plan(statement.parse_plan()?, catalog, settings, (types, own)))
-                .and_then(|planned| planned);
+        let parsed = statement.parse_plan()?;
+        let planned = guarded(|| self.plan(parsed, catalog, settings, (types, own)))
+            .and_then(|planned| planned);
         match planned {
             Ok(prepared) => Ok(self.cache.insert(lifted_key, Arc::new(prepared))),
             Err(error) if statement.lifted.is_empty() => Err(error),
