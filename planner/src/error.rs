@@ -373,6 +373,11 @@ impl From<DataFusionError> for SqlError {
         match error.find_root() {
             DataFusionError::SQL(inner, _) => (**inner).clone().into(),
             DataFusionError::SchemaError(inner, _) => schema_error(inner),
+            DataFusionError::NotImplemented(m) if m.starts_with("LATERAL syntax is not") => {
+                let message = "the combining JOIN type must be INNER or LEFT for a LATERAL \
+                               reference";
+                SqlError::new(SqlState::INVALID_COLUMN_REFERENCE, message)
+            }
             DataFusionError::NotImplemented(message) => {
                 SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, message.clone())
             }
@@ -460,11 +465,11 @@ fn plan_error(message: &str) -> SqlError {
         || has("Order by column out of bounds")
         || has("Cannot find column with position")
         || has("must appear in select list")
+        || has("names given as column alias")
     {
         SqlState::INVALID_COLUMN_REFERENCE
     } else if has("same number of columns")
         || has("number of columns")
-        || has("should only return one column")
         || has("with no tables specified")
         || has("Inconsistent data length")
     {
@@ -477,6 +482,8 @@ fn plan_error(message: &str) -> SqlError {
         let name = window.trim_start_matches("The window ");
         let message = format!("window \"{name}\" does not exist");
         return SqlError::new(SqlState::UNDEFINED_OBJECT, message);
+    } else if has("should only return one column") {
+        return SqlError::syntax("subquery must return only one column");
     } else if has("LIMIT must be >= 0") {
         SqlState::INVALID_ROW_COUNT_IN_LIMIT
     } else if has("OFFSET must be >=0") {

@@ -142,6 +142,7 @@ fn serve(
         .arg(data)
         .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-F"])
         .args(["-c", "timezone=UTC", "-c", "max_connections=100", "-c", "shared_buffers=32MB"])
+        .args(["-c", "default_transaction_isolation=repeatable read"])
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()

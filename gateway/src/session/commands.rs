@@ -9,12 +9,13 @@ use quorate_planner::parse::{
 };
 
 use super::rows::text_columns;
+use super::settings::spelled;
 use super::{OutColumn, Outcome, Ready, RowSource, Session, State};
 
 /// Columns of `SHOW`.
 pub(super) fn show_columns(name: Option<&str>) -> Result<Arc<[OutColumn]>, SqlError> {
     Ok(match name {
-        Some(name) => text_columns(&[&name.to_ascii_lowercase()]),
+        Some(name) => text_columns(&[spelled(name)?]),
         None => text_columns(&["name", "setting", "description"]),
     })
 }
@@ -236,7 +237,7 @@ impl Session {
         let rows = match name {
             Some(name) => {
                 let value = self.settings.get(name)?;
-                RowSource::of_texts(&[&name.to_ascii_lowercase()], vec![vec![value]])?
+                RowSource::of_texts(&[spelled(name)?], vec![vec![value]])?
             }
             None => {
                 let row =

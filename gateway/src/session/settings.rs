@@ -128,6 +128,11 @@ fn find(name: &str) -> Result<&'static Known, SqlError> {
     })
 }
 
+/// The name of a setting as `SHOW` spells it.
+pub fn spelled(name: &str) -> Result<&'static str, SqlError> {
+    find(name).map(|known| known.name)
+}
+
 impl SessionSettings {
     /// The defaults.
     pub fn new(user: &str) -> Self {

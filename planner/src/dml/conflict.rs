@@ -315,6 +315,7 @@ impl Statement<'_> {
             params: self.context.params.clone(),
             session: self.context.session.clone(),
             input: vec![input],
+            outer: vec![],
         };
         let mut stream = update.source.execute(state)?;
         while let Some(batch) = stream.next().await.transpose()? {

@@ -39,6 +39,7 @@ pub async fn run(plan: &DmlPlan, context: DmlContext) -> SqlResult<(String, Opti
         params: context.params.clone(),
         session: context.session.clone(),
         input: vec![],
+        outer: vec![],
     };
     let mut stream = plan.source.execute(state)?;
     let mut statement = Statement {
@@ -70,6 +71,7 @@ pub async fn run(plan: &DmlPlan, context: DmlContext) -> SqlResult<(String, Opti
         params: context.params,
         session: context.session,
         input: returned,
+        outer: vec![],
     };
     Ok((tag, Some(template.execute(state)?)))
 }

@@ -5,13 +5,11 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DFSchemaRef, Result as DfResult, ScalarValue, internal_err};
+use datafusion::common::{DFSchemaRef, Result as DfResult, ScalarValue};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::UserDefinedLogicalNodeCore;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -19,12 +17,9 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
     PlanProperties, ReplaceChildrenOptions,
 };
-use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 use futures::{StreamExt, stream};
 
-use super::rows::{ParamValues, ParamValuesExec};
 use super::run::RunCell;
-use super::series::{Series, SeriesExec};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::exec::access::Source;
 
@@ -84,55 +79,6 @@ impl UserDefinedLogicalNodeCore for ParamLimit {
     }
 }
 
-/// Makes the physical nodes of our logical ones.
-#[derive(Debug)]
-pub struct LimitPlanner {
-    /// The cell of the plan instance being built.
-    pub cell: Arc<RunCell>,
-}
-
-#[async_trait]
-impl ExtensionPlanner for LimitPlanner {
-    async fn plan_extension(
-        &self,
-        _planner: &dyn PhysicalPlanner,
-        node: &dyn UserDefinedLogicalNode,
-        _logical_inputs: &[&LogicalPlan],
-        physical_inputs: &[Arc<dyn ExecutionPlan>],
-        _session_state: &dyn datafusion::catalog::Session,
-        _planning_ctx: &PhysicalPlanningContext,
-    ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
-        let any: &dyn std::any::Any = node.as_any();
-        if let Some(values) = any.downcast_ref::<ParamValues>() {
-            let values = ParamValuesExec::try_new(values, Arc::clone(&self.cell))?;
-            return Ok(Some(Arc::new(values)));
-        }
-        if let Some(series) = any.downcast_ref::<Series>() {
-            return Ok(Some(Arc::new(SeriesExec::try_new(series)?)));
-        }
-        let Some(limit) = any.downcast_ref::<ParamLimit>() else { return Ok(None) };
-        let [input] = physical_inputs else { return internal_err!("a limit has one input") };
-        let source = |expr: &Option<Expr>| {
-            expr.as_ref()
-                .map(|expr| {
-                    Source::of(expr).ok_or_else(|| {
-                        SqlError::new(
-                            SqlState::INVALID_COLUMN_REFERENCE,
-                            "argument of LIMIT must not contain variables",
-                        )
-                    })
-                })
-                .transpose()
-        };
-        Ok(Some(Arc::new(ParamLimitExec::new(
-            Arc::clone(input),
-            source(&limit.skip)?,
-            source(&limit.fetch)?,
-            Arc::clone(&self.cell),
-        ))))
-    }
-}
-
 /// Skips and stops at counts read at execution.
 #[derive(Debug)]
 pub struct ParamLimitExec {
@@ -144,7 +90,8 @@ pub struct ParamLimitExec {
 }
 
 impl ParamLimitExec {
-    fn new(
+    /// A limit over an input.
+    pub fn new(
         input: Arc<dyn ExecutionPlan>,
         skip: Option<Source>,
         fetch: Option<Source>,

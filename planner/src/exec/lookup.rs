@@ -20,7 +20,6 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
@@ -492,10 +491,19 @@ fn replace(join: &HashJoinExec) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
     Ok(None)
 }
 
-/// A scan below nothing but a filter; a filter above is put into the scan's own.
-fn inner_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<ScanExec> {
-    if plan.downcast_ref::<FilterExec>().is_some() {
-        return None;
+/// The scan that a plan is, or of which it takes some columns in some order. (A semi join puts the
+/// scan's own columns out.)
+fn inner_scan(plan: &Arc<dyn ExecutionPlan>, mode: Mode) -> Option<ScanExec> {
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>()
+        && mode != Mode::SemiInner
+    {
+        let mut scan = inner_scan(projection.input(), mode)?;
+        let places = projection.expr().iter().map(|of| {
+            let any: &dyn std::any::Any = of.expr.as_ref();
+            any.downcast_ref::<Column>().map(|column| scan.projection[column.index()])
+        });
+        scan.projection = places.collect::<Option<_>>()?;
+        return scan.projected().ok();
     }
     let scan = plan.downcast_ref::<ScanExec>()?;
     scan.limit.is_none().then(|| scan.clone())
@@ -508,7 +516,7 @@ fn lookup(
     filter: Option<JoinFilter>,
     mode: Mode,
 ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
-    let Some(scan) = inner_scan(inner) else { return Ok(None) };
+    let Some(scan) = inner_scan(inner, mode) else { return Ok(None) };
     let table = Arc::clone(scan.table());
     let schema = outer.schema();
     let best = table

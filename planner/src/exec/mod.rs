@@ -6,12 +6,14 @@
 //! * [`fetch`]: reading rows and decoding them, shared by scans and joins.
 //! * [`lookup`]: the join that looks its inner rows up by key.
 //! * [`mod@concat`]: several inputs one after another, without tasks.
+//! * [`apply`]: a query for each row of another.
 //! * [`values`]: rows handed to a plan at execution.
 //! * [`rows`]: VALUES with parameters.
 //! * [`series`] makes `generate_series`.
 //! * [`limit`]: LIMIT and OFFSET by parameters.
 
 pub mod access;
+pub mod apply;
 pub mod concat;
 pub mod fetch;
 pub mod limit;

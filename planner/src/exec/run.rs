@@ -15,6 +15,7 @@ use datafusion::common::{Result as DfResult, ScalarValue};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
+use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
 
 use crate::error::{SqlError, SqlResult};
@@ -52,6 +53,23 @@ pub struct RunState {
     pub session: SessionValues,
     /// Rows handed to the plan: what `RETURNING` is computed over.
     pub input: Vec<RecordBatch>,
+    /// For the query of an [`super::apply::Apply`]: slots and what the outer rows have there.
+    pub outer: Vec<(usize, ScalarValue)>,
+}
+
+impl RunState {
+    /// The execution of a query within this one, for an outer row whose values are in the slots
+    /// from `first` on.
+    pub fn with_outer(&self, first: usize, values: &[ScalarValue]) -> Self {
+        let own = values.iter().cloned().enumerate().map(|(i, value)| (first + i, value));
+        Self {
+            txn: Arc::clone(&self.txn),
+            params: self.params.clone(),
+            session: self.session.clone(),
+            input: vec![],
+            outer: own.chain(self.outer.iter().cloned()).collect(),
+        }
+    }
 }
 
 /// The place where the nodes and expressions of one plan instance find their [`RunState`].
@@ -86,6 +104,8 @@ impl RunCell {
 pub enum Slot {
     /// `$n`, counted from 0.
     Param(usize),
+    /// What a query reads of an outer row ([`super::apply::Apply`]), counted from 0.
+    Outer(usize),
     /// `now()`
     TxnTime,
     /// `statement_timestamp()`
@@ -102,10 +122,31 @@ pub enum Slot {
     BackendPid,
 }
 
+/// Nodes that keep nothing from one execution to the next but metrics.
+const STATELESS: [&str; 17] = [
+    "ApplyExec",
+    "ScanExec",
+    "LookupJoinExec",
+    "ConcatExec",
+    "ParamLimitExec",
+    "ValuesExec",
+    "ParamValuesExec",
+    "FilterExec",
+    "ProjectionExec",
+    "GlobalLimitExec",
+    "LocalLimitExec",
+    "PlaceholderRowExec",
+    "EmptyExec",
+    "UnionExec",
+    "CoalesceBatchesExec",
+    super::yielding::YIELD,
+    "SortMergeJoinExec",
+];
+
 const MICROSECONDS_PER_DAY: i64 = 86_400_000_000;
 
 impl Slot {
-    /// All slots that are no parameters.
+    /// All slots that are values of the session.
     pub const SESSION: [Slot; 7] = [
         Slot::TxnTime,
         Slot::StatementTime,
@@ -120,6 +161,7 @@ impl Slot {
     pub fn placeholder(&self) -> String {
         match self {
             Slot::Param(i) => format!("${}", i + 1),
+            Slot::Outer(i) => format!("$outer{i}"),
             Slot::TxnTime => "$now".into(),
             Slot::StatementTime => "$statement_timestamp".into(),
             Slot::CurrentDate => "$current_date".into(),
@@ -136,6 +178,9 @@ impl Slot {
         if let Ok(n) = name.parse::<usize>() {
             return n.checked_sub(1).map(Slot::Param);
         }
+        if let Some(n) = name.strip_prefix("outer") {
+            return n.parse().ok().map(Slot::Outer);
+        }
         Slot::SESSION.into_iter().find(|slot| slot.placeholder() == placeholder)
     }
 
@@ -148,6 +193,12 @@ impl Slot {
             Slot::Param(i) => state.params.get(*i).cloned().ok_or_else(|| {
                 SqlError::internal(format!("there is no value for parameter ${}", i + 1))
             })?,
+            Slot::Outer(i) => {
+                let value = state.outer.iter().find(|(slot, _)| slot == i);
+                value
+                    .map(|(_, value)| value.clone())
+                    .ok_or_else(|| SqlError::internal(format!("there is no outer value {i}")))?
+            }
             Slot::TxnTime => ScalarValue::TimestampMicrosecond(Some(session.txn_time_us), zone()),
             Slot::StatementTime => {
                 ScalarValue::TimestampMicrosecond(Some(session.statement_time_us), zone())
@@ -233,4 +284,9 @@ impl ScalarUDFImpl for ParameterUdf {
     fn invoke_with_args(&self, _args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         Ok(ColumnarValue::Scalar(self.slot.value(&*self.cell.get()?)?))
     }
+}
+
+/// Whether a plan can be executed again as it is. (The queries of its applies start anew anyway.)
+pub fn is_stateless(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    STATELESS.contains(&plan.name()) && plan.children().into_iter().all(is_stateless)
 }

@@ -14,7 +14,7 @@ use datafusion::arrow::array::{Array, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::compute::kernels::boolean::and_kleene;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::Result as DfResult;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -69,8 +69,8 @@ impl ScanExec {
         projection: Vec<usize>,
         cell: Arc<RunCell>,
     ) -> DfResult<Self> {
-        let schema: SchemaRef = Arc::new(layout.schema().project(&projection)?);
-        let mut scan = Self {
+        let schema = Arc::new(Schema::empty());
+        let scan = Self {
             properties: Arc::new(plain_properties(&schema)),
             layout,
             path,
@@ -82,8 +82,14 @@ impl ScanExec {
             cell,
             schema,
         };
-        scan.declare_order();
-        Ok(scan)
+        scan.projected()
+    }
+
+    /// The scan, once its projection has changed.
+    pub fn projected(mut self) -> DfResult<Self> {
+        self.schema = Arc::new(self.layout.schema().project(&self.projection)?);
+        self.declare_order();
+        Ok(self)
     }
 
     /// With the locks of `SELECT … FOR …`.

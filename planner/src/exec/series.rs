@@ -12,12 +12,8 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, DFSchemaRef, Result as DfResult};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::execution_props::ExecutionProps;
-use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{ColumnarValue, Expr, LogicalPlan, UserDefinedLogicalNodeCore};
-use datafusion::physical_expr::{
-    EquivalenceProperties, Partitioning, PhysicalExpr, create_physical_expr,
-};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
@@ -102,15 +98,8 @@ pub struct SeriesExec {
 }
 
 impl SeriesExec {
-    /// The physical node of a series whose parameters are bound.
-    pub fn try_new(series: &Series) -> SqlResult<Self> {
-        let none = DFSchema::empty();
-        let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
-        let args = series
-            .args
-            .iter()
-            .map(|arg| create_physical_expr(arg, &none, &props, &context))
-            .collect::<DfResult<Vec<_>>>()?;
+    /// The physical node of a series, given its bounds.
+    pub fn new(series: &Series, args: Vec<Arc<dyn PhysicalExpr>>) -> Self {
         let schema: SchemaRef = Arc::clone(series.schema.inner());
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
@@ -118,7 +107,7 @@ impl SeriesExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         ));
-        Ok(Self { args, ty: series.ty, zone: series.zone, schema, properties })
+        Self { args, ty: series.ty, zone: series.zone, schema, properties }
     }
 
     /// The counter of one execution; `None` if a bound is NULL.

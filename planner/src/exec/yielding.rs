@@ -26,6 +26,8 @@ use datafusion::physical_plan::{
 use futures::Stream;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use super::apply::ApplyExec;
+
 /// Batches in one turn.
 const BATCHES_PER_TURN: u32 = 8;
 
@@ -33,7 +35,8 @@ const BATCHES_PER_TURN: u32 = 8;
 pub const YIELD: &str = "YieldExec";
 
 /// Nodes that can make any number of rows out of a few.
-const MULTIPLIES: [&str; 7] = [
+const MULTIPLIES: [&str; 8] = [
+    "ApplyExec",
     "CrossJoinExec",
     "HashJoinExec",
     "NestedLoopJoinExec",
@@ -163,7 +166,8 @@ impl PhysicalOptimizerRule for Yielding {
 
 /// Whether one poll of the plan may take long.
 pub fn searches(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    SEARCHES.contains(&plan.name()) || plan.children().into_iter().any(searches)
+    let query = plan.downcast_ref::<ApplyExec>().map(ApplyExec::query);
+    SEARCHES.contains(&plan.name()) || plan.children().into_iter().chain(query).any(searches)
 }
 
 /// Does what may take long without waiting. Where the runtime has several threads, the tasks that

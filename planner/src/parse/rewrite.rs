@@ -149,6 +149,14 @@ fn grammar(expr: &mut Expr) -> Option<Expr> {
             args.extend(substring_for.take().map(|e| *e));
             Some(function("substring", args))
         }
+        Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+            // DataFusion takes one character only.
+            if let Some(escape) = escape_char.take_if(|escape| !is_character(&escape.value)) {
+                let args = vec![(**pattern).clone(), Expr::Value(escape)];
+                **pattern = function("pg_like_escape", args);
+            }
+            None
+        }
         Expr::AtTimeZone { timestamp, time_zone } => {
             Some(function("timezone", vec![(**time_zone).clone(), (**timestamp).clone()]))
         }
@@ -172,6 +180,10 @@ fn grammar(expr: &mut Expr) -> Option<Expr> {
         }
         _ => None,
     }
+}
+
+fn is_character(value: &ast::Value) -> bool {
+    matches!(value, ast::Value::SingleQuotedString(text) if text.chars().count() == 1)
 }
 
 fn function(name: &str, args: Vec<Expr>) -> Expr {

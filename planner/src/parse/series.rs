@@ -1,5 +1,5 @@
 //! `generate_series` in a select list: PostgreSQL gives a row for each of its values, as if it
-//! stood in FROM, where it is put.
+//! stood in FROM, where it is put. A call in FROM is LATERAL without saying so.
 
 use std::ops::ControlFlow;
 
@@ -23,15 +23,41 @@ pub(super) fn to_from(statement: &mut Statement) -> SqlResult<()> {
         type Break = SqlError;
 
         fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<SqlError> {
-            match moved(select) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => ControlFlow::Break(error),
+            if let Err(error) = moved(select) {
+                return ControlFlow::Break(error);
             }
+            // Functions in FROM may refer to what stands before them, with the word or without.
+            let mut first = true;
+            for from in &mut select.from {
+                let joined = from.joins.iter_mut().map(|join| &mut join.relation);
+                for relation in std::iter::once(&mut from.relation).chain(joined) {
+                    match relation {
+                        TableFactor::Function { lateral, .. } => *lateral = !first,
+                        TableFactor::Table { .. } => as_function(relation, !first),
+                        _ => {}
+                    }
+                    first = false;
+                }
+            }
+            ControlFlow::Continue(())
         }
     }
     match VisitMut::visit(statement, &mut Selects) {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// A call in FROM, as what the parser makes of one that follows the word LATERAL.
+fn as_function(relation: &mut TableFactor, lateral: bool) {
+    if let TableFactor::Table { name, args: Some(args), alias, with_ordinality, .. } = relation {
+        *relation = TableFactor::Function {
+            lateral,
+            name: name.clone(),
+            args: args.args.clone(),
+            with_ordinality: *with_ordinality,
+            alias: alias.clone(),
+        };
     }
 }
 

@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 
 use super::dialect::Postgres;
 use crate::error::{SqlError, SqlResult};
+use crate::plan::rewrite::column_name;
 
 /// The name a subquery gets here; nobody types it.
 const ALIAS: &str = "quorate_q";
@@ -23,6 +24,7 @@ pub(super) fn rewrite(statement: &mut Statement) -> SqlResult<()> {
         type Break = SqlError;
 
         fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<SqlError> {
+            select.projection.iter_mut().for_each(keep_name);
             let mut places = select.selection.iter_mut().chain(&mut select.having);
             step(places.try_for_each(|expr| condition(expr, true)))
         }
@@ -30,6 +32,10 @@ pub(super) fn rewrite(statement: &mut Statement) -> SqlResult<()> {
         fn pre_visit_statement(&mut self, statement: &mut Statement) -> ControlFlow<SqlError> {
             step(match statement {
                 Statement::Update(update) => {
+                    let assigned = update.assignments.iter_mut().try_for_each(column_by_column);
+                    if let Err(error) = assigned {
+                        return ControlFlow::Break(error);
+                    }
                     update.selection.iter_mut().try_for_each(|expr| condition(expr, true))
                 }
                 Statement::Delete(delete) => {
@@ -47,6 +53,46 @@ pub(super) fn rewrite(statement: &mut Statement) -> SqlResult<()> {
         ControlFlow::Break(error) => Err(error),
         ControlFlow::Continue(()) => Ok(()),
     }
+}
+
+/// Names a result column by what the client wrote, where that will be rewritten.
+fn keep_name(item: &mut ast::SelectItem) {
+    let ast::SelectItem::UnnamedExpr(expr) = item else { return };
+    let rewritten = ast::visit_expressions(expr, |expr| match expr {
+        Expr::Exists { .. } | Expr::InSubquery { .. } | Expr::AnyOp { .. } | Expr::AllOp { .. } => {
+            ControlFlow::Break(())
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    if rewritten.is_break() {
+        let alias = Ident::with_quote('"', column_name(expr));
+        *item = ast::SelectItem::ExprWithAlias { expr: expr.clone(), alias };
+    }
+}
+
+/// `SET (a, b) = (query)` as a subquery for each of the columns.
+fn column_by_column(assignment: &mut ast::Assignment) -> SqlResult<()> {
+    let (ast::AssignmentTarget::Tuple(targets), Expr::Subquery(query)) =
+        (&assignment.target, &assignment.value)
+    else {
+        return Ok(());
+    };
+    if let ast::SetExpr::Select(select) = query.body.as_ref() {
+        let starred = |item: &ast::SelectItem| {
+            use ast::SelectItem::{QualifiedWildcard, Wildcard};
+            matches!(item, Wildcard(_) | QualifiedWildcard(..))
+        };
+        let counted = !select.projection.iter().any(starred);
+        if counted && select.projection.len() != targets.len() {
+            return Err(SqlError::syntax("number of columns does not match number of values"));
+        }
+    }
+    let names: Vec<String> = (0..targets.len()).map(name).collect();
+    let columns = names.join(", ");
+    let column =
+        |name: &String| parse(&format!("(SELECT {name} FROM ({query}) AS {ALIAS} ({columns}))"));
+    assignment.value = Expr::Tuple(names.iter().map(column).collect::<SqlResult<_>>()?);
+    Ok(())
 }
 
 fn step(result: SqlResult<()>) -> ControlFlow<SqlError> {
@@ -293,18 +339,10 @@ pub(super) fn count_in_lists(statement: &mut Statement) -> SqlResult<()> {
         type Break = SqlError;
 
         fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<SqlError> {
-            step(select.projection.iter_mut().try_for_each(|item| {
-                if let ast::SelectItem::UnnamedExpr(Expr::Exists { .. }) = item
-                    && let ast::SelectItem::UnnamedExpr(expr) = item
-                {
-                    let alias = Ident::new("exists");
-                    *item = ast::SelectItem::ExprWithAlias { expr: expr.clone(), alias };
-                }
-                match item {
-                    ast::SelectItem::UnnamedExpr(expr)
-                    | ast::SelectItem::ExprWithAlias { expr, .. } => counted(expr),
-                    _ => Ok(()),
-                }
+            step(select.projection.iter_mut().try_for_each(|item| match item {
+                ast::SelectItem::UnnamedExpr(expr)
+                | ast::SelectItem::ExprWithAlias { expr, .. } => counted(expr),
+                _ => Ok(()),
             }))
         }
 

@@ -26,6 +26,13 @@ pub fn tokenize(text: &str) -> SqlResult<Vec<TokenWithSpan>> {
             SqlError::syntax(message).at(position(text, e.location))
         })?;
     tokens.retain(|t| !matches!(t.token, Token::Whitespace(_)));
+    // Placeholders with names are our own, within plans.
+    let number = |p: &str| p.len() > 1 && p[1..].bytes().all(|b| b.is_ascii_digit());
+    let named = |t: &&TokenWithSpan| matches!(&t.token, Token::Placeholder(p) if !number(p));
+    if let Some(named) = tokens.iter().find(named) {
+        let near = SqlError::syntax("syntax error at or near \"$\"");
+        return Err(near.at(position(text, named.span.start)));
+    }
     Ok(joined(tokens))
 }
 

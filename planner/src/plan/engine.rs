@@ -25,6 +25,10 @@ use datafusion::logical_expr::planner::{
 use datafusion::logical_expr::{
     AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF,
 };
+use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
@@ -33,11 +37,12 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast;
 
+use super::apply;
+use super::nodes::Nodes;
 use super::table::KvTable;
 use crate::catalog::CatalogSnapshot;
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::exec::concat::WithoutTasks;
-use crate::exec::limit::LimitPlanner;
 use crate::exec::lookup::LookupJoins;
 use crate::exec::run::ParameterUdf;
 use crate::exec::values::{Rows, ValuesTable};
@@ -66,6 +71,8 @@ pub struct Engine {
     state: SessionState,
     task_context: Arc<TaskContext>,
     options: ParserOptions,
+    /// The optimizer's rules that make joins of subqueries, and what they build upon.
+    decorrelation: Optimizer,
 }
 
 impl fmt::Debug for Engine {
@@ -144,7 +151,12 @@ impl Engine {
         options.support_varchar_with_length = true;
         options.map_string_types_to_utf8view = false;
         options.enable_ident_normalization = true;
-        Ok(Arc::new(Self { state, task_context, options }))
+        let decorrelation = Optimizer::with_rules(vec![
+            Arc::new(SimplifyExpressions::new()),
+            Arc::new(DecorrelatePredicateSubquery::new()),
+            Arc::new(ScalarSubqueryToJoin::new()),
+        ]);
+        Ok(Arc::new(Self { state, task_context, options, decorrelation }))
     }
 
     /// The context all executions share.
@@ -174,13 +186,22 @@ impl Engine {
     /// Our passes and DataFusion's over a plan: analysis, PostgreSQL's meaning, optimization.
     pub fn optimize(&self, plan: LogicalPlan) -> SqlResult<LogicalPlan> {
         let plan = self.analyze(plan)?;
-        Ok(self.state.optimizer().optimize(plan, &self.state, |_, _| {})?)
+        let rest = |plan| Ok(self.state.optimizer().optimize(plan, &self.state, |_, _| {})?);
+        if !apply::has_subqueries(&plan)? {
+            return rest(plan);
+        }
+        let joined = self.decorrelation.optimize(plan.clone(), &self.state, |_, _| {});
+        let joined = joined.map_err(SqlError::from).and_then(apply::sound);
+        // What it gets lost in are applies too.
+        joined
+            .and_then(|plan| rest(apply::after(plan, self)?))
+            .or_else(|_| rest(apply::after(plan, self)?))
     }
 
     /// Analysis and PostgreSQL's meaning only: what the types of the result are.
     pub fn analyze(&self, plan: LogicalPlan) -> SqlResult<LogicalPlan> {
-        let plan = semantics::analyze(plan, &self.state)?;
-        super::rewrite::limits(plan)
+        let plan = apply::before(semantics::meaning(plan)?, self)?;
+        super::rewrite::limits(semantics::checked(plan, &self.state)?)
     }
 
     /// A physical plan whose parameters read `cell`.
@@ -190,10 +211,15 @@ impl Engine {
         cell: &Arc<RunCell>,
     ) -> SqlResult<Arc<dyn ExecutionPlan>> {
         let bound = bind(logical.clone(), cell)?;
-        let limits = LimitPlanner { cell: Arc::clone(cell) };
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(limits)]);
+        let planner = physical_planner(cell);
         Ok(run_to_end(planner.create_physical_plan(&bound, &self.state))??)
     }
+}
+
+/// The planner of a plan whose parameters read `cell`.
+pub(super) fn physical_planner(cell: &Arc<RunCell>) -> DefaultPhysicalPlanner {
+    let nodes = Nodes { cell: Arc::clone(cell) };
+    DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(nodes)])
 }
 
 /// Runs a future that waits for nothing.
@@ -209,7 +235,7 @@ fn run_to_end<F: Future>(future: F) -> SqlResult<F::Output> {
 }
 
 /// Gives placeholders and tables the cell of a plan instance.
-fn bind(plan: LogicalPlan, cell: &Arc<RunCell>) -> SqlResult<LogicalPlan> {
+pub(super) fn bind(plan: LogicalPlan, cell: &Arc<RunCell>) -> SqlResult<LogicalPlan> {
     let bound = plan.transform_up_with_subqueries(|node| {
         let mut changed = false;
         let node = match node {

@@ -14,6 +14,7 @@ use super::build::OutColumn;
 use super::{Body, ExecContext};
 use crate::dml::{DmlKind, DmlPlan};
 use crate::error::SqlResult;
+use crate::exec::apply::ApplyExec;
 use crate::exec::yielding;
 use crate::kv::KvStats;
 use crate::types::PgType;
@@ -38,7 +39,8 @@ fn tree(plan: &Arc<dyn ExecutionPlan>, depth: usize, lines: &mut Vec<String>) {
     }
     let indent = if depth == 0 { String::new() } else { "  ".repeat(depth) + "->  " };
     lines.push(format!("{indent}{}", Node(plan.as_ref())));
-    for child in plan.children() {
+    let query = plan.downcast_ref::<ApplyExec>().map(ApplyExec::query);
+    for child in plan.children().into_iter().chain(query) {
         tree(child, depth + 1, lines);
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Result as DfResult, ScalarValue};
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::expr::{Placeholder, ScalarFunction};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
 };
 
 use crate::error::{SqlError, SqlResult};
@@ -67,6 +68,7 @@ impl ScalarUDFImpl for SessionFunction {
 struct ConstantFunction {
     name: &'static str,
     value: ScalarValue,
+    ty: PgType,
     signature: Signature,
 }
 
@@ -83,6 +85,10 @@ impl ScalarUDFImpl for ConstantFunction {
         Ok(self.value.data_type())
     }
 
+    fn return_field_from_args(&self, _args: ReturnFieldArgs<'_>) -> DfResult<FieldRef> {
+        Ok(Arc::new(self.ty.field(self.name, true)))
+    }
+
     fn invoke_with_args(&self, _args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         Ok(ColumnarValue::Scalar(self.value.clone()))
     }
@@ -94,7 +100,14 @@ fn constants() -> Vec<ConstantFunction> {
     let text = |s: &str| ScalarValue::Utf8(Some(s.to_owned()));
     let version = format!("PostgreSQL {SERVER_VERSION} (Quorate {})", env!("CARGO_PKG_VERSION"));
     let yes = || ScalarValue::Boolean(Some(true));
-    let constant = |name, value, signature| ConstantFunction { name, value, signature };
+    let constant = |name, value: ScalarValue, signature| {
+        let ty = match (name, &value) {
+            ("current_schema" | "pg_get_userbyid" | "pg_encoding_to_char", _) => PgType::Name,
+            (_, ScalarValue::Boolean(_)) => PgType::Bool,
+            _ => PgType::Text,
+        };
+        ConstantFunction { name, value, ty, signature }
+    };
     vec![
         constant("version", text(&version), none()),
         constant("current_schema", text("public"), none()),
@@ -114,6 +127,8 @@ fn constants() -> Vec<ConstantFunction> {
         // There are no functions to ask about.
         constant("pg_get_function_result", ScalarValue::Utf8(None), any()),
         constant("pg_get_function_arguments", ScalarValue::Utf8(None), any()),
+        // Nor statistics objects.
+        constant("pg_get_statisticsobjdef_columns", ScalarValue::Utf8(None), any()),
     ]
 }
 

@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use super::engine::Engine;
 use super::guard::guarded;
 use crate::error::SqlResult;
+use crate::exec::run::is_stateless;
 use crate::exec::{RunCell, RunState, yielding};
 
 /// Instances a template keeps for the next executions.
@@ -35,26 +36,6 @@ const POOL_MAX: usize = 16;
 
 /// Executions after which an instance is built anew: its nodes add metrics with each of them.
 const USES_MAX: u32 = 256;
-
-/// Nodes that keep nothing from one execution to the next but metrics.
-const STATELESS: [&str; 16] = [
-    "ScanExec",
-    "LookupJoinExec",
-    "ConcatExec",
-    "ParamLimitExec",
-    "ValuesExec",
-    "ParamValuesExec",
-    "FilterExec",
-    "ProjectionExec",
-    "GlobalLimitExec",
-    "LocalLimitExec",
-    "PlaceholderRowExec",
-    "EmptyExec",
-    "UnionExec",
-    "CoalesceBatchesExec",
-    yielding::YIELD,
-    "SortMergeJoinExec",
-];
 
 /// What plans are made from.
 #[derive(Debug)]
@@ -161,10 +142,6 @@ impl Template {
         let searches = instance.searches;
         Ok(PlanStream { stream, plan, searches, failed: false, loan })
     }
-}
-
-fn is_stateless(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    STATELESS.contains(&plan.name()) && plan.children().into_iter().all(is_stateless)
 }
 
 /// An instance in use; dropping it gives the instance back.

@@ -10,6 +10,7 @@
 //! 5. which builds physical plans with our scans and lookup joins ([`crate::exec`]).
 //! 6. [`Prepared::execute`] binds parameters to an instance and streams its rows.
 
+pub mod apply;
 pub mod build;
 pub mod engine;
 pub mod explain;
@@ -17,6 +18,7 @@ pub mod functions;
 pub mod guard;
 pub mod instance;
 pub mod meaning;
+mod nodes;
 mod prepare;
 mod qualified;
 
@@ -127,6 +129,7 @@ impl ExecContext {
             params: self.params.clone(),
             session: self.session.clone(),
             input: vec![],
+            outer: vec![],
         }
     }
 

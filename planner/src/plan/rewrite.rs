@@ -78,15 +78,23 @@ pub fn column_name(expr: &SqlExpr) -> String {
             ast::Value::Boolean(_) => "bool".into(),
             _ => unnamed(),
         },
-        SqlExpr::Subquery(query) => match query.body.as_ref() {
-            SetExpr::Select(select) => match select.projection.first() {
-                Some(SelectItem::UnnamedExpr(expr)) => column_name(expr),
-                Some(SelectItem::ExprWithAlias { alias, .. }) => folded(alias),
-                _ => unnamed(),
-            },
-            _ => unnamed(),
-        },
+        SqlExpr::Subquery(query) => first_column_name(&query.body),
         _ => unnamed(),
+    }
+}
+
+fn first_column_name(body: &SetExpr) -> String {
+    let first = match body {
+        SetExpr::Select(select) => select.projection.first(),
+        SetExpr::SetOperation { left, .. } => return first_column_name(left),
+        SetExpr::Query(query) => return first_column_name(&query.body),
+        SetExpr::Values(_) => return "column1".into(),
+        _ => None,
+    };
+    match first {
+        Some(SelectItem::UnnamedExpr(expr)) => column_name(expr),
+        Some(SelectItem::ExprWithAlias { alias, .. }) => folded(alias),
+        _ => "?column?".into(),
     }
 }
 

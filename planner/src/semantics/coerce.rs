@@ -300,6 +300,14 @@ pub fn without_silent_cast(expr: Expr) -> Expr {
         {
             *cast.expr
         }
+        Expr::Literal(value, metadata)
+            if value.is_null()
+                && metadata
+                    .as_ref()
+                    .is_none_or(|m| !m.inner().contains_key(crate::types::TYPE_KEY)) =>
+        {
+            Expr::Literal(ScalarValue::Null, metadata)
+        }
         other => other,
     }
 }
@@ -580,10 +588,7 @@ fn nullif(mut args: Vec<Expr>, schema: &DFSchema) -> SqlResult<Expr> {
     let (Some(other), Some(value)) = (args.pop(), args.pop()) else {
         return Err(SqlError::internal("NULLIF of nothing"));
     };
-    let ty = match arg(&value, schema)?.ty {
-        PgType::Unknown => PgType::Text,
-        ty => ty,
-    };
+    let ty = resolve::nullif_type(&arg(&value, schema)?, &arg(&other, schema)?)?;
     let equal = compare(Operator::Eq, value.clone(), other, schema)?;
     let value = implicit(value, ty, schema)?;
     let null = tagged(ScalarValue::try_from(&ty.arrow())?, ty);

@@ -1,8 +1,8 @@
 //! What SQL means: one pass over a plan before DataFusion's optimizer.
 //!
-//! [`analyze`] gives every expression the types and the meaning PostgreSQL gives it. What has its
-//! own meaning here is in [`table`]; what DataFusion does alike is listed there too; nothing else
-//! passes: it is refused with `0A000`.
+//! [`plan::meaning`] gives every expression the types and the meaning PostgreSQL gives it. What has
+//! its own meaning here is in [`table`]; what DataFusion does alike is listed there too; nothing
+//! else passes: it is refused with `0A000`.
 //!
 //! The pass can be run again over its own result and changes nothing then.
 //!
@@ -60,9 +60,8 @@ pub fn register(state: &mut SessionState) -> SqlResult<()> {
     Ok(())
 }
 
-/// The plan with PostgreSQL's meaning.
-pub fn analyze(plan: LogicalPlan, state: &SessionState) -> SqlResult<LogicalPlan> {
-    let plan = plan::meaning(plan)?;
+/// The plan after DataFusion's analyzer and its checks.
+pub fn checked(plan: LogicalPlan, state: &SessionState) -> SqlResult<LogicalPlan> {
     Ok(state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?)
 }
 

@@ -6,12 +6,12 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::catalog::default_table_source::{DefaultTableSource, provider_as_source};
 use datafusion::common::tree_node::{Transformed, TransformedResult};
-use datafusion::common::{DFSchema, Result as DfResult};
+use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Expr, ExprSchemable, Join, LogicalPlan, LogicalPlanBuilder, Operator, RecursiveQuery, Union,
-    Values,
+    Values, Window,
 };
 
 use super::coerce::{self, arg};
@@ -116,7 +116,7 @@ fn fix_expressions(node: LogicalPlan) -> SqlResult<LogicalPlan> {
     };
     let node = node.recompute_schema()?;
     match node {
-        LogicalPlan::Window(_) => signed_counts(node),
+        LogicalPlan::Window(window) => signed_counts(window),
         other => Ok(other),
     }
 }
@@ -135,22 +135,34 @@ fn fix_join(mut join: Join) -> SqlResult<LogicalPlan> {
     Ok(LogicalPlan::Join(join))
 }
 
-/// DataFusion counts rows in unsigned numbers, PostgreSQL in `bigint`.
-fn signed_counts(node: LogicalPlan) -> SqlResult<LogicalPlan> {
-    let unsigned = |field: &Field| *field.data_type() == DataType::UInt64;
-    if !node.schema().fields().iter().any(|f| unsigned(f)) {
-        return Ok(node);
-    }
+/// DataFusion counts rows in unsigned numbers, PostgreSQL in `bigint`, and `ntile` in `integer`.
+fn signed_counts(window: Window) -> SqlResult<LogicalPlan> {
+    let before = window.input.schema().fields().len();
+    let counted = |i: usize, field: &Field| {
+        let own = i.checked_sub(before).and_then(|i| window.window_expr.get(i));
+        let ntile = |expr: &Expr| match expr {
+            Expr::WindowFunction(of) => of.fun.name() == "ntile",
+            _ => false,
+        };
+        let ntile = own.is_some_and(|expr| ntile(&expr.clone().unalias()));
+        let ty = if ntile { DataType::Int32 } else { DataType::Int64 };
+        (*field.data_type() == DataType::UInt64).then_some(ty)
+    };
+    let schema = Arc::clone(&window.schema);
     let mut exprs = Vec::new();
-    for (qualifier, field) in node.schema().iter() {
+    for (i, (qualifier, field)) in schema.iter().enumerate() {
         let column = Expr::Column((qualifier, field).into());
-        exprs.push(if unsigned(field) {
-            let cast =
-                Expr::Cast(datafusion::logical_expr::Cast::new(Box::new(column), DataType::Int64));
-            cast.alias_qualified(qualifier.cloned(), field.name())
-        } else {
-            column
+        exprs.push(match counted(i, field) {
+            Some(ty) => {
+                let cast = Expr::Cast(datafusion::logical_expr::Cast::new(Box::new(column), ty));
+                cast.alias_qualified(qualifier.cloned(), field.name())
+            }
+            None => column,
         });
+    }
+    let node = LogicalPlan::Window(window);
+    if !schema.fields().iter().any(|field| *field.data_type() == DataType::UInt64) {
+        return Ok(node);
     }
     Ok(LogicalPlanBuilder::from(node).project(exprs)?.build()?)
 }
@@ -182,6 +194,11 @@ fn fix_values(values: Values) -> SqlResult<LogicalPlan> {
             .map(|row| row[i].get_type(&empty))
             .find(|t| !matches!(t, Ok(DataType::Null)));
         let arrow = if open { first.transpose()?.unwrap_or(DataType::Null) } else { ty.arrow() };
+        for row in rows.iter_mut().filter(|_| open) {
+            if matches!(&row[i], Expr::Literal(ScalarValue::Null, _)) {
+                row[i] = Expr::Literal(ScalarValue::try_from(&arrow)?, None);
+            }
+        }
         fields.push(Field::new(name, arrow, true));
     }
     let schema = DFSchema::from_unqualified_fields(fields.into(), Default::default())?;

@@ -79,6 +79,24 @@ fn special(name: &'static str, args: &[Arg]) -> SqlResult<Option<Resolved>> {
     }
 }
 
+/// The type of `NULLIF(a, b)`: what the left side of `a = b` is brought to.
+pub fn nullif_type(a: &Arg, b: &Arg) -> SqlResult<PgType> {
+    use PgType::{Date, Float4, Float8, Int2, Int4, Int8, Timestamp, TimestampTz};
+    // Types that are compared with one another as they are.
+    let mixed: [&[PgType]; 3] =
+        [&[Int2, Int4, Int8], &[Float4, Float8], &[Date, Timestamp, TimestampTz]];
+    if mixed.iter().any(|types| types.contains(&a.ty) && types.contains(&b.ty)) {
+        return Ok(a.ty);
+    }
+    let ty = comparable(a, b, "=")?;
+    Ok(match ty {
+        ty if same_type(a.ty, ty) => a.ty,
+        // Every value keeps its own digits.
+        PgType::Numeric(_) => PgType::Numeric(None),
+        ty => ty,
+    })
+}
+
 /// Functions of any types.
 fn by_rule(name: &'static str, args: &[Arg]) -> SqlResult<Option<Resolved>> {
     let all = |args: Vec<PgType>, ret| Ok(Some(Resolved { args, ret }));
@@ -89,9 +107,8 @@ fn by_rule(name: &'static str, args: &[Arg]) -> SqlResult<Option<Resolved>> {
         }
         ("nullif", [a, b]) => {
             let ty = comparable(a, b, "=")?;
-            all(vec![if a.ty == PgType::Unknown { ty } else { a.ty }, ty], {
-                if a.ty == PgType::Unknown { PgType::Text } else { a.ty }
-            })
+            let own = nullif_type(a, b)?;
+            all(vec![own, ty], own)
         }
         ("extract" | "date_part", [field, value]) => extract(name, field, value).map(Some),
         ("concat", args) => all(args.iter().map(string_or_own).collect(), PgType::Text),

@@ -41,7 +41,11 @@ impl RelationPlanner for SeriesRelations {
             )
             .into());
         }
-        if matches!(&relation, TableFactor::Table { with_ordinality: true, .. }) {
+        if matches!(
+            &relation,
+            TableFactor::Table { with_ordinality: true, .. }
+                | TableFactor::Function { with_ordinality: true, .. }
+        ) {
             return Err(SqlError::unsupported("WITH ORDINALITY").into());
         }
         let none = DFSchema::empty();
@@ -81,8 +85,8 @@ fn settled(exprs: Vec<Expr>, column: &str) -> SqlResult<Series> {
     let mut converted = Vec::with_capacity(exprs.len());
     for ((expr, arg), to) in exprs.into_iter().zip(&args).zip(types) {
         let expr = coerce::convert(expr, arg.ty, to, false)?;
-        if expr.exists(|e| Ok(matches!(e, Expr::OuterReferenceColumn(..) | Expr::Column(_))))? {
-            return Err(SqlError::unsupported("generate_series of columns"));
+        if expr.exists(|e| Ok(matches!(e, Expr::Column(_))))? {
+            return Err(SqlError::internal("a series of columns"));
         }
         converted.push(expr);
     }

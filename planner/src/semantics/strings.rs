@@ -316,7 +316,12 @@ fn overlay(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
 
 /// A LIKE pattern whose escape character becomes a backslash.
 fn like_escape(_: &Call<'_>, v: &[Datum<'_>]) -> SqlResult<Datum<'static>> {
-    let escape = string(&v[1])?.chars().next();
+    let mut escapes = string(&v[1])?.chars();
+    let escape = escapes.next();
+    if escapes.next().is_some() {
+        let invalid = SqlError::new(SqlState::INVALID_ESCAPE_SEQUENCE, "invalid escape string");
+        return Err(invalid.with_hint("Escape string must be empty or one character."));
+    }
     let mut out = String::new();
     let mut pattern = string(&v[0])?.chars();
     while let Some(c) = pattern.next() {

@@ -227,6 +227,7 @@ pub const OUTSIDE: &[&str] = &[
     "pg_function_is_visible",
     "pg_get_function_result",
     "pg_get_function_arguments",
+    "pg_get_statisticsobjdef_columns",
     "now",
     "current_timestamp",
     "transaction_timestamp",

@@ -155,11 +155,17 @@ impl Zone {
         }
     }
 
-    /// A zone as POSIX writes it, without rules for summer: letters and how far it is west of UTC.
+    /// A zone as POSIX writes it, without rules for summer: letters, or anything in angle brackets,
+    /// and how far it is west of UTC.
     fn posix(text: &str) -> Option<Self> {
-        let offset = text.trim_start_matches(|c: char| c.is_ascii_alphabetic());
-        let letters = text.len() - offset.len();
-        if letters > 0 && letters < 3 {
+        let (name, offset) = match text.strip_prefix('<') {
+            Some(rest) => rest.split_once('>')?,
+            None => {
+                let offset = text.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+                (&text[..text.len() - offset.len()], offset)
+            }
+        };
+        if !text.starts_with('<') && !name.is_empty() && name.len() < 3 {
             return None;
         }
         let west = datetime::parse_offset(offset)?;
