@@ -8,6 +8,7 @@ use quorate_shard::engine::{Batch, Cf, Engine, KeySpan, RocksConfig, RocksEngine
 use quorate_shard::mvcc::{self, Locks, Read, ReadAt, ScanEnd, ScanLimits, ScanRequest};
 use quorate_txn::Timestamp;
 use quorate_txn::clock::Hlc;
+use quorate_txn::leader::Window;
 use quorate_txn::state::Version;
 use std::borrow::Cow;
 use std::hint::black_box;
@@ -95,8 +96,7 @@ fn storage(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engine = filled(folder.path());
     let at = ReadAt {
-        read_ts: Timestamp(2),
-        uncertain_upto: Timestamp(3),
+        window: Window { read_ts: Timestamp(2), upto: Timestamp(3), observed: Timestamp::MAX },
         locks: Locks::Asked,
         delete_watermark: Timestamp::ZERO,
     };

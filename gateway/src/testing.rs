@@ -16,7 +16,7 @@ use quorate_proto::pb::{self, node_request, node_response, range_error, range_re
 use quorate_proto::{CallError, Connector, NodeId, NodeService, Timestamp, TxnId};
 use quorate_txn::apply::{Span, StateView};
 use quorate_txn::clock::{NodeClock, PhysicalClock};
-use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart};
+use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart, Window};
 use quorate_txn::recovery::Leftover;
 use quorate_txn::state::TxnMeta;
 use quorate_txn::testing::MemView;
@@ -175,7 +175,7 @@ impl FakeNode {
         left.leader.split_off(&key);
         let mut leader = LeaderState::new(1, Duration::ZERO);
         leader.rebuild(view.locks.clone());
-        leader.ready(left.leader.max_read_ts());
+        leader.ready(left.leader.max_read_ts(), None);
         let id = ranges.len() as u64 + 1;
         descriptor.range_id = id;
         ranges.push(Range { descriptor, view, leader });
@@ -244,7 +244,7 @@ impl FakeNode {
 fn new_leader() -> LeaderState {
     let mut leader = LeaderState::new(1, Duration::ZERO);
     leader.rebuild([]);
-    leader.ready(Timestamp::ZERO);
+    leader.ready(Timestamp::ZERO, None);
     leader
 }
 
@@ -381,16 +381,17 @@ impl Range {
     fn begin(
         &mut self,
         what: ReadSet<'_>,
-        read_ts: u64,
-        upto: u64,
+        asked: Window,
         own: &[u8],
     ) -> Result<(), pb::RangeError> {
-        let own = TxnId::from_bytes(own);
-        clear(self.leader.begin_read(what, Timestamp(read_ts), Timestamp(upto), own))
+        clear(self.leader.begin_read(what, asked, TxnId::from_bytes(own)))
     }
 
-    fn certain(&self, span: &Span, read_ts: u64, upto: u64) -> Result<(), pb::RangeError> {
-        let event = self.view.first_event_after(span, Timestamp(read_ts), Timestamp(upto));
+    /// Rows here have the local time they were committed at.
+    fn certain(&self, span: &Span, asked: Window) -> Result<(), pb::RangeError> {
+        let window = self.leader.window(asked);
+        let upto = window.upto.min(window.observed);
+        let event = self.view.first_event_after(span, window.read_ts, upto);
         match event.map_err(|e| invalid(&e.to_string()))? {
             None => Ok(()),
             Some(event) => Err(pb::RangeError::new(
@@ -405,10 +406,11 @@ impl Range {
 
     fn read(&mut self, read: &pb::ReadRequest) -> Result<Body, pb::RangeError> {
         let what = ReadSet::Keys(&read.keys);
-        self.begin(what, read.read_ts, read.uncertain_upto, &read.txn_id)?;
+        let asked = Window::asked(read.read_ts, read.uncertain_upto, read.observed);
+        self.begin(what, asked, &read.txn_id)?;
         let mut values = Vec::new();
         for key in &read.keys {
-            self.certain(&Span::key(key), read.read_ts, read.uncertain_upto)?;
+            self.certain(&Span::key(key), asked)?;
             let value = self.view.read(key, Timestamp(read.read_ts));
             values.push(pb::ReadValue {
                 present: value.is_some(),
@@ -421,8 +423,9 @@ impl Range {
 
     fn scan(&mut self, scan: &pb::ScanRequest, sql: &dyn SqlSide) -> Result<Body, pb::RangeError> {
         let span = Span { start: scan.start.clone(), end: scan.end.clone() };
-        self.begin(ReadSet::Span(&span), scan.read_ts, scan.uncertain_upto, &scan.txn_id)?;
-        self.certain(&span, scan.read_ts, scan.uncertain_upto)?;
+        let asked = Window::asked(scan.read_ts, scan.uncertain_upto, scan.observed);
+        self.begin(ReadSet::Span(&span), asked, &scan.txn_id)?;
+        self.certain(&span, asked)?;
         let old = self.view.history.keys().map(|(key, _)| key.clone());
         let mut keys: Vec<Bytes> = self.view.latest.keys().cloned().chain(old).collect();
         keys.retain(|key| span.contains(key));

@@ -94,6 +94,11 @@ pub trait Connector: Send + Sync + 'static {
     /// Every node that can be addressed now, the one in this process (if any) first.
     fn nodes(&self) -> Vec<crate::NodeId>;
 
+    /// The node in this process whose clock the caller goes by, if there is one.
+    fn own(&self) -> Option<crate::NodeId> {
+        None
+    }
+
     /// Adopts addresses from a reply.
     fn learn(&self, nodes: &[pb::NodeInfo]);
 }

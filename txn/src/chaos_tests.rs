@@ -15,7 +15,7 @@ use crate::apply::Span;
 use crate::clock::Hlc;
 use crate::config::{LEASE_WAIT, MAX_CLOCK_OFFSET, TXN_FLOOR_LAG, TXN_TTL};
 use crate::coordinator::{Coordinator, Outcome, Plan};
-use crate::leader::{Admission, LeaderState, ReadSet, ReadStart, Ticket};
+use crate::leader::{Admission, LeaderState, ReadSet, ReadStart, Ticket, Window};
 use crate::recovery::{Leftover, Recovery};
 use crate::state::TxnMeta;
 use crate::step::{Action, CallId, Group, Input, TimerId};
@@ -154,7 +154,7 @@ impl World {
         let bounds = [&b""[..], b"c", b"e", b""];
         let ranges = (0..3).map(|i| {
             let mut leader = LeaderState::new(1, Duration::ZERO);
-            leader.ready(Timestamp(1));
+            leader.ready(Timestamp(1), None);
             Range {
                 start: Bytes::from_static(bounds[i]),
                 end: Bytes::from_static(bounds[i + 1]),
@@ -391,7 +391,7 @@ impl World {
         range.clock = clock;
         range.leader = LeaderState::new(range.leader.term() + 1, self.now);
         range.leader.rebuild(locks);
-        range.leader.ready(max_read_ts);
+        range.leader.ready(max_read_ts, None);
     }
 
     fn split(&mut self) {
@@ -408,7 +408,7 @@ impl World {
         left.leader.split_off(&key);
         let mut leader = LeaderState::new(1, self.now);
         leader.rebuild(view.locks.clone());
-        leader.ready(left.leader.max_read_ts());
+        leader.ready(left.leader.max_read_ts(), None);
         let end = std::mem::replace(&mut left.end, key.clone());
         let (log, clock) = (VecDeque::new(), left.clock.clone());
         self.ranges.insert(at + 1, Range { start: key, end, view, leader, log, clock });
@@ -470,7 +470,7 @@ impl World {
         let span = Span { start: range.start.clone(), end: range.end.clone() };
         let one = [key];
         let what = if whole { ReadSet::Span(&span) } else { ReadSet::Keys(&one) };
-        if range.leader.begin_read(what, ts, ts, None) != ReadStart::Clear {
+        if range.leader.begin_read(what, Window::exactly(ts), None) != ReadStart::Clear {
             return;
         }
         for key in KEYS.map(Bytes::from_static) {

@@ -5,11 +5,13 @@
 //! * [`txn`]: an open transaction, as the planner sees it.
 //! * [`buffer`], [`reads`]: what it wrote and what it read.
 //! * [`commit`]: runs the coordinator's and the recovery's commands.
+//! * [`observed`]: what it heard of the clocks of nodes.
 //! * [`errors`]: what clients are told.
 
 pub mod buffer;
 pub mod commit;
 pub mod errors;
+pub mod observed;
 pub mod ranges;
 pub mod reads;
 pub mod sender;

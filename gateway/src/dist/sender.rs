@@ -12,6 +12,7 @@ use quorate_proto::pb::{node_request, node_response, range_request, range_respon
 use quorate_proto::{CallError, Connector, NodeId, RetryClass, pb};
 use quorate_txn::clock::NodeClock;
 
+use super::observed::Observed;
 use super::ranges::RangeCache;
 use crate::runtime;
 
@@ -197,15 +198,29 @@ impl Sender {
         requests: Vec<Outgoing>,
         timeout: Duration,
     ) -> Vec<Result<range_response::Body, Failure>> {
+        self.round_of(None, requests, timeout).await
+    }
+
+    /// The same for a transaction, which tells nodes what it has heard of their clocks and hears of
+    /// them again (rule R3).
+    pub async fn round_of(
+        &self,
+        observed: Option<&Observed>,
+        requests: Vec<Outgoing>,
+        timeout: Duration,
+    ) -> Vec<Result<range_response::Body, Failure>> {
         self.metrics.rounds.fetch_add(1, Ordering::Relaxed);
         let mut answers: Vec<Option<Result<range_response::Body, Failure>>> =
             requests.iter().map(|_| None).collect();
         let mut calls: BTreeMap<NodeId, Vec<(usize, pb::RangeRequest, pb::RangeRoute)>> =
             BTreeMap::new();
-        for (i, request) in requests.into_iter().enumerate() {
+        for (i, mut request) in requests.into_iter().enumerate() {
             match self.route(&request.key).await {
                 Ok(route) => match self.target(&route) {
                     Some(node) => {
+                        if let Some(observed) = observed {
+                            observed.put_into(node, &mut request.body);
+                        }
                         let addressed = addressed(&route, request.body);
                         calls.entry(node).or_default().push((i, addressed, route));
                     }
@@ -214,7 +229,8 @@ impl Sender {
                 Err(e) => answers[i] = Some(Err(e)),
             }
         }
-        let sent = calls.into_iter().map(|(node, batch)| self.send_batch(node, batch, timeout));
+        let sent =
+            calls.into_iter().map(|(node, batch)| self.send_batch(observed, node, batch, timeout));
         for batch in futures::future::join_all(sent).await {
             for (i, answer) in batch {
                 answers[i] = Some(answer);
@@ -226,6 +242,7 @@ impl Sender {
 
     async fn send_batch(
         &self,
+        observed: Option<&Observed>,
         node: NodeId,
         batch: Vec<(usize, pb::RangeRequest, pb::RangeRoute)>,
         timeout: Duration,
@@ -239,6 +256,9 @@ impl Sender {
         match self.call(node, requests, None, timeout).await {
             Ok(reply) => {
                 let whole = reply.error;
+                if let Some(observed) = observed.filter(|_| whole.is_none()) {
+                    observed.note(node, quorate_proto::Timestamp(reply.clock));
+                }
                 let mut responses = reply.responses.into_iter();
                 let mut answer = |(i, route): (usize, pb::RangeRoute)| {
                     let body = responses.next().and_then(|r| r.body);

@@ -244,8 +244,9 @@ async fn a_read_moves_past_an_uncertain_event_when_earlier_reads_are_unchanged()
     write(&dist, &["a", "b"], "0").await.unwrap();
     let txn = Txn::begin(dist.clone(), true);
     let began = txn.read_ts();
-    txn.get(vec![Bytes::from("a")]).await.unwrap();
+    // Before the node is heard of: it may have been before the transaction.
     write(&dist, &["b"], "1").await.unwrap();
+    txn.get(vec![Bytes::from("a")]).await.unwrap();
     let b = txn.get(vec![Bytes::from("b")]).await.unwrap().pop().unwrap();
     assert_eq!(b, Some(Bytes::from("1")));
     assert!(txn.read_ts() > began);
@@ -256,10 +257,27 @@ async fn a_read_that_cannot_move_is_40001() {
     let (_, dist) = cluster();
     write(&dist, &["a", "b"], "0").await.unwrap();
     let txn = Txn::begin(dist.clone(), true);
+    write(&dist, &["b"], "1").await.unwrap();
     txn.get(vec![Bytes::from("a")]).await.unwrap();
-    write(&dist, &["a", "b"], "1").await.unwrap();
+    write(&dist, &["a"], "1").await.unwrap();
     let error = txn.get(vec![Bytes::from("b")]).await.unwrap_err();
     assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
+}
+
+/// R3: the node's clock was heard before the rows changed.
+#[tokio::test]
+async fn what_changed_after_a_node_was_heard_of_is_not_uncertain() {
+    let (node, dist) = cluster();
+    write(&dist, &["a", "b"], "0").await.unwrap();
+    let txn = Txn::begin(dist.clone(), true);
+    let began = txn.read_ts();
+    txn.get(vec![Bytes::from("a")]).await.unwrap();
+    write(&dist, &["a", "b"], "1").await.unwrap();
+    // Also behind a split: the same node's clock told the times of its rows.
+    node.split(b"b");
+    let b = txn.get(vec![Bytes::from("b")]).await.unwrap().pop().unwrap();
+    assert_eq!(b, Some(Bytes::from("0")));
+    assert_eq!(txn.read_ts(), began);
 }
 
 #[tokio::test]
@@ -443,6 +461,8 @@ async fn a_read_that_comes_back_while_others_are_checked_is_checked_too() {
     let (node, dist) = cluster();
     write(&dist, &["a", "b", "c"], "0").await.unwrap();
     let txn = Arc::new(Txn::begin(dist.clone(), true));
+    // Before the node is heard of: it is uncertain.
+    write(&dist, &["b"], "1").await.unwrap();
     txn.get(vec![Bytes::from("c")]).await.unwrap();
     // `a` is read before it changes; its answer comes while `c` is being checked.
     node.hold_answers(Box::new(|body| match body {
@@ -456,7 +476,7 @@ async fn a_read_that_comes_back_while_others_are_checked_is_checked_too() {
     };
     let of_a = get("a");
     until(|| node.log.lock().iter().filter(|name| **name == "read").count() == 2).await;
-    write(&dist, &["a", "b"], "1").await.unwrap();
+    write(&dist, &["a"], "1").await.unwrap();
     let of_b = get("b");
     until(|| node.log.lock().contains(&"check")).await;
     // The answers of `a` and of the check leave together: whichever is taken first, the other one

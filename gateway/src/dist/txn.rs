@@ -21,6 +21,7 @@ use quorate_proto::{Timestamp, TxnId, pb};
 use super::Dist;
 use super::buffer::{BUFFER_BYTES_MAX, WriteBuffer};
 use super::errors;
+use super::observed::Observed;
 use super::reads::ReadSet;
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
 use crate::runtime;
@@ -45,6 +46,7 @@ pub struct Txn {
     explicit: bool,
     begun: Timestamp,
     state: Mutex<State>,
+    observed: Observed,
     counters: Counters,
 }
 
@@ -94,7 +96,9 @@ impl Txn {
         let read_ts = dist.clock().now();
         let dist_now = dist.clock().physical();
         let uncertain_upto = read_ts.bound_after(dist.clock().max_offset());
+        let own = dist.sender().connector().own();
         Self {
+            observed: Observed::since(own, read_ts),
             dist,
             id: TxnId(runtime::random_u128()),
             explicit,
@@ -162,6 +166,7 @@ impl Txn {
             txn_id: self.id.to_bytes(),
             read_ts: read_ts.0,
             uncertain_upto: uncertain_upto.0,
+            observed: 0,
             start: clipped.start.clone(),
             end: clipped.end.clone(),
             reverse: req.reverse,
@@ -172,7 +177,8 @@ impl Txn {
         let key = if req.reverse { range.start.clone() } else { clipped.start.clone() };
         let request = Outgoing { key, body: range_request::Body::Scan(scan) };
         self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
-        let mut answers = sender.round(vec![request], ATTEMPT_TIMEOUT).await;
+        let observed = Some(&self.observed);
+        let mut answers = sender.round_of(observed, vec![request], ATTEMPT_TIMEOUT).await;
         match answers.pop() {
             Some(Ok(range_response::Body::Scan(page))) => Ok(Some((page, clipped, read_ts))),
             Some(Ok(_)) | None => {
@@ -344,12 +350,14 @@ impl Txn {
                     txn_id: self.id.to_bytes(),
                     read_ts: read_ts.0,
                     uncertain_upto: uncertain_upto.0,
+                    observed: 0,
                     keys: members.iter().map(|i| keys[*i].clone()).collect(),
                 }),
             };
             self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
             let requests = groups.iter().map(request).collect();
-            let answers = self.dist.sender().round(requests, ATTEMPT_TIMEOUT).await;
+            let observed = Some(&self.observed);
+            let answers = self.dist.sender().round_of(observed, requests, ATTEMPT_TIMEOUT).await;
             for ((_, members), answer) in groups.into_iter().zip(answers) {
                 match answer {
                     Ok(range_response::Body::Read(read)) if read.values.len() == members.len() => {

@@ -14,6 +14,7 @@ mod view;
 use bytes::Bytes;
 use quorate_proto::{Timestamp, TxnId};
 use quorate_txn::apply::ViewError;
+use quorate_txn::leader::Window;
 use quorate_txn::state::{DecodeError, Lock};
 
 use crate::engine::EngineError;
@@ -25,11 +26,8 @@ pub use view::{EngineView, apply_mutations};
 /// As of when, and for whom, is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadAt {
-    /// Events up to and including it are seen.
-    pub read_ts: Timestamp,
-    /// Events above `read_ts` up to and including this may have been before the reader (rule
-    /// R2). Not below `read_ts`.
-    pub uncertain_upto: Timestamp,
+    /// When, and what may have been before the reader (rules R2, R3).
+    pub window: Window,
     /// Who looks for locks.
     pub locks: Locks,
     /// The range's replicated last-delete watermark, of the same snapshot or newer: at or above
@@ -50,16 +48,15 @@ pub enum Locks {
 }
 
 impl ReadAt {
-    /// Whether an event at this time is in the window of rule R2.
-    fn uncertain(&self, event: Timestamp) -> bool {
-        self.read_ts < event && event <= self.uncertain_upto
+    fn read_ts(&self) -> Timestamp {
+        self.window.read_ts
     }
 
     /// Whether this lock keeps the reader from going on.
     fn blocked_by(&self, lock: &Lock) -> bool {
         match self.locks {
             Locks::InSnapshot(own) => {
-                lock.min_commit_ts <= self.uncertain_upto && Some(lock.txn.id) != own
+                self.window.concerns(lock.min_commit_ts, lock.local_ts) && Some(lock.txn.id) != own
             }
             Locks::Asked => false,
         }

@@ -26,7 +26,7 @@ pub fn get(view: &dyn EngineSnapshot, key: &[u8], at: &ReadAt) -> Result<Read, V
     let mut current = None;
     view.read(Cf::Latest, key, &mut |bytes| {
         current = Some(read_version(bytes, |version| {
-            if version.commit_ts <= at.read_ts {
+            if version.commit_ts <= at.read_ts() {
                 // Nothing happened to the key since.
                 Current::Seen(Bytes::copy_from_slice(version.value))
             } else {
@@ -38,11 +38,11 @@ pub fn get(view: &dyn EngineSnapshot, key: &[u8], at: &ReadAt) -> Result<Read, V
     match current.transpose()? {
         Some(Current::Seen(value)) => Ok(Read::Value(Some(value))),
         Some(Current::Later(start, local)) => {
-            let found = first_interval_after(view, key, at.read_ts)?;
+            let found = first_interval_after(view, key, at.read_ts())?;
             Ok(judge(at, found, Some((start, local))))
         }
-        None if at.read_ts >= at.delete_watermark => Ok(Read::Value(None)),
-        None => Ok(judge(at, first_interval_after(view, key, at.read_ts)?, None)),
+        None if at.read_ts() >= at.delete_watermark => Ok(Read::Value(None)),
+        None => Ok(judge(at, first_interval_after(view, key, at.read_ts())?, None)),
     }
 }
 
@@ -62,18 +62,18 @@ pub(super) fn judge(
     // Lifetimes do not overlap, so the first event after read_ts is the start of the first
     // interval if it begins later, else its end, and without an interval the current start.
     let event = match &first {
-        Some(interval) if interval.start > at.read_ts => {
+        Some(interval) if interval.start > at.read_ts() => {
             Some((interval.start, interval.start_local))
         }
         Some(interval) => Some((interval.end, interval.end_local)),
         None => current,
     };
     if let Some((event_ts, local_ts)) = event
-        && at.uncertain(event_ts)
+        && at.window.is_uncertain(event_ts, local_ts)
     {
         return Read::Blocked(Blocked::Uncertain { event_ts, local_ts });
     }
-    let visible = first.filter(|interval| interval.visible_at(at.read_ts));
+    let visible = first.filter(|interval| interval.visible_at(at.read_ts()));
     Read::Value(visible.map(|interval| interval.value))
 }
 

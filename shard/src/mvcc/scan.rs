@@ -102,7 +102,7 @@ impl<'a> Scanner<'a> {
         let (span, at) = (&request.span, &request.at);
         let mut latest = view.iter(Cf::Latest, &span.start, &span.end);
         start(&mut *latest, request.reverse);
-        let history = (at.read_ts < at.delete_watermark)
+        let history = (at.read_ts() < at.delete_watermark)
             .then(|| HistoryKeys::new(view, request))
             .transpose()?;
         let lock = match at.locks {
@@ -178,7 +178,7 @@ impl<'a> Scanner<'a> {
             history.advance()?;
         }
         let given = &mut self.given;
-        let read_ts = self.request.at.read_ts;
+        let read_ts = self.request.at.read_ts();
         let (later, go_on) = read_version(bytes, |version| {
             if version.commit_ts > read_ts {
                 return (Some((version.commit_ts, version.local_ts)), true);
@@ -208,7 +208,7 @@ impl<'a> Scanner<'a> {
         row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<Step, ViewError> {
         let at = &self.request.at;
-        let first = first_interval_after(self.view, key, at.read_ts)?;
+        let first = first_interval_after(self.view, key, at.read_ts())?;
         match judge(at, first, current) {
             Read::Value(None) => Ok(Step::Go),
             Read::Value(Some(value)) => {
@@ -290,7 +290,7 @@ impl<'a> HistoryKeys<'a> {
         let mut iter = view.iter(Cf::History, &cf_bound(&span.start), &cf_bound(&span.end));
         start(&mut *iter, request.reverse);
         let mut keys =
-            Self { iter, reverse: request.reverse, read_ts: request.at.read_ts, key: None };
+            Self { iter, reverse: request.reverse, read_ts: request.at.read_ts(), key: None };
         keys.find()?;
         Ok(keys)
     }

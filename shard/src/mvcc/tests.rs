@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use quorate_proto::RangeId;
+use quorate_txn::leader::Window;
 use quorate_txn::state::TxnMeta;
 
 use super::super::{
@@ -30,19 +31,21 @@ impl Model {
         if let Some((txn, min)) = self.locks.get(key)
             && let Locks::InSnapshot(own) = at.locks
             && Some(*txn) != own
-            && *min <= at.uncertain_upto.0
+            && (*min <= at.window.read_ts.0
+                || (*min <= at.window.upto.0 && *min <= at.window.observed.0))
         {
             return Read::Blocked(Blocked::Locked(Box::new(lock_of(*txn, *min))));
         }
         let events = self.keys.get(key).map_or(&[][..], Vec::as_slice);
-        let next = events.iter().find(|(ts, _)| *ts > at.read_ts.0);
+        let next = events.iter().find(|(ts, _)| *ts > at.window.read_ts.0);
         if let Some((ts, _)) = next
-            && *ts <= at.uncertain_upto.0
+            && *ts <= at.window.upto.0
+            && local_of(Timestamp(*ts)) <= at.window.observed
         {
             let event_ts = Timestamp(*ts);
             return Read::Blocked(Blocked::Uncertain { event_ts, local_ts: local_of(event_ts) });
         }
-        let seen = events.iter().rev().find(|(ts, _)| *ts <= at.read_ts.0);
+        let seen = events.iter().rev().find(|(ts, _)| *ts <= at.window.read_ts.0);
         Read::Value(seen.and_then(|(_, value)| value.clone()))
     }
 
@@ -197,6 +200,8 @@ fn expected(model: &Model, request: &ScanRequest) -> String {
 struct Look {
     back: u64,
     window: u64,
+    /// After `read_ts`.
+    observed: Timestamp,
     span: (Option<u8>, Option<u8>),
     limits: ScanLimits,
 }
@@ -204,8 +209,10 @@ struct Look {
 fn looks() -> impl Strategy<Value = Vec<Look>> {
     let limits = (0..4u64, 0..12u64).prop_map(|(rows, bytes)| ScanLimits { rows, bytes });
     let span = (any::<Option<u8>>(), any::<Option<u8>>());
-    let look = (0..25u64, prop_oneof![Just(0), 0..10u64], span, limits)
-        .prop_map(|(back, window, span, limits)| Look { back, window, span, limits });
+    let observed = prop_oneof![Just(Timestamp::MAX), (0..10u64).prop_map(Timestamp)];
+    let look = (0..25u64, prop_oneof![Just(0), 0..10u64], observed, span, limits).prop_map(
+        |(back, window, observed, span, limits)| Look { back, window, observed, span, limits },
+    );
     prop::collection::vec(look, 1..12)
 }
 
@@ -214,9 +221,9 @@ fn check_look(look: &Look, now: u64, model: &Model, engine: &dyn Engine) {
     if below_safe_point(read_ts, Timestamp(model.safe_point)) {
         return;
     }
+    let observed = Timestamp(read_ts.0.saturating_add(look.observed.0));
     let at = ReadAt {
-        read_ts,
-        uncertain_upto: Timestamp(read_ts.0 + look.window),
+        window: Window { read_ts, upto: Timestamp(read_ts.0 + look.window), observed },
         locks: Locks::InSnapshot(Some(OWN)),
         delete_watermark: Timestamp(model.watermark),
     };
@@ -240,7 +247,7 @@ fn check_look(look: &Look, now: u64, model: &Model, engine: &dyn Engine) {
 /// The checks of the commands agree with the model too.
 fn check_view(snapshot: &dyn EngineSnapshot, span: &KeySpan, at: &ReadAt, model: &Model) {
     let view = EngineView::new(snapshot, span.clone());
-    let (after, upto) = (at.read_ts, at.uncertain_upto);
+    let (after, upto) = (at.window.read_ts, at.window.upto);
     let want = |span: &Span| {
         model.keys.iter().filter(|(key, _)| span.contains(key)).find_map(|(key, events)| {
             let found = events.iter().find(|(ts, _)| after.0 < *ts && *ts <= upto.0)?;
@@ -303,8 +310,7 @@ fn absent_key_below_the_watermark_asks_history() {
     carry_out(&Op::Write(0, Some(7)), 10, &mut model, &engine);
     carry_out(&Op::Write(0, None), 20, &mut model, &engine);
     let at = |read_ts, delete_watermark| ReadAt {
-        read_ts: Timestamp(read_ts),
-        uncertain_upto: Timestamp(read_ts),
+        window: Window::exactly(Timestamp(read_ts)),
         locks: Locks::InSnapshot(None),
         delete_watermark: Timestamp(delete_watermark),
     };

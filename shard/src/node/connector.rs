@@ -144,6 +144,10 @@ impl NodeConnector {
 }
 
 impl Connector for NodeConnector {
+    fn own(&self) -> Option<NodeId> {
+        Some(self.own_id)
+    }
+
     fn node(&self, node: NodeId) -> Option<Arc<dyn NodeService>> {
         if node == self.own_id {
             return self.own.get()?.upgrade();

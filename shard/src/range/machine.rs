@@ -511,9 +511,10 @@ impl RangeMachine for Machine {
                 self.replica.core.lock().leader = Some(LeaderState::new(term, began));
             }
             RoleEvent::CaughtUp { term } => self.rebuild(term, state),
-            RoleEvent::Serving { max_read_ts, .. } => {
+            RoleEvent::Serving { max_read_ts, handed_over, .. } => {
+                let clock = handed_over.map(|handover| handover.clock);
                 if let Some(leader) = self.replica.core.lock().leader.as_mut() {
-                    leader.ready(max_read_ts);
+                    leader.ready(max_read_ts, clock);
                 }
                 self.node().events.routes_changed();
             }

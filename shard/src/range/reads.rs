@@ -18,7 +18,7 @@ use quorate_proto::pb::range_response::Body as Answer;
 use quorate_proto::{Timestamp, TxnId, pb};
 use quorate_txn::apply::{Span, StateView, ViewError};
 use quorate_txn::keys::{self, Pretty};
-use quorate_txn::leader::{LeaderState, ReadSet, ReadStart};
+use quorate_txn::leader::{LeaderState, ReadSet, ReadStart, Window};
 use quorate_txn::state::TxnMeta;
 use tokio::time::Instant;
 
@@ -35,8 +35,7 @@ type Tried = Result<Attempt, pb::RangeError>;
 /// What a read found out before its snapshot.
 struct Begun {
     term: u64,
-    read_ts: Timestamp,
-    uncertain_upto: Timestamp,
+    window: Window,
 }
 
 fn owner(id: &[u8]) -> Result<Option<TxnId>, pb::RangeError> {
@@ -87,25 +86,24 @@ impl Replica {
         &self,
         epoch: Option<pb::Epoch>,
         what: ReadSet<'_>,
-        (read_ts, uncertain_upto): (u64, u64),
+        asked: Window,
         own: Option<TxnId>,
     ) -> Result<Result<Begun, Attempt>, pb::RangeError> {
-        let read_ts = Timestamp(read_ts);
-        let uncertain_upto = read_ts.max(Timestamp(uncertain_upto));
-        self.check_read_ts(read_ts)?;
+        self.check_read_ts(asked.read_ts)?;
         let term = self.lead()?;
         let mut core = self.core.lock();
         if let Some(wait) = self.enter(&core, epoch, what)? {
             return Ok(Err(wait));
         }
         let leader = self.leader(&mut core, term)?;
-        match leader.begin_read(what, read_ts, uncertain_upto, own) {
+        match leader.begin_read(what, asked, own) {
             ReadStart::Clear => {}
             ReadStart::Wait(waiting) => return Ok(Err(Attempt::Wait(waiting))),
             ReadStart::Refuse(error) => return Err(error),
         }
-        self.check_safe_point(read_ts)?;
-        Ok(Ok(Begun { term, read_ts, uncertain_upto }))
+        let window = leader.window(asked);
+        self.check_safe_point(window.read_ts)?;
+        Ok(Ok(Begun { term, window }))
     }
 
     /// Rule R4.
@@ -120,8 +118,7 @@ impl Replica {
     /// To be asked after the snapshot was taken: the watermark is then not older than it (R5).
     fn at(&self, begun: &Begun) -> ReadAt {
         ReadAt {
-            read_ts: begun.read_ts,
-            uncertain_upto: begun.uncertain_upto,
+            window: begun.window,
             locks: Locks::Asked,
             delete_watermark: self.delete_watermark(),
         }
@@ -164,7 +161,7 @@ impl Replica {
                 return Ok(Some(wait));
             }
         }
-        self.check_safe_point(begun.read_ts)?;
+        self.check_safe_point(begun.window.read_ts)?;
         self.still_leads(begun.term)?;
         Ok(None)
     }
@@ -186,8 +183,8 @@ impl Replica {
     pub(crate) fn read(&self, epoch: Option<pb::Epoch>, request: &pb::ReadRequest) -> Tried {
         let what = ReadSet::Keys(&request.keys);
         let own = owner(&request.txn_id)?;
-        let times = (request.read_ts, request.uncertain_upto);
-        let begun = match self.begin(epoch, what, times, own)? {
+        let asked = Window::asked(request.read_ts, request.uncertain_upto, request.observed);
+        let begun = match self.begin(epoch, what, asked, own)? {
             Ok(begun) => begun,
             Err(wait) => return Ok(wait),
         };
@@ -218,8 +215,8 @@ impl Replica {
         let span = Span { start: request.start.clone(), end };
         let what = ReadSet::Span(&span);
         let own = owner(&request.txn_id)?;
-        let times = (request.read_ts, request.uncertain_upto);
-        let begun = match self.begin(epoch, what, times, own)? {
+        let asked = Window::asked(request.read_ts, request.uncertain_upto, request.observed);
+        let begun = match self.begin(epoch, what, asked, own)? {
             Ok(begun) => begun,
             Err(wait) => return Ok(wait),
         };

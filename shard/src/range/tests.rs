@@ -17,7 +17,7 @@ use quorate_proto::{NodeId, RangeId, Timestamp, TxnId, pb};
 use quorate_txn::clock::{ManualClock, NodeClock, PhysicalClock};
 use quorate_txn::config::{MAX_CLOCK_OFFSET, TXN_FLOOR_LAG_MIN};
 use quorate_txn::keys;
-use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart, Ticket};
+use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart, Ticket, Window};
 use quorate_txn::recovery::Leftover;
 use tokio::time::Instant;
 
@@ -627,7 +627,7 @@ fn keys_stay_in_the_lock_table_until_the_batch_is_visible() {
     let mut alone = Alone::new();
     let mut leader = LeaderState::new(5, Duration::ZERO);
     leader.rebuild([]);
-    leader.ready(Timestamp(1));
+    leader.ready(Timestamp(1), None);
     let request = pb::CommitRequest {
         txn: Some(meta(1, "a", Timestamp(10))),
         writes: vec![put("a", Timestamp(10))],
@@ -648,7 +648,7 @@ fn keys_stay_in_the_lock_table_until_the_batch_is_visible() {
     let start = |alone: &Alone| {
         let mut core = alone.replica.core.lock();
         let leader = core.leader.as_mut().expect("set");
-        leader.begin_read(ReadSet::Keys(&[key("a")]), Timestamp(30), Timestamp(30), None)
+        leader.begin_read(ReadSet::Keys(&[key("a")]), Window::exactly(Timestamp(30)), None)
     };
     assert!(matches!(start(&alone), ReadStart::Wait(_)), "applied, but no reader sees it yet");
     alone.make_visible(&batch);

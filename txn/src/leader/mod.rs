@@ -34,7 +34,7 @@ use crate::apply::Mutation;
 use crate::state::{Lock, Record, TxnMeta};
 pub use admission::Admission;
 use hearing::Hearing;
-pub use reading::{ReadSet, ReadStart};
+pub use reading::{ReadSet, ReadStart, Window};
 use table::LockTable;
 
 /// The keys of one request in the lock table.
@@ -100,6 +100,8 @@ pub struct LeaderState {
     term: u64,
     phase: Phase,
     max_read_ts: Timestamp,
+    /// No event told by the clock of an earlier leader has a later local time.
+    others_upto: Timestamp,
     table: LockTable,
     hearing: Hearing,
     next_ticket: u64,
@@ -129,6 +131,7 @@ impl LeaderState {
             term,
             phase: Phase::Waiting,
             max_read_ts: Timestamp::ZERO,
+            others_upto: Timestamp::MAX,
             table: LockTable::default(),
             hearing: Hearing::new(began),
             next_ticket: 1,
@@ -141,15 +144,22 @@ impl LeaderState {
         assert!(self.phase == Phase::Waiting, "the table is rebuilt before the leader is ready");
         self.table = LockTable::default();
         for (key, lock) in locks {
-            self.table.hold(key, &lock.txn, lock.min_commit_ts);
+            self.table.hold(key, &lock);
         }
     }
 
     /// The wait is over and the table is rebuilt: serves from now on. `max_read_ts` is the
     /// physical clock now plus the greatest offset (L3), or what the leader of the preceding term
-    /// handed over (L2). Nothing is proposed until the clock has passed it.
-    pub fn ready(&mut self, max_read_ts: Timestamp) {
+    /// handed over (L2), with that leader's clock then. Nothing is proposed until the clock has
+    /// passed it.
+    ///
+    /// No earlier leader's clock told a later time for an event than the greater of the two (R3):
+    /// a clock is at most the greatest offset ahead of ours when its lease ends; and who handed
+    /// over had proposed nothing before its own clock had passed its own bound, which its
+    /// `max_read_ts` is not below.
+    pub fn ready(&mut self, max_read_ts: Timestamp, handed_clock: Option<Timestamp>) {
         self.max_read_ts = self.max_read_ts.max(max_read_ts);
+        self.others_upto = max_read_ts.max(handed_clock.unwrap_or(Timestamp::ZERO));
         if self.phase == Phase::Waiting {
             self.phase = Phase::Serving;
         }
@@ -197,7 +207,7 @@ impl LeaderState {
         for mutation in mutations {
             match mutation {
                 Mutation::PutLock { key, lock } => {
-                    self.table.hold(key.clone(), &lock.txn, lock.min_commit_ts);
+                    self.table.hold(key.clone(), lock);
                 }
                 Mutation::RemoveLock { key } => {
                     self.table.let_go(key);

@@ -17,6 +17,41 @@ pub enum ReadSet<'a> {
     Span(&'a Span),
 }
 
+/// When a reader reads, and which events after that may have been before it in real time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Events up to and including it are seen.
+    pub read_ts: Timestamp,
+    /// Events above `read_ts` up to and including it are uncertain (rule R2). Not below `read_ts`.
+    pub upto: Timestamp,
+    /// A reading of the leader's clock from after the reader began: what happened here at a later
+    /// reading was not before it (rule R3).
+    pub observed: Timestamp,
+}
+
+impl Window {
+    /// Of a reader for whom nothing is uncertain.
+    pub fn exactly(read_ts: Timestamp) -> Self {
+        Self { read_ts, upto: read_ts, observed: Timestamp::MAX }
+    }
+
+    /// As a request tells it; `observed` 0: nothing was.
+    pub fn asked(read_ts: u64, upto: u64, observed: u64) -> Self {
+        let (read_ts, upto) = (Timestamp(read_ts), Timestamp(upto));
+        Self { read_ts, upto, observed: Timestamp(observed) }
+    }
+
+    /// Whether an event may have been before the reader; `local` is what its leader's clock was.
+    pub fn is_uncertain(&self, event: Timestamp, local: Timestamp) -> bool {
+        self.read_ts < event && event <= self.upto && local <= self.observed
+    }
+
+    /// Whether a commit at `ts` or later may have to be seen.
+    pub fn concerns(&self, ts: Timestamp, local: Timestamp) -> bool {
+        ts <= self.read_ts || self.is_uncertain(ts, local)
+    }
+}
+
 /// Whether a read may take its snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReadStart {
@@ -29,27 +64,34 @@ pub enum ReadStart {
 }
 
 impl LeaderState {
-    /// Begins a read at `read_ts` that is uncertain up to `uncertain_upto` (inclusive, R2). Its
-    /// own locks (`own`) are not in the way.
+    /// The window of a reader here. Its observation counts only if it is from after this leader
+    /// began: before, another clock told the times of events (R3).
+    pub fn window(&self, asked: Window) -> Window {
+        let upto = asked.upto.max(asked.read_ts);
+        let counts = !asked.observed.is_zero() && asked.observed >= self.others_upto;
+        let observed = if counts { asked.observed } else { Timestamp::MAX };
+        Window { upto, observed, ..asked }
+    }
+
+    /// Begins a read in its [`LeaderState::window`]. Its own locks (`own`) are not in the way.
     pub fn begin_read(
         &mut self,
         what: ReadSet<'_>,
-        read_ts: Timestamp,
-        uncertain_upto: Timestamp,
+        asked: Window,
         own: Option<TxnId>,
     ) -> ReadStart {
         if let Err(error) = self.check_serves() {
             return ReadStart::Refuse(error);
         }
-        self.max_read_ts = self.max_read_ts.max(read_ts);
-        let bound = read_ts.max(uncertain_upto);
+        let window = self.window(asked);
+        self.max_read_ts = self.max_read_ts.max(window.read_ts);
         // Id 0 is nobody's.
         let own = own.unwrap_or_default();
         let found = match what {
             ReadSet::Keys(keys) => {
-                keys.iter().find_map(|key| self.table.in_readers_way(key, bound, own))
+                keys.iter().find_map(|key| self.table.in_readers_way(key, &window, own))
             }
-            ReadSet::Span(span) => self.table.in_scans_way(span, bound, own),
+            ReadSet::Span(span) => self.table.in_scans_way(span, &window, own),
         };
         match found {
             None => ReadStart::Clear,

@@ -7,10 +7,10 @@ use std::ops::Bound;
 use bytes::Bytes;
 use quorate_proto::{Timestamp, TxnId};
 
-use super::{Ticket, WaitOn, Waiting};
+use super::{Ticket, WaitOn, Waiting, Window};
 use crate::apply::Span;
 use crate::keys::Pretty;
-use crate::state::TxnMeta;
+use crate::state::{Lock, TxnMeta};
 
 #[derive(Debug)]
 struct Flight {
@@ -22,6 +22,7 @@ struct Flight {
 struct Held {
     txn: TxnMeta,
     min_commit_ts: Timestamp,
+    local_ts: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -57,16 +58,20 @@ pub struct LockTable {
 /// What stands in a reader's way.
 #[derive(Debug, PartialEq, Eq)]
 pub enum InTheWay {
-    /// A write in flight at or below the reader's bound, or without a timestamp yet.
+    /// A write in flight that the reader may have to see, or without a timestamp yet.
     Flight(Waiting),
-    /// A lock whose transaction may commit at or below the reader's bound.
+    /// A lock whose transaction may commit within the reader's window.
     Lock(Bytes, TxnMeta, Timestamp),
 }
 
 impl LockTable {
     /// Mirrors a replicated lock.
-    pub fn hold(&mut self, key: Bytes, txn: &TxnMeta, min_commit_ts: Timestamp) {
-        self.entries.entry(key).or_default().held = Some(Held { txn: txn.clone(), min_commit_ts });
+    pub fn hold(&mut self, key: Bytes, lock: &Lock) {
+        self.entries.entry(key).or_default().held = Some(Held {
+            txn: lock.txn.clone(),
+            min_commit_ts: lock.min_commit_ts,
+            local_ts: lock.local_ts,
+        });
     }
 
     /// A replicated lock is gone.
@@ -99,26 +104,27 @@ impl LockTable {
     }
 
     /// What stands in the way of a reader of one key.
-    pub fn in_readers_way(&self, key: &Bytes, bound: Timestamp, own: TxnId) -> Option<InTheWay> {
+    pub fn in_readers_way(&self, key: &Bytes, window: &Window, own: TxnId) -> Option<InTheWay> {
         let (key, entry) = self.entries.get_key_value(key)?;
-        self.against_reader(key, entry, bound, own)
+        self.against_reader(key, entry, window, own)
     }
 
     /// What stands in the way of a reader of a span: the first by key.
-    pub fn in_scans_way(&self, span: &Span, bound: Timestamp, own: TxnId) -> Option<InTheWay> {
-        self.span(span).find_map(|(key, entry)| self.against_reader(key, entry, bound, own))
+    pub fn in_scans_way(&self, span: &Span, window: &Window, own: TxnId) -> Option<InTheWay> {
+        self.span(span).find_map(|(key, entry)| self.against_reader(key, entry, window, own))
     }
 
     fn against_reader(
         &self,
         key: &Bytes,
         entry: &Entry,
-        bound: Timestamp,
+        window: &Window,
         own: TxnId,
     ) -> Option<InTheWay> {
         if let Some(flight) = &entry.flight {
             let ts = self.rides.get(&flight.ticket).and_then(|ride| ride.ts);
-            if ts.is_none_or(|ts| ts <= bound) {
+            // It was chosen by this leader's clock: that is its local time too.
+            if ts.is_none_or(|ts| window.concerns(ts, ts)) {
                 return Some(InTheWay::Flight(Waiting {
                     key: key.clone(),
                     on: WaitOn::InFlight(flight.txn),
@@ -126,7 +132,7 @@ impl LockTable {
             }
         }
         let held = entry.held.as_ref()?;
-        (held.txn.id != own && held.min_commit_ts <= bound)
+        (held.txn.id != own && window.concerns(held.min_commit_ts, held.local_ts))
             .then(|| InTheWay::Lock(key.clone(), held.txn.clone(), held.min_commit_ts))
     }
 

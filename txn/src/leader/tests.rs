@@ -94,6 +94,8 @@ impl LeaderRunner {
     fn read(&mut self, args: &Args) -> Result<String, Box<dyn Error>> {
         let keys = args.keys("keys");
         let (at, upto) = (args.ts("at")?, args.ts("upto")?);
+        let observed = args.named.get("observed").map_or(Ok(Timestamp::ZERO), |at| secs(at))?;
+        let asked = Window { read_ts: at, upto, observed };
         let own = args.pos.first().and_then(|name| self.txns.get(name)).map(|txn| txn.id);
         let span =
             args.named.get("span").and_then(|span| span.split_once("..")).map(|(s, e)| Span {
@@ -101,7 +103,7 @@ impl LeaderRunner {
                 end: Bytes::copy_from_slice(e.as_bytes()),
             });
         let what = span.as_ref().map_or(ReadSet::Keys(&keys), ReadSet::Span);
-        Ok(match self.leader.begin_read(what, at, upto, own) {
+        Ok(match self.leader.begin_read(what, asked, own) {
             ReadStart::Clear => String::from("clear"),
             ReadStart::Wait(waiting) => waiting.to_string(),
             ReadStart::Refuse(error) => format!("error: {}", error.message),
@@ -195,7 +197,8 @@ impl LeaderRunner {
                 String::from("elected")
             }
             "ready" => {
-                self.leader.ready(secs(&first)?);
+                let clock = args.named.get("clock").map(|clock| secs(clock)).transpose()?;
+                self.leader.ready(secs(&first)?, clock);
                 String::from("ready")
             }
             "give-up" => format!("hands over {}", self.leader.give_up()),
