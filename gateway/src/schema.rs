@@ -302,7 +302,7 @@ impl Gateway {
 const PRIVATE_VERSION: u64 = 1 << 62;
 
 /// Schema changes of a transaction that has not committed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct PendingSchema {
     /// What the transaction's own statements go by.
     pub catalog: Option<Arc<CatalogSnapshot>>,

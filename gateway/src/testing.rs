@@ -165,6 +165,7 @@ impl FakeNode {
         if ranges[i].descriptor.start == key {
             return;
         }
+        let clock = self.clock.now();
         let left = &mut ranges[i];
         let epoch = left.descriptor.epoch.get_or_insert_default();
         epoch.version += 1;
@@ -175,7 +176,7 @@ impl FakeNode {
         left.leader.split_off(&key);
         let mut leader = LeaderState::new(1, Duration::ZERO);
         leader.rebuild(view.locks.clone());
-        leader.ready(left.leader.max_read_ts(), None);
+        leader.ready(left.leader.max_read_ts(), Some(clock));
         let id = ranges.len() as u64 + 1;
         descriptor.range_id = id;
         ranges.push(Range { descriptor, view, leader });
@@ -406,16 +407,24 @@ impl Range {
 
     fn read(&mut self, read: &pb::ReadRequest) -> Result<Body, pb::RangeError> {
         let what = ReadSet::Keys(&read.keys);
-        let asked = Window::asked(read.read_ts, read.uncertain_upto, read.observed);
+        let asked = Window::asked(
+            read.read_ts,
+            read.uncertain_upto,
+            if read.observed_node == 1 { read.observed } else { 0 },
+        );
         self.begin(what, asked, &read.txn_id)?;
         let mut values = Vec::new();
         for key in &read.keys {
             self.certain(&Span::key(key), asked)?;
             let value = self.view.read(key, Timestamp(read.read_ts));
+            let (span, read_ts) = (Span::key(key), Timestamp(read.read_ts));
+            let event = self.view.first_event_after(&span, read_ts, Timestamp::MAX);
+            let event = event.map_err(|e| invalid(&e.to_string()))?;
             values.push(pb::ReadValue {
                 present: value.is_some(),
                 value: value.unwrap_or_default(),
                 commit_ts: 0,
+                changed: event.is_some(),
             });
         }
         Ok(Body::Read(pb::ReadResponse { values }))

@@ -57,6 +57,7 @@ states! {
     INVALID_CURSOR_STATE = "24000", "a cursor in the wrong state";
     ACTIVE_SQL_TRANSACTION = "25001", "a transaction is open";
     READ_ONLY_SQL_TRANSACTION = "25006", "a write in a read-only transaction";
+    INVALID_SAVEPOINT = "3B001", "no such savepoint";
     NO_ACTIVE_SQL_TRANSACTION = "25P01", "no transaction is open";
     IN_FAILED_SQL_TRANSACTION = "25P02", "the transaction failed before";
     INVALID_SQL_STATEMENT_NAME = "26000", "no prepared statement of that name";

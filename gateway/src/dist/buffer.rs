@@ -26,13 +26,28 @@ pub struct Buffered {
 /// Buffered writes in key order.
 ///
 /// # Invariants
-/// * The anchor is the first key that was written, for as long as the transaction lives (P12).
+/// * The anchor is the first key that was written and not taken back. (Nothing was sent yet: P12
+///   speaks of what a commit sends.)
 /// * What a key expects of the committed state is fixed by its first write.
+/// * While there is a mark, `undone` holds what every write since the first mark replaced.
 #[derive(Debug, Default)]
 pub struct WriteBuffer {
     writes: BTreeMap<Bytes, Buffered>,
     anchor: Option<Bytes>,
     bytes: usize,
+    marked: bool,
+    undone: Vec<(Bytes, Option<Buffered>)>,
+}
+
+/// A moment of a buffer that it can go back to.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    undone: usize,
+    anchor: Option<Bytes>,
+}
+
+fn cost(key: &Bytes, value: Option<&Bytes>) -> usize {
+    key.len() + value.map_or(0, Bytes::len) + ENTRY_OVERHEAD
 }
 
 impl WriteBuffer {
@@ -40,6 +55,11 @@ impl WriteBuffer {
     pub fn add(&mut self, op: WriteOp, read_at: Timestamp) {
         if self.anchor.is_none() {
             self.anchor = Some(op.key.clone());
+        }
+        if self.marked {
+            let before = self.writes.get(&op.key).cloned();
+            self.bytes += cost(&op.key, before.as_ref().and_then(|b| b.value.as_ref()));
+            self.undone.push((op.key.clone(), before));
         }
         let value_len = op.value.as_ref().map_or(0, Bytes::len);
         match self.writes.get_mut(&op.key) {
@@ -54,6 +74,37 @@ impl WriteBuffer {
                     Buffered { value: op.value, must_be_absent: op.must_be_absent, read_at };
                 self.writes.insert(op.key, buffered);
             }
+        }
+    }
+
+    /// A mark to go back to.
+    pub fn mark(&mut self) -> Mark {
+        self.marked = true;
+        Mark { undone: self.undone.len(), anchor: self.anchor.clone() }
+    }
+
+    /// Takes back every write since a mark, which stays.
+    pub fn back_to(&mut self, mark: &Mark) {
+        while self.undone.len() > mark.undone {
+            let Some((key, before)) = self.undone.pop() else { break };
+            self.bytes -= cost(&key, before.as_ref().and_then(|b| b.value.as_ref()));
+            let now = match before {
+                Some(before) => {
+                    self.bytes += cost(&key, before.value.as_ref());
+                    self.writes.insert(key.clone(), before)
+                }
+                None => self.writes.remove(&key),
+            };
+            self.bytes -= now.map_or(0, |now| cost(&key, now.value.as_ref()));
+        }
+        self.anchor.clone_from(&mark.anchor);
+    }
+
+    /// There is no mark any more.
+    pub fn forget_marks(&mut self) {
+        self.marked = false;
+        for (key, before) in std::mem::take(&mut self.undone) {
+            self.bytes -= cost(&key, before.as_ref().and_then(|b| b.value.as_ref()));
         }
     }
 
@@ -178,6 +229,28 @@ mod tests {
         buffer.add(WriteOp::put("m", "1"), ts(1));
         buffer.add(WriteOp::put("a", "1"), ts(1));
         assert_eq!(buffer.anchor(), Some(&Bytes::from("m")));
+    }
+
+    #[test]
+    fn what_was_written_since_a_mark_is_taken_back() {
+        let mut buffer = WriteBuffer::default();
+        let first = buffer.mark();
+        buffer.add(WriteOp::put("m", "1"), ts(1));
+        let (writes, bytes) = (buffer.to_writes(), buffer.bytes());
+        let second = buffer.mark();
+        for _ in 0..2 {
+            buffer.add(WriteOp::put("m", "22"), ts(2));
+            buffer.add(WriteOp::insert("a", "1"), ts(2));
+            buffer.add(WriteOp::delete("m"), ts(2));
+            buffer.back_to(&second);
+            assert_eq!((buffer.to_writes(), buffer.bytes()), (writes.clone(), bytes));
+            assert_eq!(buffer.anchor(), Some(&Bytes::from("m")));
+        }
+        buffer.back_to(&first);
+        assert_eq!((buffer.len(), buffer.bytes(), buffer.anchor()), (0, 0, None));
+        buffer.add(WriteOp::put("z", "1"), ts(3));
+        buffer.forget_marks();
+        assert_eq!((buffer.bytes(), buffer.anchor()), (2 + ENTRY_OVERHEAD, Some(&"z".into())));
     }
 
     #[test]

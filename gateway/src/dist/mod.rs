@@ -6,6 +6,7 @@
 //! * [`buffer`], [`reads`]: what it wrote and what it read.
 //! * [`commit`]: runs the coordinator's and the recovery's commands.
 //! * [`observed`]: what it heard of the clocks of nodes.
+//! * [`snapshot`]: when it reads.
 //! * [`errors`]: what clients are told.
 
 pub mod buffer;
@@ -15,6 +16,7 @@ pub mod observed;
 pub mod ranges;
 pub mod reads;
 pub mod sender;
+pub mod snapshot;
 pub mod txn;
 
 use std::collections::BTreeMap;

@@ -21,7 +21,8 @@ impl Observed {
         Self(Mutex::new(own.map(|own| (own, read_ts)).into_iter().collect()))
     }
 
-    /// A reply of a node carried its clock.
+    /// A reply of a node carried its clock. The node is the one that says so itself: another one may
+    /// have been asked.
     pub fn note(&self, node: NodeId, clock: Timestamp) {
         self.0.lock().entry(node).or_insert(clock);
     }
@@ -30,8 +31,8 @@ impl Observed {
     pub fn put_into(&self, node: NodeId, request: &mut Body) {
         let Some(clock) = self.0.lock().get(&node).copied() else { return };
         match request {
-            Body::Read(read) => read.observed = clock.0,
-            Body::Scan(scan) => scan.observed = clock.0,
+            Body::Read(read) => (read.observed, read.observed_node) = (clock.0, node.0),
+            Body::Scan(scan) => (scan.observed, scan.observed_node) = (clock.0, node.0),
             _ => {}
         }
     }

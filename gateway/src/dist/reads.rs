@@ -6,16 +6,20 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use quorate_planner::kv::Span;
 use quorate_proto::{Timestamp, pb};
+use quorate_txn::keys::next_key;
 
-/// Reads remembered at most. Beyond it the read timestamp cannot move forward any more.
+/// Keys and spans remembered at most. Beyond it neighbours become one span: what lies between them
+/// counts as read, which may refuse more than it must, and misses nothing.
 pub const READS_REMEMBERED_MAX: usize = 20_000;
+/// So many neighbouring keys become one span.
+const RUN: usize = 64;
 
 /// Keys and spans a transaction has read, at its read timestamp.
 #[derive(Debug, Default)]
 pub struct ReadSet {
     keys: BTreeSet<Bytes>,
+    /// By start; they may overlap.
     spans: BTreeSet<Span>,
-    overflowed: bool,
     count: u64,
 }
 
@@ -23,22 +27,18 @@ impl ReadSet {
     /// Remembers point reads.
     pub fn add_keys(&mut self, keys: impl IntoIterator<Item = Bytes>) {
         self.count += 1;
-        if !self.overflowed {
-            self.keys.extend(keys);
-            self.bound();
-        }
+        self.keys.extend(keys);
+        self.bound();
     }
 
     /// Remembers what a page of a scan has covered; a scan that goes on extends its span.
     pub fn add_span(&mut self, span: Span) {
         self.count += 1;
-        if self.overflowed || span.is_empty() {
+        if span.is_empty() {
             return;
         }
         let mut span = span;
-        let before =
-            self.spans.iter().find(|s| s.end == span.start || s.start == span.end).cloned();
-        if let Some(neighbour) = before {
+        if let Some(neighbour) = self.neighbour(&span) {
             self.spans.remove(&neighbour);
             if neighbour.end == span.start {
                 span.start = neighbour.start;
@@ -50,11 +50,30 @@ impl ReadSet {
         self.bound();
     }
 
+    /// A span that ends where this one starts, or starts where it ends.
+    fn neighbour(&self, span: &Span) -> Option<Span> {
+        let from = |start: &Bytes| Span { start: start.clone(), end: Bytes::new() };
+        let before = self.spans.range(..from(&span.start)).next_back();
+        let after = self.spans.range(from(&span.end)..).next();
+        let before = before.filter(|before| before.end == span.start);
+        before.or(after.filter(|after| after.start == span.end)).cloned()
+    }
+
     fn bound(&mut self) {
-        if self.keys.len() + self.spans.len() > READS_REMEMBERED_MAX {
-            self.overflowed = true;
-            self.keys.clear();
-            self.spans.clear();
+        while self.keys.len() + self.spans.len() > READS_REMEMBERED_MAX {
+            if self.keys.len() >= self.spans.len() {
+                let keys: Vec<Bytes> = std::mem::take(&mut self.keys).into_iter().collect();
+                self.spans.extend(keys.chunks(RUN).filter_map(|run| {
+                    let (first, last) = (run.first()?, run.last()?);
+                    Some(Span::new(first.clone(), next_key(last)))
+                }));
+            } else {
+                let spans: Vec<Span> = std::mem::take(&mut self.spans).into_iter().collect();
+                self.spans.extend(spans.chunks(2).filter_map(|pair| {
+                    let end = pair.iter().map(|span| &span.end).max()?;
+                    Some(Span::new(pair.first()?.start.clone(), end.clone()))
+                }));
+            }
         }
     }
 
@@ -63,23 +82,14 @@ impl ReadSet {
         self.count
     }
 
-    /// Whether the transaction has read nothing.
-    pub fn is_empty(&self) -> bool {
-        !self.overflowed && self.keys.is_empty() && self.spans.is_empty()
-    }
-
-    /// Whether the key was read; true also if that was forgotten.
+    /// Whether the key was read, or lies between keys that were.
     pub fn may_hold(&self, key: &Bytes) -> bool {
         let in_span = |span: &Span| span.start <= *key && *key < span.end;
-        self.overflowed || self.keys.contains(key) || self.spans.iter().any(in_span)
+        self.keys.contains(key) || self.spans.iter().any(in_span)
     }
 
-    /// The checks that show everything unchanged since `read_at`; `None` if it was too much to
-    /// remember.
-    pub fn checks(&self, read_at: Timestamp) -> Option<Vec<pb::ReadCheck>> {
-        if self.overflowed {
-            return None;
-        }
+    /// The checks that show everything unchanged since `read_at`.
+    pub fn checks(&self, read_at: Timestamp) -> Vec<pb::ReadCheck> {
         let key = |key: &Bytes| pb::ReadCheck {
             start: key.clone(),
             end: Bytes::new(),
@@ -90,7 +100,7 @@ impl ReadSet {
             end: span.end.clone(),
             read_at: read_at.0,
         };
-        Some(self.keys.iter().map(key).chain(self.spans.iter().map(span)).collect())
+        self.keys.iter().map(key).chain(self.spans.iter().map(span)).collect()
     }
 }
 
@@ -103,10 +113,10 @@ mod tests {
         let mut reads = ReadSet::default();
         reads.add_span(Span::new("a", "c"));
         reads.add_span(Span::new("c", "f"));
-        assert_eq!(reads.checks(Timestamp(1)).unwrap().len(), 1);
+        assert_eq!(reads.checks(Timestamp(1)).len(), 1);
         reads.add_span(Span::new("x", "z"));
         reads.add_span(Span::new("u", "x"));
-        let checks = reads.checks(Timestamp(1)).unwrap();
+        let checks = reads.checks(Timestamp(1));
         assert_eq!(checks.len(), 2);
         assert_eq!((checks[1].start.as_ref(), checks[1].end.as_ref()), (&b"u"[..], &b"z"[..]));
     }
@@ -122,12 +132,16 @@ mod tests {
     }
 
     #[test]
-    fn too_many_reads_are_forgotten_and_said_to_be() {
+    fn too_many_reads_become_spans_that_hold_them_all() {
         let mut reads = ReadSet::default();
-        let keys = 0..=u32::try_from(READS_REMEMBERED_MAX).unwrap();
-        reads.add_keys(keys.map(|n| Bytes::copy_from_slice(&n.to_be_bytes())));
-        assert!(!reads.is_empty());
-        assert!(reads.checks(Timestamp(1)).is_none());
-        assert!(reads.may_hold(&Bytes::from("never read")));
+        let key = |n: u32| Bytes::copy_from_slice(&(n * 2).to_be_bytes());
+        let many = u32::try_from(READS_REMEMBERED_MAX).unwrap() * 3;
+        reads.add_keys((0..many).map(key));
+        for n in (0..many).step_by(5) {
+            reads.add_span(Span::new(key(n), key(n + 1)));
+        }
+        assert!(reads.checks(Timestamp(1)).len() <= READS_REMEMBERED_MAX);
+        assert!((0..many).step_by(997).all(|n| reads.may_hold(&key(n))));
+        assert!(!reads.may_hold(&Bytes::from_static(b"never read")));
     }
 }

@@ -257,7 +257,7 @@ impl Sender {
             Ok(reply) => {
                 let whole = reply.error;
                 if let Some(observed) = observed.filter(|_| whole.is_none()) {
-                    observed.note(node, quorate_proto::Timestamp(reply.clock));
+                    observed.note(NodeId(reply.node_id), quorate_proto::Timestamp(reply.clock));
                 }
                 let mut responses = reply.responses.into_iter();
                 let mut answer = |(i, route): (usize, pb::RangeRoute)| {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quorate_planner::catalog::KeyDescription;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvTxn, ScanProgram, ScanRequest, Span, WriteOp};
+use quorate_planner::parse::IsolationLevel;
 use quorate_proto::pb::range_request::Body;
 use quorate_proto::{NodeId, Timestamp, TxnId, pb};
 use quorate_txn::clock::{NodeClock, PhysicalClock as _};
@@ -267,17 +268,111 @@ async fn a_read_that_cannot_move_is_40001() {
 /// R3: the node's clock was heard before the rows changed.
 #[tokio::test]
 async fn what_changed_after_a_node_was_heard_of_is_not_uncertain() {
-    let (node, dist) = cluster();
+    let (_, dist) = cluster();
     write(&dist, &["a", "b"], "0").await.unwrap();
     let txn = Txn::begin(dist.clone(), true);
     let began = txn.read_ts();
     txn.get(vec![Bytes::from("a")]).await.unwrap();
     write(&dist, &["a", "b"], "1").await.unwrap();
-    // Also behind a split: the same node's clock told the times of its rows.
-    node.split(b"b");
     let b = txn.get(vec![Bytes::from("b")]).await.unwrap().pop().unwrap();
     assert_eq!(b, Some(Bytes::from("0")));
     assert_eq!(txn.read_ts(), began);
+    // What was changed since it was read cannot be written: that is told at once.
+    let error = txn.write(WriteOp::put("b", "2")).unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
+}
+
+/// R3: an observation speaks of the node it was made of, whatever address it was sent to.
+#[tokio::test]
+async fn what_was_heard_of_another_node_narrows_nothing() {
+    let (_, dist) = cluster();
+    write(&dist, &["a"], "0").await.unwrap();
+    let read_ts = dist.clock().now();
+    write(&dist, &["a"], "1").await.unwrap();
+    let read = |observed_node| {
+        let read = pb::ReadRequest {
+            read_ts: read_ts.0,
+            uncertain_upto: read_ts.bound_after(MAX_CLOCK_OFFSET).0,
+            keys: vec![Bytes::from("a")],
+            observed: read_ts.0,
+            observed_node,
+            ..pb::ReadRequest::default()
+        };
+        let request = Outgoing { key: Bytes::from("a"), body: Body::Read(read) };
+        let dist = dist.clone();
+        async move { dist.sender().round(vec![request], ATTEMPT_TIMEOUT).await.pop().unwrap() }
+    };
+    assert!(read(1).await.is_ok(), "the change was later");
+    assert!(read(2).await.is_err(), "it may have been before");
+}
+
+/// P9 with everything that was read: each of two transactions wrote what the other one had read.
+#[tokio::test]
+async fn of_two_serializable_transactions_that_skew_one_fails() {
+    let (node, dist) = cluster();
+    for (split, level) in [
+        (false, IsolationLevel::Serializable),
+        (true, IsolationLevel::Serializable),
+        (true, IsolationLevel::RepeatableRead),
+    ] {
+        if split {
+            node.split(b"m");
+        }
+        write(&dist, &["a", "z"], "0").await.unwrap();
+        until(|| node.locks() == 0).await;
+        let skewing = || async {
+            let txn = Txn::begin_at(dist.clone(), true, level).statement();
+            let page = txn.scan(ScanRequest::all(Span::new("a", "zz"))).await.unwrap();
+            if let Some(rest) = page.resume {
+                txn.scan(ScanRequest::all(rest)).await.unwrap();
+            }
+            txn
+        };
+        let (first, second) = (skewing().await, skewing().await);
+        first.write(WriteOp::put("a", "1")).unwrap();
+        second.write(WriteOp::put("z", "1")).unwrap();
+        dist.clone().commit(first.intent().unwrap()).await.unwrap();
+        let outcome = dist.clone().commit(second.intent().unwrap()).await;
+        match level {
+            IsolationLevel::Serializable => {
+                assert_eq!(outcome.unwrap_err().sqlstate, SqlState::SERIALIZATION_FAILURE);
+            }
+            _ => outcome.unwrap(),
+        }
+    }
+}
+
+/// A span that was read holds no row of another transaction at the commit either.
+#[tokio::test]
+async fn a_phantom_fails_a_serializable_transaction() {
+    let (_, dist) = cluster();
+    let txn = Txn::begin_at(dist.clone(), true, IsolationLevel::Serializable).statement();
+    txn.scan(ScanRequest::all(Span::new("p", "q"))).await.unwrap();
+    write(&dist, &["pp"], "1").await.unwrap();
+    txn.write(WriteOp::put("a", "1")).unwrap();
+    let error = dist.clone().commit(txn.intent().unwrap()).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
+    // One that only read is its snapshot.
+    let reader = Txn::begin_at(dist.clone(), true, IsolationLevel::Serializable).statement();
+    reader.get(vec![Bytes::from("pp")]).await.unwrap();
+    assert!(reader.intent().is_none());
+}
+
+#[tokio::test]
+async fn statements_of_read_committed_have_snapshots_of_their_own() {
+    let (_, dist) = cluster();
+    write(&dist, &["a"], "0").await.unwrap();
+    for level in [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead] {
+        let first = Txn::begin_at(dist.clone(), true, level).statement();
+        let value =
+            |txn: Txn| async move { txn.get(vec![Bytes::from("a")]).await.unwrap().pop().unwrap() };
+        let before = value(first.statement()).await;
+        write(&dist, &["a"], if before == Some(Bytes::from("0")) { "1" } else { "2" })
+            .await
+            .unwrap();
+        let after = value(first.statement()).await;
+        assert_eq!(before != after, level == IsolationLevel::ReadCommitted, "{level:?}");
+    }
 }
 
 #[tokio::test]

@@ -14,16 +14,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvStats, KvTxn, LockStrength, ScanPage, ScanRequest, Span, WriteOp};
+use quorate_planner::parse::IsolationLevel;
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::{range_request, range_response};
 use quorate_proto::{Timestamp, TxnId, pb};
 
 use super::Dist;
-use super::buffer::{BUFFER_BYTES_MAX, WriteBuffer};
+use super::buffer::{BUFFER_BYTES_MAX, Mark, WriteBuffer};
 use super::errors;
-use super::observed::Observed;
 use super::reads::ReadSet;
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
+use super::snapshot::Snapshot;
 use crate::runtime;
 
 /// How long a read keeps trying while leaders change before the statement fails.
@@ -35,27 +36,35 @@ const MOVES_MAX: usize = 64;
 
 /// An open transaction. Reads of one statement may run in parallel.
 ///
+/// Each statement has a handle of its own ([`Txn::statement`]): they share everything, but under
+/// READ COMMITTED each has its own [`Snapshot`].
+///
 /// # Invariants
-/// * Everything in `reads` was read at `read_ts`, or shown unchanged up to it: a read that comes
-///   back after the timestamp has moved is thrown away, and what came back while earlier reads
-///   were checked is checked too.
 /// * Nothing of it is at any shard before commit.
 pub struct Txn {
     dist: Arc<Dist>,
     id: TxnId,
     explicit: bool,
     begun: Timestamp,
-    state: Mutex<State>,
-    observed: Observed,
-    counters: Counters,
+    own: Arc<Mutex<Own>>,
+    snapshot: Arc<Snapshot>,
+    counters: Arc<Counters>,
 }
 
-struct State {
-    read_ts: Timestamp,
-    uncertain_upto: Timestamp,
+/// What the transaction did, whatever it read.
+struct Own {
+    isolation: IsolationLevel,
+    /// A statement has begun: the level is settled.
+    begun: bool,
     buffer: WriteBuffer,
-    reads: ReadSet,
     locked: Vec<pb::ReadCheck>,
+}
+
+/// A moment of a transaction that its writes and locks can go back to.
+#[derive(Debug, Clone)]
+pub struct TxnMark {
+    buffer: Mark,
+    locked: usize,
 }
 
 /// Something kept for as long as a copy of a commit may be admitted.
@@ -91,27 +100,77 @@ impl fmt::Debug for Txn {
 }
 
 impl Txn {
-    /// Begins at the node's clock now.
+    /// Begins at the node's clock now, at REPEATABLE READ.
     pub fn begin(dist: Arc<Dist>, explicit: bool) -> Self {
-        let read_ts = dist.clock().now();
-        let dist_now = dist.clock().physical();
-        let uncertain_upto = read_ts.bound_after(dist.clock().max_offset());
-        let own = dist.sender().connector().own();
+        Self::begin_at(dist, explicit, IsolationLevel::RepeatableRead)
+    }
+
+    /// Begins at the node's clock now.
+    pub fn begin_at(dist: Arc<Dist>, explicit: bool, isolation: IsolationLevel) -> Self {
+        let snapshot = Snapshot::now(dist.clock(), dist.sender().connector().own());
+        let begun = dist.clock().physical();
+        let (buffer, locked) = (WriteBuffer::default(), Vec::new());
         Self {
-            observed: Observed::since(own, read_ts),
             dist,
             id: TxnId(runtime::random_u128()),
             explicit,
-            begun: dist_now,
-            state: Mutex::new(State {
-                read_ts,
-                uncertain_upto,
-                buffer: WriteBuffer::default(),
-                reads: ReadSet::default(),
-                locked: Vec::new(),
-            }),
-            counters: Counters::default(),
+            begun,
+            own: Arc::new(Mutex::new(Own { isolation, begun: false, buffer, locked })),
+            snapshot: Arc::new(snapshot),
+            counters: Arc::default(),
         }
+    }
+
+    /// The handle of its next statement: the first has a snapshot of now, and under READ COMMITTED
+    /// each.
+    #[must_use]
+    pub fn statement(&self) -> Self {
+        let mut own = self.own.lock();
+        let first = !std::mem::replace(&mut own.begun, true);
+        let snapshot = if first || own.isolation == IsolationLevel::ReadCommitted {
+            Arc::new(Snapshot::now(self.dist.clock(), self.dist.sender().connector().own()))
+        } else {
+            self.snapshot.clone()
+        };
+        Self {
+            dist: self.dist.clone(),
+            own: self.own.clone(),
+            snapshot,
+            counters: self.counters.clone(),
+            ..*self
+        }
+    }
+
+    /// Sets the level of a transaction that has not run a statement.
+    ///
+    /// # Errors
+    /// `25001` if it has.
+    pub fn set_isolation(&self, isolation: IsolationLevel) -> Result<(), SqlError> {
+        let mut own = self.own.lock();
+        if own.begun && own.isolation != isolation {
+            let message = "SET TRANSACTION ISOLATION LEVEL must be called before any query";
+            return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
+        }
+        own.isolation = isolation;
+        Ok(())
+    }
+
+    /// A savepoint.
+    pub fn mark(&self) -> TxnMark {
+        let mut own = self.own.lock();
+        TxnMark { buffer: own.buffer.mark(), locked: own.locked.len() }
+    }
+
+    /// Takes back what was written and locked since a savepoint. What was read since stays read.
+    pub fn back_to(&self, mark: &TxnMark) {
+        let mut own = self.own.lock();
+        own.buffer.back_to(&mark.buffer);
+        own.locked.truncate(mark.locked);
+    }
+
+    /// There is no savepoint any more.
+    pub fn forget_marks(&self) {
+        self.own.lock().buffer.forget_marks();
     }
 
     /// Its id.
@@ -126,20 +185,27 @@ impl Txn {
 
     /// Whether a commit has anything to do.
     pub fn has_writes(&self) -> bool {
-        !self.state.lock().buffer.is_empty()
+        !self.own.lock().buffer.is_empty()
     }
 
-    /// What the commit sends; `None` if nothing was written. (Rows that were only locked need no
-    /// check then: a transaction that wrote nothing is its snapshot.)
+    /// What the commit sends; `None` if nothing was written. (Rows that were only locked or read
+    /// need no check then: a transaction that wrote nothing is its snapshot.)
     pub fn intent(&self) -> Option<Intent> {
-        let state = self.state.lock();
-        let anchor = state.buffer.anchor()?.clone();
-        let unwritten = |check: &&pb::ReadCheck| state.buffer.get(&check.start).is_none();
+        let own = self.own.lock();
+        let anchor = own.buffer.anchor()?.clone();
+        let mut checks = own.locked.clone();
+        if own.isolation == IsolationLevel::Serializable {
+            // Everything it read must be the same at its commit: it is as if it ran then.
+            let times = self.snapshot.times.lock();
+            checks.extend(times.reads.checks(times.read_ts));
+        }
+        // What was written is tested by its write.
+        checks.retain(|check| !check.end.is_empty() || own.buffer.get(&check.start).is_none());
         Some(Intent {
             id: self.id,
             anchor,
-            writes: state.buffer.to_writes(),
-            checks: state.locked.iter().filter(unwritten).cloned().collect(),
+            writes: own.buffer.to_writes(),
+            checks,
             start: None,
             hold: None,
         })
@@ -166,18 +232,18 @@ impl Txn {
             txn_id: self.id.to_bytes(),
             read_ts: read_ts.0,
             uncertain_upto: uncertain_upto.0,
-            observed: 0,
             start: clipped.start.clone(),
             end: clipped.end.clone(),
             reverse: req.reverse,
             rows_max: req.rows_max.unwrap_or(0),
             bytes_max: PAGE_BYTES,
             program,
+            ..pb::ScanRequest::default()
         };
         let key = if req.reverse { range.start.clone() } else { clipped.start.clone() };
         let request = Outgoing { key, body: range_request::Body::Scan(scan) };
         self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
-        let observed = Some(&self.observed);
+        let observed = Some(&self.snapshot.observed);
         let mut answers = sender.round_of(observed, vec![request], ATTEMPT_TIMEOUT).await;
         match answers.pop() {
             Some(Ok(range_response::Body::Scan(page))) => Ok(Some((page, clipped, read_ts))),
@@ -192,8 +258,8 @@ impl Txn {
     }
 
     fn timestamps(&self) -> (Timestamp, Timestamp) {
-        let state = self.state.lock();
-        (state.read_ts, state.uncertain_upto)
+        let times = self.snapshot.times.lock();
+        (times.read_ts, times.uncertain_upto)
     }
 
     /// Deals with what stood in the way of a read, so that it can be tried again.
@@ -230,26 +296,25 @@ impl Txn {
         self.dist.commit_wait(new_ts).await;
         loop {
             let (old_ts, known, checks) = {
-                let state = self.state.lock();
-                (state.read_ts, state.reads.count(), state.reads.checks(state.read_ts))
+                let times = self.snapshot.times.lock();
+                (times.read_ts, times.reads.count(), times.reads.checks(times.read_ts))
             };
             if old_ts >= event {
                 // Another read of the same statement was faster.
                 return Ok(());
             }
-            let checks = checks.ok_or_else(|| failed("it read too much to be checked again"))?;
             if !checks.is_empty() && !self.unchanged(checks, new_ts).await? {
                 return Err(failed("a row it read before was changed meanwhile"));
             }
-            let mut state = self.state.lock();
-            if state.read_ts != old_ts || state.reads.count() != known {
+            let mut times = self.snapshot.times.lock();
+            if times.read_ts != old_ts || times.reads.count() != known {
                 // What another read has brought meanwhile was not among the checks.
                 continue;
             }
-            state.read_ts = new_ts;
+            times.read_ts = new_ts;
             // Events after the first choice of the timestamp cannot have been before us: the
             // window keeps its end, and what is above `new_ts` but inside it stays uncertain.
-            state.uncertain_upto = state.uncertain_upto.max(new_ts);
+            times.uncertain_upto = times.uncertain_upto.max(new_ts);
             return Ok(());
         }
     }
@@ -315,10 +380,10 @@ impl Txn {
     /// Remembers what was read at `read_ts`; `false` if that is not the timestamp any more, and it
     /// must be read again.
     fn remember(&self, read_ts: Timestamp, add: impl FnOnce(&mut ReadSet)) -> bool {
-        let mut state = self.state.lock();
-        let current = state.read_ts == read_ts;
+        let mut times = self.snapshot.times.lock();
+        let current = times.read_ts == read_ts;
         if current {
-            add(&mut state.reads);
+            add(&mut times.reads);
         }
         current
     }
@@ -327,18 +392,21 @@ impl Txn {
     async fn stored_values(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, SqlError> {
         let started = self.dist.clock().monotonic();
         let mut values: Vec<Option<Option<Bytes>>> = vec![None; keys.len()];
+        let mut changed = Vec::new();
         let mut read_at = Timestamp::ZERO;
         loop {
             let (read_ts, uncertain_upto) = self.timestamps();
             if read_at != read_ts {
                 // What was read at an older timestamp is not shown unchanged: read it again.
                 values.fill(None);
+                changed.clear();
                 read_at = read_ts;
             }
             let missing: Vec<usize> =
                 values.iter().enumerate().filter(|(_, v)| v.is_none()).map(|(i, _)| i).collect();
             if missing.is_empty() {
                 if self.remember(read_ts, |reads| reads.add_keys(keys.iter().cloned())) {
+                    self.snapshot.times.lock().changed.extend(changed);
                     return Ok(values.into_iter().map(Option::flatten).collect());
                 }
                 continue;
@@ -350,18 +418,21 @@ impl Txn {
                     txn_id: self.id.to_bytes(),
                     read_ts: read_ts.0,
                     uncertain_upto: uncertain_upto.0,
-                    observed: 0,
                     keys: members.iter().map(|i| keys[*i].clone()).collect(),
+                    ..pb::ReadRequest::default()
                 }),
             };
             self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
             let requests = groups.iter().map(request).collect();
-            let observed = Some(&self.observed);
+            let observed = Some(&self.snapshot.observed);
             let answers = self.dist.sender().round_of(observed, requests, ATTEMPT_TIMEOUT).await;
             for ((_, members), answer) in groups.into_iter().zip(answers) {
                 match answer {
                     Ok(range_response::Body::Read(read)) if read.values.len() == members.len() => {
                         for (i, value) in members.into_iter().zip(read.values) {
+                            if value.changed {
+                                changed.push(keys[i].clone());
+                            }
                             values[i] = Some(value.present.then_some(value.value));
                         }
                     }
@@ -378,8 +449,8 @@ impl Txn {
 impl KvTxn for Txn {
     async fn get(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, SqlError> {
         let mut own: Vec<Option<Option<Bytes>>> = {
-            let state = self.state.lock();
-            keys.iter().map(|key| state.buffer.get(key)).collect()
+            let own = self.own.lock();
+            keys.iter().map(|key| own.buffer.get(key)).collect()
         };
         let stored: Vec<Bytes> = keys
             .iter()
@@ -401,7 +472,7 @@ impl KvTxn for Txn {
         if req.span.is_empty() {
             return Ok(ScanPage::default());
         }
-        let own_rows = self.state.lock().buffer.touches(&req.span);
+        let own_rows = self.own.lock().buffer.touches(&req.span);
         let program = match &req.program {
             Some(program) if !own_rows => program.bytes().clone(),
             _ => Bytes::new(),
@@ -423,7 +494,7 @@ impl KvTxn for Txn {
             return Ok(ScanPage { rows, output, resume });
         }
         let rows = page.rows.into_iter().map(|row| (row.key, row.value)).collect();
-        let rows = self.state.lock().buffer.overlay(rows, &covered, req.reverse);
+        let rows = self.own.lock().buffer.overlay(rows, &covered, req.reverse);
         match &req.program {
             None => Ok(ScanPage { rows, output: None, resume }),
             Some(program) => {
@@ -435,12 +506,19 @@ impl KvTxn for Txn {
     }
 
     fn write(&self, op: WriteOp) -> Result<(), SqlError> {
-        let mut state = self.state.lock();
-        // What was not read cannot have changed since: only its absence is asked for.
-        let unread = op.must_be_absent && !state.reads.may_hold(&op.key);
-        let read_at = if unread { Timestamp::ZERO } else { state.read_ts };
-        state.buffer.add(op, read_at);
-        if state.buffer.bytes() > BUFFER_BYTES_MAX {
+        let mut own = self.own.lock();
+        let read_at = {
+            let times = self.snapshot.times.lock();
+            if times.changed.contains(&op.key) {
+                // The commit would say so too, later.
+                return Err(errors::conflict(&self.dist, &op.key));
+            }
+            // What was not read cannot have changed since: only its absence is asked for.
+            let unread = op.must_be_absent && !times.reads.may_hold(&op.key);
+            if unread { Timestamp::ZERO } else { times.read_ts }
+        };
+        own.buffer.add(op, read_at);
+        if own.buffer.bytes() > BUFFER_BYTES_MAX {
             let limit = BUFFER_BYTES_MAX >> 20;
             return Err(SqlError::new(
                 SqlState::PROGRAM_LIMIT_EXCEEDED,
@@ -452,15 +530,14 @@ impl KvTxn for Txn {
     }
 
     fn lock(&self, keys: Vec<Bytes>, _strength: LockStrength) -> Result<(), SqlError> {
-        let mut state = self.state.lock();
-        let read_at = state.read_ts.0;
+        let read_at = self.read_ts().0;
         let check = |start| pb::ReadCheck { start, end: Bytes::new(), read_at };
-        state.locked.extend(keys.into_iter().map(check));
+        self.own.lock().locked.extend(keys.into_iter().map(check));
         Ok(())
     }
 
     fn read_ts(&self) -> Timestamp {
-        self.state.lock().read_ts
+        self.snapshot.times.lock().read_ts
     }
 
     fn is_explicit(&self) -> bool {

@@ -41,9 +41,9 @@ impl Session {
             StatementKind::Begin(modes) => self.begin(modes),
             StatementKind::Commit(chain) => self.commit(*chain).await,
             StatementKind::Rollback(chain) => Ok(self.rollback(*chain)),
-            StatementKind::Savepoint(_)
-            | StatementKind::RollbackTo(_)
-            | StatementKind::Release(_) => Err(SqlError::unsupported("a savepoint")),
+            StatementKind::Savepoint(name) => self.savepoint(name),
+            StatementKind::RollbackTo(name) => self.rollback_to(name),
+            StatementKind::Release(name) => self.release(name),
             StatementKind::SetTransaction(modes) => {
                 if !self.in_block() {
                     let text = "SET TRANSACTION can only be used in transaction blocks";
@@ -86,12 +86,13 @@ impl Session {
     }
 
     async fn change_schema(&mut self, op: &DdlOp) -> Result<(), SqlError> {
+        self.next_statement();
         let notices = match &mut self.state {
             State::Block(open) => {
                 let base = open.pin.catalog().clone();
                 self.gateway.change_in_block(&open.txn, &mut open.schema, &base, op).await?
             }
-            State::Idle | State::Implicit(_) | State::Failed => {
+            State::Idle | State::Implicit(_) | State::Failed(_) => {
                 self.finish_implicit().await?;
                 self.gateway.change_schema(op.clone()).await?
             }
@@ -145,7 +146,7 @@ impl Session {
                 self.chained(chain);
                 Ok(tag("COMMIT"))
             }
-            State::Failed => {
+            State::Failed(_) => {
                 self.settings.transaction_ended(false);
                 self.chained(chain);
                 Ok(tag("ROLLBACK"))
@@ -187,7 +188,7 @@ impl Session {
                 IsolationLevel::RepeatableRead => "repeatable read",
                 IsolationLevel::Serializable => "serializable",
             };
-            self.set_isolation(&format!("{prefix}_isolation"), level, local)?;
+            self.set_isolation(&format!("{prefix}_isolation"), Some(level), local)?;
         }
         let mut flag = |name: &str, value: Option<bool>| match value {
             None => Ok(()),
@@ -200,17 +201,27 @@ impl Session {
         flag("deferrable", modes.deferrable)
     }
 
-    /// A level below ours runs as ours, and the client is told.
-    fn set_isolation(&mut self, name: &str, level: &str, local: bool) -> Result<(), SqlError> {
+    /// Sets the level of the open transaction, which must not have run a statement, or of those to
+    /// come.
+    fn set_isolation(
+        &mut self,
+        name: &str,
+        level: Option<&str>,
+        local: bool,
+    ) -> Result<(), SqlError> {
         let in_block = self.in_block();
-        self.settings.set(name, Some(level), local, in_block)?;
-        if level.eq_ignore_ascii_case("read committed")
-            || level.eq_ignore_ascii_case("read uncommitted")
-        {
-            let upper = level.to_ascii_uppercase();
-            let text = format!("{upper} is not offered: REPEATABLE READ is used");
-            self.warn(SqlState::WARNING, text);
+        let mut settings = self.settings.clone();
+        settings.set(name, level, local, in_block)?;
+        if name.eq_ignore_ascii_case("transaction_isolation") && !in_block {
+            // It would be of this statement only.
+            return Ok(());
         }
+        if name.eq_ignore_ascii_case("transaction_isolation")
+            && let State::Implicit(open) | State::Block(open) = &self.state
+        {
+            open.txn.set_isolation(settings.isolation())?;
+        }
+        self.settings = settings;
         Ok(())
     }
 
@@ -224,10 +235,8 @@ impl Session {
             let text = "SET LOCAL can only be used in transaction blocks";
             self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
         }
-        match (&value, name.to_ascii_lowercase().as_str()) {
-            (Some(level), "transaction_isolation" | "default_transaction_isolation") => {
-                self.set_isolation(name, level, local)?;
-            }
+        match name.to_ascii_lowercase().as_str() {
+            "transaction_isolation" => self.set_isolation(name, value.as_deref(), local)?,
             _ => self.settings.set(name, value.as_deref(), local, in_block)?,
         }
         Ok(tag("SET"))

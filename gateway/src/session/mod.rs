@@ -12,6 +12,7 @@
 mod commands;
 mod named;
 mod rows;
+mod savepoints;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use crate::catalog::Pin;
 use crate::dist::Txn;
 use crate::pg::startup::Hello;
 use crate::schema::PendingSchema;
+use savepoints::Savepoint;
 
 /// Bytes of a text from which on planning may take so long that other tasks should not wait for it.
 const LONG_STATEMENT: usize = 1_000;
@@ -128,8 +130,8 @@ enum State {
     Implicit(Open),
     /// Between `BEGIN` and its end.
     Block(Open),
-    /// A block that failed: only its end is accepted.
-    Failed,
+    /// A block that failed: only its end is accepted, or going back to a savepoint if it has one.
+    Failed(Option<Open>),
 }
 
 /// A transaction with the catalog it goes by.
@@ -138,6 +140,8 @@ struct Open {
     pin: Pin,
     /// Schema changes it has made.
     schema: PendingSchema,
+    /// The oldest first.
+    savepoints: Vec<Savepoint>,
 }
 
 impl Open {
@@ -208,7 +212,7 @@ impl Session {
         match self.state {
             State::Idle | State::Implicit(_) => Status::Idle,
             State::Block(_) => Status::InTransaction,
-            State::Failed => Status::Failed,
+            State::Failed(_) => Status::Failed,
         }
     }
 
@@ -332,12 +336,12 @@ impl Session {
     fn catalog(&self) -> Arc<CatalogSnapshot> {
         match &self.state {
             State::Implicit(open) | State::Block(open) => open.catalog().clone(),
-            State::Idle | State::Failed => self.gateway.catalog().current(),
+            State::Idle | State::Failed(_) => self.gateway.catalog().current(),
         }
     }
 
     fn refuse_when_failed(&self, statement: &Statement) -> Result<(), SqlError> {
-        if matches!(self.state, State::Failed) && !ends_transaction(statement) {
+        if matches!(self.state, State::Failed(_)) && !ends_transaction(statement) {
             return Err(SqlError::new(
                 SqlState::IN_FAILED_SQL_TRANSACTION,
                 "current transaction is aborted, commands ignored until end of transaction block",
@@ -386,6 +390,7 @@ impl Session {
         plan: &Arc<Prepared>,
         params: Params,
     ) -> Result<Outcome, SqlError> {
+        self.next_statement();
         let context = self.context(statement, params)?;
         let columns: Arc<[OutColumn]> = plan.columns.clone().unwrap_or_default().into();
         Ok(match plan.execute(context).await? {
@@ -424,8 +429,16 @@ impl Session {
 
     fn begin_txn(&self, explicit: bool) -> Open {
         let pin = self.gateway.catalog().pin();
-        let txn = Arc::new(Txn::begin(self.gateway.dist().clone(), explicit));
-        Open { txn, pin, schema: PendingSchema::default() }
+        let level = self.settings.isolation();
+        let txn = Arc::new(Txn::begin_at(self.gateway.dist().clone(), explicit, level));
+        Open { txn, pin, schema: PendingSchema::default(), savepoints: Vec::new() }
+    }
+
+    /// A statement begins in the open transaction.
+    fn next_statement(&mut self) {
+        if let State::Implicit(open) | State::Block(open) = &mut self.state {
+            open.txn = Arc::new(open.txn.statement());
+        }
     }
 
     fn check_may_write(&self) -> Result<(), SqlError> {
@@ -483,9 +496,13 @@ impl Session {
     pub fn fail(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle | State::Implicit(_) => State::Idle,
-            State::Block(_) | State::Failed => State::Failed,
+            State::Block(open) => State::Failed((!open.savepoints.is_empty()).then_some(open)),
+            State::Failed(open) => State::Failed(open),
         };
-        self.settings.transaction_ended(false);
+        // The settings of a block that may go on are put back when it does.
+        if !matches!(self.state, State::Failed(Some(_))) {
+            self.settings.transaction_ended(false);
+        }
     }
 }
 

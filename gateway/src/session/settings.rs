@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_planner::error::{SqlError, SqlState};
+use quorate_planner::parse::IsolationLevel;
 use quorate_planner::types::Zone;
 
 /// How a setting's value is read.
@@ -45,12 +46,11 @@ const fn reported(name: &'static str, kind: Kind, default: &'static str) -> Know
 const UTF8: Kind = Kind::OneOf(&["UTF8", "UTF-8", "unicode"]);
 const ISO: Kind = Kind::OneOf(&["ISO, MDY", "ISO", "ISO, DMY", "ISO, YMD", "iso,mdy"]);
 const ONLY_ON: Kind = Kind::OneOf(&["on", "true", "yes", "1"]);
-const ONLY_OFF: Kind = Kind::OneOf(&["off", "false", "no", "0"]);
 const ONLY_ZERO: Kind = Kind::OneOf(&["0"]);
-/// Levels that are offered; `read committed` and `read uncommitted` run as the stronger
-/// `repeatable read`, with a warning.
-const ISOLATION: Kind =
-    Kind::OneOf(&["repeatable read", "read committed", "read uncommitted", "snapshot"]);
+/// As PostgreSQL's; `read uncommitted` runs as `read committed`.
+const ISOLATION: Kind = Kind::OneOf(ISOLATION_LEVELS);
+const ISOLATION_LEVELS: &[&str] =
+    &["repeatable read", "read committed", "read uncommitted", "serializable"];
 
 /// In the order of their names. A new row is all it takes to know one more.
 const TABLE: &[Known] = &[
@@ -60,7 +60,7 @@ const TABLE: &[Known] = &[
     reported("client_encoding", UTF8, "UTF8"),
     known("client_min_messages", Kind::Text, "notice"),
     reported("DateStyle", ISO, "ISO, MDY"),
-    known("default_transaction_deferrable", ONLY_OFF, "off"),
+    known("default_transaction_deferrable", Kind::Bool, "off"),
     known("default_transaction_isolation", ISOLATION, "repeatable read"),
     reported("default_transaction_read_only", Kind::Bool, "off"),
     known("escape_string_warning", Kind::Bool, "on"),
@@ -87,7 +87,7 @@ const TABLE: &[Known] = &[
     known("statement_timeout", Kind::Millis, "0"),
     known("synchronous_commit", ONLY_ON, "on"),
     reported("TimeZone", Kind::Zone, "UTC"),
-    known("transaction_deferrable", ONLY_OFF, "off"),
+    known("transaction_deferrable", Kind::Bool, "off"),
     known("transaction_isolation", ISOLATION, "repeatable read"),
     known("transaction_read_only", Kind::Bool, "off"),
 ];
@@ -109,6 +109,14 @@ pub struct SessionSettings {
     user: String,
     /// The value of `TimeZone`.
     zone: Zone,
+}
+
+/// Settings as they were at a savepoint.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    values: BTreeMap<&'static str, String>,
+    undo: BTreeMap<&'static str, Option<String>>,
+    local: BTreeSet<&'static str>,
 }
 
 fn find(name: &str) -> Result<&'static Known, SqlError> {
@@ -166,6 +174,9 @@ impl SessionSettings {
         match set {
             Some(value) => value.clone(),
             None if known.name == "session_authorization" => self.user.clone(),
+            None if known.name == "transaction_isolation" => {
+                self.get("default_transaction_isolation").unwrap_or_default()
+            }
             None => known.default.to_string(),
         }
     }
@@ -275,6 +286,31 @@ impl SessionSettings {
         if set { self.is_on("transaction_read_only") } else { self.default_read_only() }
     }
 
+    /// The level of the open transaction, or of the next.
+    pub fn isolation(&self) -> IsolationLevel {
+        match self.get("transaction_isolation").as_deref() {
+            Ok("serializable") => IsolationLevel::Serializable,
+            Ok("read committed" | "read uncommitted") => IsolationLevel::ReadCommitted,
+            _ => IsolationLevel::RepeatableRead,
+        }
+    }
+
+    /// What a savepoint keeps of the settings.
+    pub fn saved(&self) -> Saved {
+        Saved { values: self.values.clone(), undo: self.undo.clone(), local: self.local.clone() }
+    }
+
+    /// Back to what a savepoint kept.
+    pub fn back_to(&mut self, saved: &Saved) {
+        let names = self.values.keys().chain(saved.values.keys());
+        let changed = names.filter(|name| self.values.get(*name) != saved.values.get(*name));
+        self.changed.extend(changed.copied().collect::<Vec<_>>());
+        self.values.clone_from(&saved.values);
+        self.undo.clone_from(&saved.undo);
+        self.local.clone_from(&saved.local);
+        self.find_zone();
+    }
+
     /// Longest a statement may take.
     pub fn statement_timeout(&self) -> Option<Duration> {
         let millis = self.get("statement_timeout").ok()?.parse().ok()?;
@@ -313,6 +349,9 @@ fn check(known: &Known, value: &str) -> Result<String, SqlError> {
             .map(|allowed| shown(known, values, allowed))
             .ok_or_else(|| {
                 let wanted = values[0];
+                if values == ISOLATION_LEVELS {
+                    return invalid();
+                }
                 SqlError::new(
                     SqlState::FEATURE_NOT_SUPPORTED,
                     format!("\"{}\" = \"{value}\" is not supported", known.name),
@@ -330,10 +369,10 @@ fn check(known: &Known, value: &str) -> Result<String, SqlError> {
     }
 }
 
-/// Spellings of the only value are shown as that value; isolation levels as the one they run as.
+/// Spellings of the only value are shown as that value.
 fn shown(known: &Known, values: &[&str], allowed: &str) -> String {
     match known.name {
-        "application_name" => allowed.to_string(),
+        "transaction_isolation" | "default_transaction_isolation" => allowed.to_string(),
         _ => values[0].to_string(),
     }
 }
@@ -375,9 +414,8 @@ mod tests {
         let state = |r: Result<(), SqlError>| r.unwrap_err().sqlstate;
         let refused = SqlState::FEATURE_NOT_SUPPORTED;
         assert_eq!(state(s.set("lock_timeout", Some("5"), false, false)), refused);
-        let serializable =
-            s.set("default_transaction_isolation", Some("serializable"), false, false);
-        assert_eq!(state(serializable), refused);
+        let chaos = s.set("default_transaction_isolation", Some("chaos"), false, false);
+        assert_eq!(state(chaos), SqlState::INVALID_PARAMETER_VALUE);
         assert_eq!(state(s.set("nonsense", Some("1"), false, false)), SqlState::UNDEFINED_OBJECT);
         let fixed = s.set("server_version", Some("16"), false, false);
         assert_eq!(state(fixed), SqlState::CANT_CHANGE_RUNTIME_PARAM);

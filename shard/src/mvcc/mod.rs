@@ -68,6 +68,8 @@ impl ReadAt {
 pub enum Read {
     /// Its value then; `None`: it did not exist.
     Value(Option<Bytes>),
+    /// The same, but it was changed after that.
+    Older(Option<Bytes>),
     /// It cannot be said yet.
     Blocked(Blocked),
 }

@@ -74,7 +74,8 @@ pub(super) fn judge(
         return Read::Blocked(Blocked::Uncertain { event_ts, local_ts });
     }
     let visible = first.filter(|interval| interval.visible_at(at.read_ts()));
-    Read::Value(visible.map(|interval| interval.value))
+    let value = visible.map(|interval| interval.value);
+    if event.is_some() { Read::Older(value) } else { Read::Value(value) }
 }
 
 /// The interval of the key with the least end above `ts`.

@@ -210,8 +210,8 @@ impl<'a> Scanner<'a> {
         let at = &self.request.at;
         let first = first_interval_after(self.view, key, at.read_ts())?;
         match judge(at, first, current) {
-            Read::Value(None) => Ok(Step::Go),
-            Read::Value(Some(value)) => {
+            Read::Value(None) | Read::Older(None) => Ok(Step::Go),
+            Read::Value(Some(value)) | Read::Older(Some(value)) => {
                 self.given.rows += 1;
                 self.given.bytes += (key.len() + value.len()) as u64;
                 if row(key, &value) && !self.limit_reached() {

@@ -46,7 +46,8 @@ impl Model {
             return Read::Blocked(Blocked::Uncertain { event_ts, local_ts: local_of(event_ts) });
         }
         let seen = events.iter().rev().find(|(ts, _)| *ts <= at.window.read_ts.0);
-        Read::Value(seen.and_then(|(_, value)| value.clone()))
+        let value = seen.and_then(|(_, value)| value.clone());
+        if next.is_some() { Read::Older(value) } else { Read::Value(value) }
     }
 
     fn all_keys(&self, span: &KeySpan) -> Vec<Bytes> {
@@ -186,8 +187,8 @@ fn expected(model: &Model, request: &ScanRequest) -> String {
     let mut seen = String::new();
     for key in keys {
         match model.read(&key, &request.at) {
-            Read::Value(None) => {}
-            Read::Value(Some(value)) => {
+            Read::Value(None) | Read::Older(None) => {}
+            Read::Value(Some(value)) | Read::Older(Some(value)) => {
                 seen += &format!("{}={:?} ", key.escape_ascii(), &value[..]);
             }
             Read::Blocked(why) => return seen + &format!("{} {why:?}", key.escape_ascii()),
@@ -316,7 +317,7 @@ fn absent_key_below_the_watermark_asks_history() {
     };
     let snapshot = engine.snapshot();
     let read = |at: ReadAt| get(&*snapshot, &key_of(0), &at).expect("reads");
-    assert_eq!(read(at(15, 20)), Read::Value(Some(Bytes::from_static(&[7, 7]))));
+    assert_eq!(read(at(15, 20)), Read::Older(Some(Bytes::from_static(&[7, 7]))));
     assert_eq!(read(at(20, 20)), Read::Value(None));
     assert_eq!(read(at(15, 15)), Read::Value(None), "what a wrong watermark would hide");
 }

@@ -210,8 +210,8 @@ impl Cluster {
             txn_id: Bytes::new(),
             read_ts: self.any().clock().now().0,
             uncertain_upto: 0,
-            observed: 0,
             keys: vec![Bytes::copy_from_slice(key)],
+            ..pb::ReadRequest::default()
         };
         match self.send(key, Ask::Read(request)).await? {
             Answer::Read(answer) => {

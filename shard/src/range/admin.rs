@@ -113,13 +113,9 @@ impl Replica {
             }
             proposed?
         };
-        let outcome = self.applied(waiter, deadline).await;
-        if outcome.as_ref().is_err_and(|error| !is_unknown(error)) {
-            // It did not happen and will not.
-            self.core.lock().splitting = None;
-            self.changed.notify_waiters();
-        }
-        outcome
+        // The mark goes when the command is applied, as a split or as nothing, or is known to be
+        // lost; whoever wakes up here later may find the mark of another split.
+        self.applied(waiter, deadline).await
     }
 
     pub(crate) async fn transfer(
@@ -217,10 +213,6 @@ impl Replica {
         }
         self.raise_floors(safe_point, txn_floor, deadline).await
     }
-}
-
-fn is_unknown(error: &pb::RangeError) -> bool {
-    error.retry_class() == quorate_proto::RetryClass::Unknown
 }
 
 #[cfg(test)]

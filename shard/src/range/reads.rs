@@ -106,6 +106,12 @@ impl Replica {
         Ok(Ok(Begun { term, window }))
     }
 
+    /// What was heard of another node's clock says nothing here (rule R3): an address may have been
+    /// wrong.
+    fn observed_here(&self, observed: u64, node: u64) -> u64 {
+        if node == self.node.id().0 { observed } else { 0 }
+    }
+
     /// Rule R4.
     fn check_safe_point(&self, read_ts: Timestamp) -> Result<(), pb::RangeError> {
         let safe_point = self.safe_point();
@@ -183,7 +189,8 @@ impl Replica {
     pub(crate) fn read(&self, epoch: Option<pb::Epoch>, request: &pb::ReadRequest) -> Tried {
         let what = ReadSet::Keys(&request.keys);
         let own = owner(&request.txn_id)?;
-        let asked = Window::asked(request.read_ts, request.uncertain_upto, request.observed);
+        let observed = self.observed_here(request.observed, request.observed_node);
+        let asked = Window::asked(request.read_ts, request.uncertain_upto, observed);
         let begun = match self.begin(epoch, what, asked, own)? {
             Ok(begun) => begun,
             Err(wait) => return Ok(wait),
@@ -193,7 +200,8 @@ impl Replica {
         let at = self.at(&begun);
         for key in &request.keys {
             match mvcc::get(&*snapshot, key, &at).map_err(|e| self.broken(&e))? {
-                Read::Value(value) => values.push(read_value(value)),
+                Read::Value(value) => values.push(read_value(value, false)),
+                Read::Older(value) => values.push(read_value(value, true)),
                 Read::Blocked(why) => {
                     self.still_leads(begun.term)?;
                     return Err(self.blocked(key, why));
@@ -215,7 +223,8 @@ impl Replica {
         let span = Span { start: request.start.clone(), end };
         let what = ReadSet::Span(&span);
         let own = owner(&request.txn_id)?;
-        let asked = Window::asked(request.read_ts, request.uncertain_upto, request.observed);
+        let observed = self.observed_here(request.observed, request.observed_node);
+        let asked = Window::asked(request.read_ts, request.uncertain_upto, observed);
         let begun = match self.begin(epoch, what, asked, own)? {
             Ok(begun) => begun,
             Err(wait) => return Ok(wait),
@@ -392,8 +401,9 @@ impl Replica {
     }
 }
 
-fn read_value(value: Option<Bytes>) -> pb::ReadValue {
-    pb::ReadValue { present: value.is_some(), value: value.unwrap_or_default(), commit_ts: 0 }
+fn read_value(value: Option<Bytes>, changed: bool) -> pb::ReadValue {
+    let (present, value) = (value.is_some(), value.unwrap_or_default());
+    pb::ReadValue { present, value, commit_ts: 0, changed }
 }
 
 fn limits(request: &pb::ScanRequest) -> ScanLimits {

@@ -153,10 +153,12 @@ impl LeaderState {
     /// handed over (L2), with that leader's clock then. Nothing is proposed until the clock has
     /// passed it.
     ///
-    /// No earlier leader's clock told a later time for an event than the greater of the two (R3):
-    /// a clock is at most the greatest offset ahead of ours when its lease ends; and who handed
-    /// over had proposed nothing before its own clock had passed its own bound, which its
-    /// `max_read_ts` is not below.
+    /// No earlier leader told a later time for an event than the greater of the two (R3). Without
+    /// a hand-over: every event of theirs was chosen before we were elected, by a clock that a
+    /// majority's did not refuse as further ahead than the greatest offset, and we have waited for
+    /// a lease since. With one: its own events are before the clock it handed; and it had proposed
+    /// nothing before its own clock had passed its own bound, which its `max_read_ts` is not below.
+    /// A merge will have to raise it, too.
     pub fn ready(&mut self, max_read_ts: Timestamp, handed_clock: Option<Timestamp>) {
         self.max_read_ts = self.max_read_ts.max(max_read_ts);
         self.others_upto = max_read_ts.max(handed_clock.unwrap_or(Timestamp::ZERO));

@@ -1,0 +1,57 @@
+//! The snapshot a transaction reads, or under READ COMMITTED one of its statements: when, what may
+//! have been before it, and what was read of it so far.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_proto::{NodeId, Timestamp};
+use quorate_txn::clock::NodeClock;
+
+use super::observed::Observed;
+use super::reads::ReadSet;
+
+/// A snapshot.
+///
+/// # Invariants
+/// * Everything in `reads` was read at `read_ts`, or shown unchanged up to it: a read that comes
+///   back after the timestamp has moved is thrown away, and what came back while earlier reads
+///   were checked is checked too.
+/// * `observed` holds clocks heard since the snapshot was taken (rule R3).
+#[derive(Debug)]
+pub struct Snapshot {
+    /// When.
+    pub times: Mutex<Times>,
+    /// What was heard of the clocks of nodes.
+    pub observed: Observed,
+}
+
+/// When a snapshot is read.
+#[derive(Debug)]
+pub struct Times {
+    /// Events up to and including it are seen.
+    pub read_ts: Timestamp,
+    /// Events above it up to and including this may have been before the snapshot (rule R2).
+    pub uncertain_upto: Timestamp,
+    /// What was read.
+    pub reads: ReadSet,
+    /// Keys found to have been changed after `read_ts`: they cannot be written any more.
+    pub changed: BTreeSet<Bytes>,
+}
+
+impl Snapshot {
+    /// The snapshot of now, by the clock of node `own` if it has one.
+    pub fn now(clock: &NodeClock, own: Option<NodeId>) -> Self {
+        let read_ts = clock.now();
+        let uncertain_upto = read_ts.bound_after(clock.max_offset());
+        Self {
+            times: Mutex::new(Times {
+                read_ts,
+                uncertain_upto,
+                reads: ReadSet::default(),
+                changed: BTreeSet::new(),
+            }),
+            observed: Observed::since(own, read_ts),
+        }
+    }
+}
