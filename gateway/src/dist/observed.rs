@@ -21,8 +21,8 @@ impl Observed {
         Self(Mutex::new(own.map(|own| (own, read_ts)).into_iter().collect()))
     }
 
-    /// A reply of a node carried its clock. The node is the one that says so itself: another one may
-    /// have been asked.
+    /// A reply of a node carried its clock. The node is the one that says so itself: another one
+    /// may have been asked.
     pub fn note(&self, node: NodeId, clock: Timestamp) {
         self.0.lock().entry(node).or_insert(clock);
     }
