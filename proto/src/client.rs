@@ -22,6 +22,10 @@ use crate::service::NodeService;
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a peer is asked whether it is there, and how long it may take to say so. One that is
+/// frozen or cut off breaks no connection by itself.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Added to a call's own timeout for the way there and back.
 const TRAVEL_ALLOWANCE: Duration = Duration::from_millis(500);
 /// For calls that name no timeout.
@@ -116,6 +120,9 @@ impl RemoteNode {
         Endpoint::from_shared(format!("http://{addr}"))
             .map_err(|e| unreachable(e.to_string()))?
             .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
             .tcp_nodelay(true)
             .connect()
             .await

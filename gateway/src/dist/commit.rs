@@ -51,6 +51,8 @@ pub struct CommitMetrics {
     pub clock_waits: AtomicU64,
     /// Consensus rounds that clients waited for: rounds of proposing requests before the answer.
     pub consensus_rounds: AtomicU64,
+    /// Statements outside a block that were run again after `40001`.
+    pub repeated: AtomicU64,
     /// Transactions of others that were finished here.
     pub recoveries: AtomicU64,
 }

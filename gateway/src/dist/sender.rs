@@ -63,6 +63,8 @@ pub struct Sender {
     clock: Arc<NodeClock>,
     cluster_id: Bytes,
     cache: Mutex<RangeCache>,
+    /// Nodes that did not answer the last call in time, and until when others are asked rather.
+    doubted: Mutex<BTreeMap<NodeId, Duration>>,
     /// Counters.
     pub metrics: SenderMetrics,
 }
@@ -75,6 +77,7 @@ impl Sender {
             clock,
             cluster_id,
             cache: Mutex::new(RangeCache::default()),
+            doubted: Mutex::default(),
             metrics: SenderMetrics::default(),
         }
     }
@@ -110,7 +113,14 @@ impl Sender {
             node: to_node.map(|body| pb::NodeRequest { body: Some(body) }),
             direct: false,
         };
-        let reply = service.call(call).await?;
+        let reply = match service.call(call).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                self.doubted.lock().insert(node, self.clock.monotonic() + DOUBT);
+                return Err(error);
+            }
+        };
+        self.doubted.lock().remove(&node);
         if let Err(e) = self.clock.observe(quorate_proto::Timestamp(reply.clock)) {
             // Rule T3: one of the two clocks is wrong; what was read may be stale.
             tracing::warn!(%node, error = %e, "clock of a reply refused");
@@ -161,7 +171,9 @@ impl Sender {
     ) -> Result<pb::RangeRoute, Failure> {
         let mut why = String::from("no node is known");
         for attempt in 0..LOCATE_ATTEMPTS {
-            for node in self.connector.nodes() {
+            let (sure, doubted): (Vec<_>, Vec<_>) =
+                self.connector.nodes().into_iter().partition(|node| !self.doubts(*node));
+            for node in sure.into_iter().chain(doubted) {
                 let body = node_request::Body::Locate(pb::LocateRequest {
                     start: Bytes::copy_from_slice(start),
                     end: Bytes::copy_from_slice(end),
@@ -313,15 +325,34 @@ impl Sender {
         }
     }
 
-    /// The node to ask: the leader, or any replica that can be reached while it is not known.
+    /// The node to ask: the leader, or any replica while it is not known or does not answer.
     fn target(&self, route: &pb::RangeRoute) -> Option<NodeId> {
-        if route.leader_node_id != 0 {
-            return Some(NodeId(route.leader_node_id));
+        let leader = (route.leader_node_id != 0).then_some(NodeId(route.leader_node_id));
+        if let Some(leader) = leader.filter(|leader| !self.doubts(*leader)) {
+            return Some(leader);
         }
         let replicas = &route.descriptor.as_ref()?.replicas;
+        let nodes = || replicas.iter().map(|replica| NodeId(replica.node_id));
+        let mut sure: Vec<NodeId> = nodes().filter(|node| !self.doubts(*node)).collect();
+        if sure.is_empty() {
+            sure = leader.map_or_else(|| nodes().collect(), |leader| vec![leader]);
+        }
         let turn = usize::try_from(self.metrics.calls.load(Ordering::Relaxed)).unwrap_or(0);
-        let n = replicas.len();
-        (n > 0).then(|| NodeId(replicas[turn % n].node_id))
+        sure.get(turn.checked_rem(sure.len())?).copied()
+    }
+
+    /// Whether a node is better not asked now: a call to one that is frozen takes seconds to fail.
+    /// When the doubt ends, whoever asks first finds out, the others wait for that.
+    fn doubts(&self, node: NodeId) -> bool {
+        let now = self.clock.monotonic();
+        match self.doubted.lock().get_mut(&node) {
+            None => false,
+            Some(until) if now < *until => true,
+            Some(until) => {
+                *until = now + ATTEMPT_TIMEOUT;
+                false
+            }
+        }
     }
 
     /// Corrects the cache from an error.
@@ -372,6 +403,8 @@ impl Sender {
     }
 }
 
+/// How long a node that did not answer is not asked if another one can be.
+const DOUBT: Duration = Duration::from_secs(2);
 /// Rounds over all nodes before a range counts as not to be found.
 const LOCATE_ATTEMPTS: u32 = 40;
 /// Routes asked for at a time.
@@ -429,6 +462,7 @@ mod tests {
     struct Pair {
         route: Mutex<pb::RangeRoute>,
         first_is_down: AtomicBool,
+        calls_to_first: AtomicU64,
     }
 
     struct Member(Arc<Pair>, NodeId);
@@ -437,6 +471,9 @@ mod tests {
     impl NodeService for Member {
         async fn call(&self, call: pb::Call) -> Result<pb::Reply, CallError> {
             let Self(pair, id) = self;
+            if *id == NodeId(1) {
+                pair.calls_to_first.fetch_add(1, Ordering::Relaxed);
+            }
             if *id == NodeId(1) && pair.first_is_down.load(Ordering::Relaxed) {
                 let why = String::from("it is down");
                 return Err(CallError::Unreachable { node: id.to_string(), why });
@@ -490,17 +527,45 @@ mod tests {
         pb::RangeRoute { descriptor: Some(descriptor), leader_node_id }
     }
 
-    /// The route was cached while the range had one replica, and that replica's node dies.
-    #[tokio::test]
-    async fn a_route_whose_replicas_are_all_silent_is_located_anew() {
-        let pair = Pair { route: Mutex::new(route(&[1], 1)), first_is_down: AtomicBool::default() };
-        let pair = Arc::new(pair);
+    fn pair_led_by_the_first(replicas: &[u64]) -> (Arc<Pair>, Sender, Outgoing) {
+        let pair = Arc::new(Pair {
+            route: Mutex::new(route(replicas, 1)),
+            first_is_down: AtomicBool::default(),
+            calls_to_first: AtomicU64::default(),
+        });
         let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
         let sender = Sender::new(Arc::new(Both(pair.clone())), Arc::new(clock), Bytes::new());
         let beat =
             pb::HeartbeatRequest { txn_id: TxnId(1).to_bytes(), ..pb::HeartbeatRequest::default() };
         let key = Bytes::from("k");
-        let request = Outgoing { key, body: range_request::Body::Heartbeat(beat) };
+        (pair, sender, Outgoing { key, body: range_request::Body::Heartbeat(beat) })
+    }
+
+    /// A call to a frozen node takes seconds to fail: only one finds that out.
+    #[tokio::test]
+    async fn a_node_that_did_not_answer_is_not_asked_while_others_can_be() {
+        let (pair, sender, request) = pair_led_by_the_first(&[1, 2]);
+        let patience = Duration::from_secs(5);
+        sender.settle(request.clone(), patience).await.expect("the first node leads");
+        pair.first_is_down.store(true, Ordering::Relaxed);
+        let before = pair.calls_to_first.load(Ordering::Relaxed);
+        let asked = || pair.calls_to_first.load(Ordering::Relaxed) - before;
+        for _ in 0..20 {
+            // The second node still takes the first for the leader.
+            sender.round(vec![request.clone()], ATTEMPT_TIMEOUT).await;
+        }
+        assert_eq!(asked(), 1);
+        *pair.route.lock() = route(&[1, 2], 2);
+        for _ in 0..20 {
+            sender.settle(request.clone(), patience).await.expect("the second node leads");
+        }
+        assert_eq!(asked(), 1);
+    }
+
+    /// The route was cached while the range had one replica, and that replica's node dies.
+    #[tokio::test]
+    async fn a_route_whose_replicas_are_all_silent_is_located_anew() {
+        let (pair, sender, request) = pair_led_by_the_first(&[1]);
         let patience = Duration::from_secs(5);
         sender.settle(request.clone(), patience).await.expect("the first node leads");
         *pair.route.lock() = route(&[1, 2], 2);

@@ -20,6 +20,7 @@ use quorate_planner::parse::{Statement, StatementKind};
 use quorate_planner::types::{Format, zone};
 use tokio::sync::Notify;
 
+use super::again::Replay;
 use super::extended::Extended;
 use super::reply;
 use super::wire::{Phase, Wire, WireError};
@@ -34,7 +35,9 @@ pub struct Connection {
     pub(super) session: Session,
     pub(super) extended: Extended,
     cancelled: Arc<Notify>,
-    held: Option<usize>,
+    pub(super) held: Option<usize>,
+    /// The statement of the extended protocol that is the open transaction.
+    pub(super) replay: Option<Replay>,
     skipping_to_sync: bool,
     scratch: Vec<u8>,
 }
@@ -57,6 +60,7 @@ impl Connection {
             extended: Extended::default(),
             cancelled,
             held: None,
+            replay: None,
             skipping_to_sync: false,
             scratch: Vec::new(),
         }
@@ -162,7 +166,7 @@ impl Connection {
 
     /// Commits what an implicit transaction has gathered; what was held back goes out or is taken
     /// back.
-    async fn end_implicit(&mut self) -> Result<(), Failure> {
+    pub(super) async fn end_implicit(&mut self) -> Result<(), Failure> {
         let result = self.session.finish_implicit().await;
         let held = self.held.take();
         if let Err(error) = result {
@@ -175,7 +179,7 @@ impl Connection {
     }
 
     async fn sync(&mut self) -> Result<(), Failure> {
-        match self.end_implicit().await {
+        match self.end_repeatable().await {
             Err(Failure::Sql(error)) => self.report(&error)?,
             other => other?,
         }
@@ -204,6 +208,13 @@ impl Connection {
 
     async fn simple_statements(&mut self, text: &str) -> Result<(), Failure> {
         let statements = self.session.split(text)?;
+        match statements.as_slice() {
+            [only] if self.may_repeat(&only.kind) => self.simple_statement(only).await,
+            _ => self.simple_run(statements).await,
+        }
+    }
+
+    pub(super) async fn simple_run(&mut self, statements: Vec<Statement>) -> Result<(), Failure> {
         let last = statements.len().saturating_sub(1);
         for (i, statement) in statements.into_iter().enumerate() {
             let ready = self.prepare(statement, &[]).await?;
@@ -358,9 +369,24 @@ impl Connection {
     }
 
     async fn execute(&mut self, name: String, max_rows: i32) -> Result<(), Failure> {
+        let limit = usize::try_from(max_rows).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
+        self.replay = None;
+        let alone = limit == usize::MAX && self.session.is_idle();
+        match alone.then(|| self.extended.bound(&name)).flatten() {
+            Some(bound) if self.may_repeat(bound.ready.kind()) => {
+                self.execute_repeatable(name, bound).await
+            }
+            _ => self.execute_portal(name, limit).await,
+        }
+    }
+
+    pub(super) async fn execute_portal(
+        &mut self,
+        name: String,
+        limit: usize,
+    ) -> Result<(), Failure> {
         // The portal is out of the map while it runs and goes back unless it fails.
         let mut portal = self.extended.take_portal(&name)?;
-        let limit = usize::try_from(max_rows).ok().filter(|n| *n > 0).unwrap_or(usize::MAX);
         if portal.rows.is_none() && portal.tag.is_none() {
             let ready = portal.ready.clone();
             match self.run(&ready, std::mem::take(&mut portal.params)).await? {

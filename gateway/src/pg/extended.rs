@@ -36,7 +36,36 @@ pub struct Portal {
     pub sent: usize,
 }
 
+/// What a portal is made of, to be made again.
+pub struct Bound {
+    /// Its statement.
+    pub ready: Arc<Ready>,
+    /// Its parameters.
+    pub params: Params,
+    /// How each result column travels.
+    pub formats: Vec<Format>,
+}
+
+impl Bound {
+    /// A portal that has not run.
+    pub fn portal(&self) -> Portal {
+        let (ready, params, formats) =
+            (self.ready.clone(), self.params.clone(), self.formats.clone());
+        Portal { ready, params, formats, rows: None, tag: None, sent: 0 }
+    }
+}
+
 impl Extended {
+    /// What a portal is made of that has not run yet.
+    pub fn bound(&self, name: &str) -> Option<Bound> {
+        let portal = self.portals.get(name)?;
+        (portal.rows.is_none() && portal.tag.is_none()).then(|| Bound {
+            ready: portal.ready.clone(),
+            params: portal.params.clone(),
+            formats: portal.formats.clone(),
+        })
+    }
+
     /// A prepared statement.
     pub fn statement(&self, name: &str) -> Option<&Arc<Ready>> {
         self.statements.get(name)

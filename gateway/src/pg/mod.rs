@@ -2,8 +2,9 @@
 //!
 //! * [`wire`]: bytes of one connection. * [`startup`]: its first messages. * [`connection`]: the
 //!   loop. * [`extended`]: prepared statements and portals. * [`reply`]: what goes out.
-//!   * [`shape`]: what may come in. * [`cancel`]: cancel requests.
+//!   * `again`: statements that are run again. * [`shape`]: what may come in. * [`cancel`]: cancel requests.
 
+mod again;
 pub mod cancel;
 pub mod connection;
 pub mod extended;

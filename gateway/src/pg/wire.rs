@@ -58,12 +58,21 @@ pub struct Wire {
     socket: TcpStream,
     input: BytesMut,
     output: BytesMut,
+    /// How often output was written out.
+    flushes: u64,
+}
+
+/// A place in the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    flushes: u64,
+    at: usize,
 }
 
 impl Wire {
     /// Speaks over this socket.
     pub fn new(socket: TcpStream) -> Self {
-        Self { socket, input: BytesMut::new(), output: BytesMut::new() }
+        Self { socket, input: BytesMut::new(), output: BytesMut::new(), flushes: 0 }
     }
 
     /// Whether the bytes of another whole message have come already.
@@ -122,6 +131,20 @@ impl Wire {
         self.output.truncate(mark);
     }
 
+    /// The end of the output now.
+    pub fn mark(&self) -> Mark {
+        Mark { flushes: self.flushes, at: self.output.len() }
+    }
+
+    /// Takes back what was put since a mark, unless some of it was written out already.
+    pub fn back_to(&mut self, mark: Mark) -> bool {
+        let whole = mark.flushes == self.flushes && mark.at <= self.output.len();
+        if whole {
+            self.output.truncate(mark.at);
+        }
+        whole
+    }
+
     /// Writes out when much has gathered; waits while the client is slow.
     pub async fn relieve(&mut self) -> Result<bool, WireError> {
         if self.output.len() < OUT_BYTES_MAX {
@@ -134,6 +157,7 @@ impl Wire {
     /// Writes everything out.
     pub async fn flush(&mut self) -> Result<(), WireError> {
         if !self.output.is_empty() {
+            self.flushes += 1;
             self.socket.write_all(&self.output).await?;
             if self.output.capacity() > 2 * OUT_BYTES_MAX {
                 self.output = BytesMut::new();

@@ -18,6 +18,7 @@ mod settings;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use datafusion::common::ScalarValue;
 use quorate_planner::catalog::{CatalogSnapshot, IndexState, TableId};
@@ -214,6 +215,21 @@ impl Session {
             State::Block(_) => Status::InTransaction,
             State::Failed(_) => Status::Failed,
         }
+    }
+
+    /// Whether no transaction is open, not even one of what came before the next `Sync`.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle)
+    }
+
+    /// Whether a statement of its own that lost a race is run again.
+    pub fn repeats_statements(&self) -> bool {
+        self.settings.repeats_statements()
+    }
+
+    /// A statement is run again.
+    pub fn count_repetition(&self) {
+        self.gateway.dist().commits.repeated.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether a transaction block is open.

@@ -77,6 +77,7 @@ const TABLE: &[Known] = &[
     known("lc_messages", Kind::Text, "C"),
     known("lock_timeout", ONLY_ZERO, "0"),
     known("max_identifier_length", Kind::Fixed, "63"),
+    known("quorate.repeat_statements", Kind::Bool, "on"),
     known("row_security", Kind::Bool, "on"),
     known("search_path", Kind::Text, "\"$user\", public"),
     reported("server_encoding", Kind::Fixed, "UTF8"),
@@ -293,6 +294,11 @@ impl SessionSettings {
             Ok("read committed" | "read uncommitted") => IsolationLevel::ReadCommitted,
             _ => IsolationLevel::RepeatableRead,
         }
+    }
+
+    /// Whether statements outside a block that lost a race are run again.
+    pub fn repeats_statements(&self) -> bool {
+        self.is_on("quorate.repeat_statements")
     }
 
     /// What a savepoint keeps of the settings.

@@ -79,6 +79,10 @@ async fn drivers_find_what_they_rely_on() {
     let _alone = cluster::alone().await;
     let demo = Demo::start(&[]).expect("the demo starts");
     drivers::all(demo.url()).await;
+    // Better than PostgreSQL, which refuses these.
+    for level in ["repeatable read", "serializable"] {
+        drivers::statements_on_one_row_all_succeed(demo.url(), level).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

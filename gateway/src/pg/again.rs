@@ -1,0 +1,137 @@
+//! Statements outside a block that lost a race (`40001`) are run again before their client hears of
+//! it.
+//!
+//! # Invariants
+//! * Nothing of what such a statement gave was written out: it is taken back from the output.
+//! * What ended with `40001` was not committed, and the next attempt is a transaction of its own id
+//!   (P12). An unknown outcome (`40003`) is never tried again.
+
+use std::time::Duration;
+
+use quorate_planner::error::{SqlError, SqlState};
+use quorate_planner::parse::{Statement, StatementKind};
+
+use super::connection::{Connection, Failure};
+use super::extended::Bound;
+use super::wire::Mark;
+use crate::runtime;
+
+/// Attempts of one statement; with the pauses between them two or three seconds.
+const ATTEMPTS_MAX: u32 = 50;
+/// The longest pause between two attempts.
+const PAUSE_MAX: Duration = Duration::from_millis(64);
+
+/// A statement of the extended protocol that may have to be run again at `Sync`.
+pub(super) struct Replay {
+    /// The name of its portal.
+    pub name: String,
+    /// What its portal is made of.
+    pub bound: Bound,
+    /// The output before it.
+    pub before: Mark,
+    /// The output after it: anything else that came since would be lost.
+    pub after: Mark,
+}
+
+/// The attempts of one statement so far.
+#[derive(Debug, Default)]
+pub(super) struct Attempts(u32);
+
+impl Attempts {
+    /// Whether an error may be answered by another attempt.
+    fn left(&self, error: &SqlError) -> bool {
+        error.sqlstate == SqlState::SERIALIZATION_FAILURE && self.0 < ATTEMPTS_MAX
+    }
+
+    /// A random pause, so that those who met do not meet again.
+    async fn pause(&mut self) {
+        let longest = Duration::from_millis(1 << self.0.min(10)).min(PAUSE_MAX);
+        self.0 += 1;
+        let micros = longest.as_micros().max(1);
+        let pause = runtime::random_u128() % micros;
+        runtime::pause(Duration::from_micros(u64::try_from(pause).unwrap_or(0))).await;
+    }
+}
+
+impl Connection {
+    /// Whether a statement that comes now is a transaction of its own that may be tried again.
+    pub(super) fn may_repeat(&self, kind: &StatementKind) -> bool {
+        matches!(kind, StatementKind::Plan | StatementKind::Execute { .. })
+            && self.session.is_idle()
+            && self.session.repeats_statements()
+    }
+
+    /// After an error: `Ok` if the statement shall be run once more, its output taken back.
+    pub(super) async fn once_more(
+        &mut self,
+        failure: Failure,
+        before: Mark,
+        attempts: &mut Attempts,
+    ) -> Result<(), Failure> {
+        match &failure {
+            Failure::Sql(error) if attempts.left(error) && self.wire.back_to(before) => {}
+            _ => return Err(failure),
+        }
+        self.held = None;
+        self.session.fail();
+        self.session.count_repetition();
+        attempts.pause().await;
+        Ok(())
+    }
+
+    /// A text with one statement that is a transaction of its own.
+    pub(super) async fn simple_statement(&mut self, only: &Statement) -> Result<(), Failure> {
+        let (before, mut attempts) = (self.wire.mark(), Attempts::default());
+        loop {
+            match self.simple_run(vec![only.clone()]).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => self.once_more(failure, before, &mut attempts).await?,
+            }
+        }
+    }
+
+    /// Runs a portal as often as it takes, and remembers it for `Sync`.
+    pub(super) async fn execute_repeatable(
+        &mut self,
+        name: String,
+        bound: Bound,
+    ) -> Result<(), Failure> {
+        let before = self.wire.mark();
+        self.execute_until_done(&name, &bound, before).await?;
+        let after = self.wire.mark();
+        self.replay = Some(Replay { name, bound, before, after });
+        Ok(())
+    }
+
+    /// Runs a portal that is in the map, then anew as often as it fails for a race.
+    async fn execute_until_done(
+        &mut self,
+        name: &str,
+        bound: &Bound,
+        before: Mark,
+    ) -> Result<(), Failure> {
+        let mut attempts = Attempts::default();
+        while let Err(failure) = self.execute_portal(name.to_owned(), usize::MAX).await {
+            self.once_more(failure, before, &mut attempts).await?;
+            self.put_fresh(name, bound);
+        }
+        Ok(())
+    }
+
+    fn put_fresh(&mut self, name: &str, bound: &Bound) {
+        self.extended.put_portal(name.to_owned(), bound.portal());
+    }
+
+    /// Ends the implicit transaction; if it lost a race and is of one statement, that is run again.
+    pub(super) async fn end_repeatable(&mut self) -> Result<(), Failure> {
+        let replay = self.replay.take().filter(|replay| replay.after == self.wire.mark());
+        let mut attempts = Attempts::default();
+        while let Err(failure) = self.end_implicit().await {
+            let Some(Replay { name, bound, before, .. }) = &replay else { return Err(failure) };
+            self.once_more(failure, *before, &mut attempts).await?;
+            self.put_fresh(name, bound);
+            self.execute_until_done(name, bound, *before).await?;
+        }
+        Ok(())
+    }
+}
