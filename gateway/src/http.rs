@@ -89,6 +89,7 @@ impl Gateway {
             ("commit_clock_waits", count(&commits.clock_waits)),
             ("commit_consensus_rounds", count(&commits.consensus_rounds)),
             ("repeated_statements", count(&commits.repeated)),
+            ("replayed_transactions", count(&commits.replayed)),
             ("recoveries", count(&commits.recoveries)),
             ("plan_cache_hits", cache.hits as f64),
             ("plan_cache_misses", cache.misses as f64),

@@ -465,9 +465,66 @@ pub async fn statements_on_one_row_all_succeed(url: &str, level: &str) {
     assert_eq!(row.get::<_, i32>(0), i32::try_from(CLIENTS * EACH).expect("it is small"));
 }
 
+/// Blocks that meet at one row, whose clients were shown nothing that is different when they are run
+/// again: nobody is refused, and none is lost.
+pub async fn blocks_on_one_row_all_succeed(url: &str, level: &str) {
+    const CLIENTS: usize = 6;
+    const EACH: usize = 15;
+    let client = session(url).await;
+    fresh_table(&client, "one_block", "id int primary key, v int").await;
+    run(&client, "INSERT INTO one_block VALUES (0, 0)").await;
+    let add = |n: usize| async move {
+        let client = session(url).await;
+        run(&client, &format!("SET default_transaction_isolation = '{level}'")).await;
+        let add = "UPDATE one_block SET v = v + $1 WHERE id = 0";
+        let add = client.prepare(add).await.expect("it is prepared");
+        let own = "INSERT INTO one_block VALUES ($1, $2) RETURNING id, v";
+        let own = client.prepare(own).await.expect("it is prepared");
+        for i in 0..EACH {
+            let id = i32::try_from(1 + n * EACH + i).expect("it is small");
+            run(&client, "BEGIN").await;
+            if n.is_multiple_of(2) {
+                run(&client, "UPDATE one_block SET v = v + 1 WHERE id = 0").await;
+                run(&client, &format!("INSERT INTO one_block VALUES ({id}, {n})")).await;
+                run(&client, &format!("SELECT v FROM one_block WHERE id = {id}")).await;
+            } else {
+                assert_eq!(client.execute(&add, &[&1i32]).await.expect("it is updated"), 1);
+                let rows = client.query(&own, &[&id, &7i32]).await.expect("it is inserted");
+                assert_eq!(rows[0].get::<_, i32>(0), id);
+            }
+            run(&client, "COMMIT").await;
+        }
+    };
+    join_all((0..CLIENTS).map(add)).await;
+    let sum = "SELECT v, (SELECT count(*) FROM one_block) FROM one_block WHERE id = 0";
+    let row = client.query_one(sum, &[]).await.expect("the row is there");
+    let all = i32::try_from(CLIENTS * EACH).expect("it is small");
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, i64>(1)), (all, i64::from(all) + 1));
+}
+
+/// A client that was shown what is not so any more is told.
+pub async fn a_block_that_would_show_something_else_is_refused(url: &str) {
+    let (client, other) = (session(url).await, session(url).await);
+    fresh_table(&client, "shown", "id int primary key, v int").await;
+    run(&client, "INSERT INTO shown VALUES (1, 0), (2, 0)").await;
+    for update in ["UPDATE shown SET v = v + 1 WHERE id = 1", "UPDATE shown SET v = 5 WHERE id = 1"]
+    {
+        run(&client, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
+        run(&client, "SELECT v FROM shown WHERE id = 1").await;
+        run(&other, "UPDATE shown SET v = v + 10 WHERE id = 1").await;
+        let refused = client.batch_execute(&format!("{update}; COMMIT")).await;
+        assert_eq!(code(refused), "40001", "{update}");
+        run(&client, "ROLLBACK").await;
+    }
+    let row = client.query_one("SELECT v FROM shown WHERE id = 1", &[]).await;
+    assert_eq!(row.expect("the row is there").get::<_, i32>(0), 20);
+}
+
 /// Everything above but the idle sessions.
 pub async fn all(url: &str) {
     statements_on_one_row_all_succeed(url, "read committed").await;
+    blocks_on_one_row_all_succeed(url, "read committed").await;
+    a_block_that_would_show_something_else_is_refused(url).await;
     every_type_travels_in_binary(url).await;
     prepared_statements_are_reused(url).await;
     portals_hand_out_rows_in_portions(url).await;

@@ -53,6 +53,8 @@ pub struct CommitMetrics {
     pub consensus_rounds: AtomicU64,
     /// Statements outside a block that were run again after `40001`.
     pub repeated: AtomicU64,
+    /// Times that blocks were run again after `40001`.
+    pub replayed: AtomicU64,
     /// Transactions of others that were finished here.
     pub recoveries: AtomicU64,
 }

@@ -141,6 +141,19 @@ impl Txn {
         }
     }
 
+    /// The same, begun at another's `now()`: it takes its place.
+    #[must_use]
+    pub fn with_begin(&self, begun: Timestamp) -> Self {
+        Self {
+            dist: self.dist.clone(),
+            begun,
+            own: self.own.clone(),
+            snapshot: self.snapshot.clone(),
+            counters: self.counters.clone(),
+            ..*self
+        }
+    }
+
     /// Sets the level of a transaction that has not run a statement.
     ///
     /// # Errors

@@ -39,12 +39,12 @@ pub(super) struct Attempts(u32);
 
 impl Attempts {
     /// Whether an error may be answered by another attempt.
-    fn left(&self, error: &SqlError) -> bool {
+    pub(super) fn left(&self, error: &SqlError) -> bool {
         error.sqlstate == SqlState::SERIALIZATION_FAILURE && self.0 < ATTEMPTS_MAX
     }
 
     /// A random pause, so that those who met do not meet again.
-    async fn pause(&mut self) {
+    pub(super) async fn pause(&mut self) {
         let longest = Duration::from_millis(1 << self.0.min(10)).min(PAUSE_MAX);
         self.0 += 1;
         let micros = longest.as_micros().max(1);

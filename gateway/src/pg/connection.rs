@@ -20,8 +20,9 @@ use quorate_planner::parse::{Statement, StatementKind};
 use quorate_planner::types::{Format, zone};
 use tokio::sync::Notify;
 
-use super::again::Replay;
+use super::again::{Attempts, Replay};
 use super::extended::Extended;
+use super::replay::Block;
 use super::reply;
 use super::wire::{Phase, Wire, WireError};
 use crate::session::{Outcome, Ready, RowSource, Session, Status};
@@ -38,8 +39,10 @@ pub struct Connection {
     pub(super) held: Option<usize>,
     /// The statement of the extended protocol that is the open transaction.
     pub(super) replay: Option<Replay>,
+    /// The open block, if it can be run again.
+    pub(super) block: Option<Block>,
     skipping_to_sync: bool,
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
 }
 
 /// A failure of a message: told to the client, or the end of the connection.
@@ -61,6 +64,7 @@ impl Connection {
             cancelled,
             held: None,
             replay: None,
+            block: None,
             skipping_to_sync: false,
             scratch: Vec::new(),
         }
@@ -218,29 +222,40 @@ impl Connection {
         let last = statements.len().saturating_sub(1);
         for (i, statement) in statements.into_iter().enumerate() {
             let ready = self.prepare(statement, &[]).await?;
-            let outcome = self.run(&ready, Vec::new()).await?;
-            self.put_asides()?;
-            self.forget_statements();
-            let (tag, rows) = match outcome {
-                Outcome::Empty => {
-                    self.put(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;
-                    continue;
-                }
-                Outcome::Command { tag, rows } => (Some(tag), rows),
-                Outcome::Rows(rows) => (None, Some(rows)),
-            };
-            let mut sent = 0;
-            if let Some(mut rows) = rows {
-                let formats = vec![Format::Text; rows.columns.len()];
-                self.wire.put(&reply::row_description(&rows.columns, &formats))?;
-                sent = self.send_rows(&mut rows, &formats, usize::MAX).await?.0;
+            let (before, mut attempts) = (self.wire.mark(), Attempts::default());
+            while let Err(failure) = self.simple_step(&ready, i == last).await {
+                self.replay_block(failure, &ready, before, &mut attempts).await?;
             }
-            if i == last {
-                self.end_implicit().await?;
-            }
-            self.put(reply::complete(tag.unwrap_or_else(|| format!("SELECT {sent}"))))?;
         }
         self.end_implicit().await
+    }
+
+    async fn simple_step(&mut self, ready: &Arc<Ready>, last: bool) -> Result<(), Failure> {
+        let outcome = self.run(ready, Vec::new()).await?;
+        self.put_asides()?;
+        self.forget_statements();
+        let (tag, rows) = match outcome {
+            Outcome::Empty => {
+                self.put(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;
+                return Ok(());
+            }
+            Outcome::Command { tag, rows } => (Some(tag), rows),
+            Outcome::Rows(rows) => (None, Some(rows)),
+        };
+        let (mut sent, mut formats) = (0, Vec::new());
+        let mut from = self.wire.mark();
+        if let Some(mut rows) = rows {
+            formats = vec![Format::Text; rows.columns.len()];
+            self.wire.put(&reply::row_description(&rows.columns, &formats))?;
+            from = self.wire.mark();
+            sent = self.send_rows(&mut rows, &formats, usize::MAX).await?.0;
+        }
+        if last {
+            self.end_implicit().await?;
+        }
+        self.put(reply::complete(tag.unwrap_or_else(|| format!("SELECT {sent}"))))?;
+        self.note(ready, Vec::new(), &formats, from);
+        Ok(())
     }
 
     /// What `DEALLOCATE` and `DISCARD ALL` asked for.
@@ -283,12 +298,13 @@ impl Connection {
     }
 
     /// Runs a statement, to be cancelled unless it decides a transaction.
-    async fn run(
+    pub(super) async fn run(
         &mut self,
         ready: &Arc<Ready>,
         params: crate::session::Params,
     ) -> Result<Outcome, SqlError> {
         self.name_statement(ready).await?;
+        self.session.keep_block(self.block.is_some());
         if ready.decides_transaction() {
             return self.session.run(ready, params).await;
         }
@@ -374,10 +390,18 @@ impl Connection {
         let alone = limit == usize::MAX && self.session.is_idle();
         match alone.then(|| self.extended.bound(&name)).flatten() {
             Some(bound) if self.may_repeat(bound.ready.kind()) => {
-                self.execute_repeatable(name, bound).await
+                return self.execute_repeatable(name, bound).await;
             }
-            _ => self.execute_portal(name, limit).await,
+            _ => {}
         }
+        let bound = self.block.is_some().then(|| self.extended.bound(&name)).flatten();
+        let (before, mut attempts) = (self.wire.mark(), Attempts::default());
+        while let Err(failure) = self.execute_portal(name.clone(), limit).await {
+            let Some(bound) = &bound else { return Err(failure) };
+            self.replay_block(failure, &bound.ready, before, &mut attempts).await?;
+            self.extended.put_portal(name.clone(), bound.portal());
+        }
+        Ok(())
     }
 
     pub(super) async fn execute_portal(
@@ -387,6 +411,8 @@ impl Connection {
     ) -> Result<(), Failure> {
         // The portal is out of the map while it runs and goes back unless it fails.
         let mut portal = self.extended.take_portal(&name)?;
+        let remembered = self.block.is_some();
+        let params = if remembered { portal.params.clone() } else { Vec::new() };
         if portal.rows.is_none() && portal.tag.is_none() {
             let ready = portal.ready.clone();
             match self.run(&ready, std::mem::take(&mut portal.params)).await? {
@@ -405,6 +431,7 @@ impl Connection {
             self.put_asides()?;
             self.forget_statements();
         }
+        let (first, from) = (portal.sent == 0, self.wire.mark());
         let (sent, finished) = match &mut portal.rows {
             Some(rows) => {
                 let formats = portal.formats.clone();
@@ -420,6 +447,11 @@ impl Connection {
             self.held = Some(self.held.unwrap_or(mark));
         } else {
             self.put(PgWireBackendMessage::PortalSuspended(PortalSuspended::new()))?;
+        }
+        match finished && first {
+            true => self.note(&portal.ready, params, &portal.formats, from),
+            // In portions: not to be compared.
+            false => self.block = None,
         }
         self.extended.put_portal(name, portal);
         Ok(())

@@ -2,12 +2,13 @@
 //!
 //! * [`wire`]: bytes of one connection. * [`startup`]: its first messages. * [`connection`]: the
 //!   loop. * [`extended`]: prepared statements and portals. * [`reply`]: what goes out.
-//!   * `again`: statements that are run again. * [`shape`]: what may come in. * [`cancel`]: cancel requests.
+//!   * `again`, `replay`: statements and blocks that are run again. * [`shape`]: what may come in. * [`cancel`]: cancel requests.
 
 mod again;
 pub mod cancel;
 pub mod connection;
 pub mod extended;
+mod replay;
 pub mod reply;
 pub mod shape;
 pub mod startup;

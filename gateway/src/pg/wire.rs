@@ -136,6 +136,11 @@ impl Wire {
         Mark { flushes: self.flushes, at: self.output.len() }
     }
 
+    /// What was put since a mark; `None` if some of it was written out already.
+    pub fn since(&self, mark: Mark) -> Option<&[u8]> {
+        (mark.flushes == self.flushes).then(|| self.output.get(mark.at..)).flatten()
+    }
+
     /// Takes back what was put since a mark, unless some of it was written out already.
     pub fn back_to(&mut self, mark: Mark) -> bool {
         let whole = mark.flushes == self.flushes && mark.at <= self.output.len();

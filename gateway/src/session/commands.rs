@@ -140,7 +140,16 @@ impl Session {
     async fn commit(&mut self, chain: bool) -> Result<Outcome, SqlError> {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Block(open) => {
+                let (plain, begun) = (open.is_plain(), open.txn.begun_at());
                 let result = self.commit_open(open).await;
+                if let Err(error) = &result
+                    && error.sqlstate == SqlState::SERIALIZATION_FAILURE
+                    && self.keeps_block
+                    && plain
+                {
+                    self.state = State::Block(self.begin_anew(begun));
+                    return Err(error.clone());
+                }
                 self.settings.transaction_ended(result.is_ok());
                 result?;
                 self.chained(chain);

@@ -146,6 +146,11 @@ struct Open {
 }
 
 impl Open {
+    /// Whether it holds nothing but a transaction.
+    fn is_plain(&self) -> bool {
+        self.schema.catalog.is_none() && self.savepoints.is_empty()
+    }
+
     fn catalog(&self) -> &Arc<CatalogSnapshot> {
         self.schema.catalog.as_ref().unwrap_or_else(|| self.pin.catalog())
     }
@@ -166,6 +171,7 @@ pub struct Session {
     notices: Vec<Notice>,
     deallocated: Vec<Option<String>>,
     backend_pid: i32,
+    keeps_block: bool,
 }
 
 impl Session {
@@ -195,6 +201,7 @@ impl Session {
             notices: Vec::new(),
             deallocated: Vec::new(),
             backend_pid: 0,
+            keeps_block: false,
         })
     }
 
@@ -225,6 +232,48 @@ impl Session {
     /// Whether a statement of its own that lost a race is run again.
     pub fn repeats_statements(&self) -> bool {
         self.settings.repeats_statements()
+    }
+
+    /// Whether a block that lost a race is run again.
+    pub fn repeats_transactions(&self) -> bool {
+        self.settings.repeats_transactions()
+    }
+
+    /// Whether a block whose `COMMIT` ends with `40001` stays open, to be run again or
+    /// [abandoned](Session::abandon_block).
+    pub fn keep_block(&mut self, keep: bool) {
+        self.keeps_block = keep;
+    }
+
+    /// Begins the open block anew: it has not run anything, as of the same `now()`. Answers whether
+    /// it could: schema changes and savepoints are not begun anew.
+    pub fn restart_block(&mut self) -> bool {
+        let begun = match &self.state {
+            State::Block(open) if open.is_plain() => open.txn.begun_at(),
+            _ => return false,
+        };
+        self.state = State::Block(self.begin_anew(begun));
+        true
+    }
+
+    /// A block in the place of one that had begun then.
+    fn begin_anew(&self, begun: Timestamp) -> Open {
+        let mut open = self.begin_txn(true);
+        open.txn = Arc::new(open.txn.with_begin(begun));
+        open
+    }
+
+    /// The block ended with the failure of its `COMMIT`.
+    pub fn abandon_block(&mut self) {
+        if matches!(self.state, State::Block(_)) {
+            self.state = State::Idle;
+            self.settings.transaction_ended(false);
+        }
+    }
+
+    /// A block is run again.
+    pub fn count_replay(&self) {
+        self.gateway.dist().commits.replayed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A statement is run again.

@@ -78,6 +78,7 @@ const TABLE: &[Known] = &[
     known("lock_timeout", ONLY_ZERO, "0"),
     known("max_identifier_length", Kind::Fixed, "63"),
     known("quorate.repeat_statements", Kind::Bool, "on"),
+    known("quorate.repeat_transactions", Kind::Bool, "on"),
     known("row_security", Kind::Bool, "on"),
     known("search_path", Kind::Text, "\"$user\", public"),
     reported("server_encoding", Kind::Fixed, "UTF8"),
@@ -299,6 +300,11 @@ impl SessionSettings {
     /// Whether statements outside a block that lost a race are run again.
     pub fn repeats_statements(&self) -> bool {
         self.is_on("quorate.repeat_statements")
+    }
+
+    /// Whether blocks that lost a race are run again.
+    pub fn repeats_transactions(&self) -> bool {
+        self.is_on("quorate.repeat_transactions")
     }
 
     /// What a savepoint keeps of the settings.

@@ -82,6 +82,7 @@ async fn drivers_find_what_they_rely_on() {
     // Better than PostgreSQL, which refuses these.
     for level in ["repeatable read", "serializable"] {
         drivers::statements_on_one_row_all_succeed(demo.url(), level).await;
+        drivers::blocks_on_one_row_all_succeed(demo.url(), level).await;
     }
 }
 
