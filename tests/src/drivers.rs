@@ -520,11 +520,63 @@ pub async fn a_block_that_would_show_something_else_is_refused(url: &str) {
     assert_eq!(row.expect("the row is there").get::<_, i32>(0), 20);
 }
 
+/// Whatever began a block, and whatever began it twice: it commits all that its client was told, or
+/// nothing.
+pub async fn a_block_run_again_is_whole(url: &str) {
+    let (client, other) = (session(url).await, session(url).await);
+    fresh_table(&client, "whole", "id int primary key, v int").await;
+    run(&client, "INSERT INTO whole VALUES (1, 0), (2, 0), (3, 0)").await;
+    let blocks: [&[&str]; 3] = [
+        &["BEGIN", "UPDATE whole SET v = v + 1 WHERE id = 1", "BEGIN", CONTENDED, "COMMIT"],
+        &["UPDATE whole SET v = v + 1 WHERE id = 1; BEGIN", CONTENDED, "COMMIT"],
+        &["BEGIN; UPDATE whole SET v = v + 1 WHERE id = 1", CONTENDED, "COMMIT"],
+    ];
+    let value = |id: i32| {
+        let client = &client;
+        async move {
+            let row = client.query_one("SELECT v FROM whole WHERE id = $1", &[&id]).await;
+            row.expect("the row is there").get::<_, i32>(0)
+        }
+    };
+    for block in blocks {
+        let (one, two) = (value(1).await, value(2).await);
+        run(&client, "SET default_transaction_isolation = 'repeatable read'").await;
+        let mut outcome = Ok(());
+        for sql in block {
+            if *sql == "COMMIT" {
+                // By now the block has written row 2.
+                let meet = other.batch_execute("SET statement_timeout = '2s'").await;
+                meet.expect("it is set");
+                let _ = other.batch_execute("UPDATE whole SET v = v + 100 WHERE id = 2").await;
+            }
+            outcome = outcome.and(client.batch_execute(sql).await.map(|_| ()));
+        }
+        let _ = client.batch_execute("ROLLBACK").await;
+        let committed = i32::from(outcome.is_ok());
+        assert_eq!(value(1).await - one, committed, "{block:?}: {outcome:?}");
+        assert_eq!((value(2).await - two) % 100, committed, "{block:?}: {outcome:?}");
+    }
+}
+
+const CONTENDED: &str = "UPDATE whole SET v = v + 1 WHERE id = 2";
+
+/// `statement_timeout` ends a statement with `57014`, and the session goes on.
+pub async fn a_statement_that_takes_too_long_is_cancelled(url: &str) {
+    let client = session(url).await;
+    run(&client, "SET statement_timeout = '200ms'").await;
+    let long = "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b";
+    assert_eq!(code(client.batch_execute(long).await), "57014");
+    run(&client, "SELECT 1").await;
+    run(&client, "SET statement_timeout = 0").await;
+}
+
 /// Everything above but the idle sessions.
 pub async fn all(url: &str) {
     statements_on_one_row_all_succeed(url, "read committed").await;
     blocks_on_one_row_all_succeed(url, "read committed").await;
     a_block_that_would_show_something_else_is_refused(url).await;
+    a_block_run_again_is_whole(url).await;
+    a_statement_that_takes_too_long_is_cancelled(url).await;
     every_type_travels_in_binary(url).await;
     prepared_statements_are_reused(url).await;
     portals_hand_out_rows_in_portions(url).await;

@@ -141,17 +141,12 @@ impl Txn {
         }
     }
 
-    /// The same, begun at another's `now()`: it takes its place.
+    /// A transaction to take the place of this one: of its level and its `now()`, with an id and a
+    /// snapshot of its own.
     #[must_use]
-    pub fn with_begin(&self, begun: Timestamp) -> Self {
-        Self {
-            dist: self.dist.clone(),
-            begun,
-            own: self.own.clone(),
-            snapshot: self.snapshot.clone(),
-            counters: self.counters.clone(),
-            ..*self
-        }
+    pub fn anew(&self) -> Self {
+        let isolation = self.own.lock().isolation;
+        Self { begun: self.begun, ..Self::begin_at(self.dist.clone(), self.explicit, isolation) }
     }
 
     /// Sets the level of a transaction that has not run a statement.

@@ -11,13 +11,13 @@ use std::time::Duration;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::parse::{Statement, StatementKind};
 
-use super::connection::{Connection, Failure};
+use super::connection::{Connection, Failure, cancelled_by_user};
 use super::extended::Bound;
-use super::wire::Mark;
+use super::wire::{Mark, WireError};
 use crate::runtime;
 
-/// Attempts of one statement; with the pauses between them two or three seconds.
-const ATTEMPTS_MAX: u32 = 50;
+/// How long after a statement began it may be begun once more.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts.
 const PAUSE_MAX: Duration = Duration::from_millis(64);
 
@@ -34,22 +34,30 @@ pub(super) struct Replay {
 }
 
 /// The attempts of one statement so far.
-#[derive(Debug, Default)]
-pub(super) struct Attempts(u32);
+#[derive(Debug)]
+pub(super) struct Attempts {
+    since: Duration,
+    count: u32,
+}
 
 impl Attempts {
-    /// Whether an error may be answered by another attempt.
-    pub(super) fn left(&self, error: &SqlError) -> bool {
-        error.sqlstate == SqlState::SERIALIZATION_FAILURE && self.0 < ATTEMPTS_MAX
+    /// The first begins now, by monotonic time.
+    pub(super) fn begin(now: Duration) -> Self {
+        Self { since: now, count: 0 }
     }
 
-    /// A random pause, so that those who met do not meet again.
-    pub(super) async fn pause(&mut self) {
-        let longest = Duration::from_millis(1 << self.0.min(10)).min(PAUSE_MAX);
-        self.0 += 1;
-        let micros = longest.as_micros().max(1);
-        let pause = runtime::random_u128() % micros;
-        runtime::pause(Duration::from_micros(u64::try_from(pause).unwrap_or(0))).await;
+    /// Whether an error may be answered by another attempt.
+    pub(super) fn left(&self, error: &SqlError, now: Duration) -> bool {
+        let lost_a_race = error.sqlstate == SqlState::SERIALIZATION_FAILURE;
+        lost_a_race && now.saturating_sub(self.since) < PATIENCE
+    }
+
+    /// How long to pause, by chance, so that those who met do not meet again.
+    fn pause(&mut self) -> Duration {
+        let longest = Duration::from_millis(1 << self.count.min(10)).min(PAUSE_MAX);
+        self.count += 1;
+        let pause = runtime::random_u128() % longest.as_micros().max(1);
+        Duration::from_micros(u64::try_from(pause).unwrap_or(0))
     }
 }
 
@@ -68,20 +76,34 @@ impl Connection {
         before: Mark,
         attempts: &mut Attempts,
     ) -> Result<(), Failure> {
+        let now = self.session.monotonic();
         match &failure {
-            Failure::Sql(error) if attempts.left(error) && self.wire.back_to(before) => {}
+            Failure::Sql(error) if attempts.left(error, now) && self.wire.back_to(before) => {}
             _ => return Err(failure),
         }
         self.held = None;
         self.session.fail();
         self.session.count_repetition();
-        attempts.pause().await;
-        Ok(())
+        self.pause(attempts).await
+    }
+
+    /// Before another attempt, which is not made for a client that has cancelled or left.
+    pub(super) async fn pause(&mut self, attempts: &mut Attempts) -> Result<(), Failure> {
+        let cancelled = self.cancelled.clone();
+        tokio::select! {
+            biased;
+            () = cancelled.notified() => return Err(cancelled_by_user().into()),
+            () = runtime::pause(attempts.pause()) => {}
+        }
+        match self.wire.is_gone() {
+            true => Err(WireError::Closed.into()),
+            false => Ok(()),
+        }
     }
 
     /// A text with one statement that is a transaction of its own.
     pub(super) async fn simple_statement(&mut self, only: &Statement) -> Result<(), Failure> {
-        let (before, mut attempts) = (self.wire.mark(), Attempts::default());
+        let (before, mut attempts) = (self.wire.mark(), Attempts::begin(self.session.monotonic()));
         loop {
             match self.simple_run(vec![only.clone()]).await {
                 Ok(()) => return Ok(()),
@@ -110,7 +132,7 @@ impl Connection {
         bound: &Bound,
         before: Mark,
     ) -> Result<(), Failure> {
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::begin(self.session.monotonic());
         while let Err(failure) = self.execute_portal(name.to_owned(), usize::MAX).await {
             self.once_more(failure, before, &mut attempts).await?;
             self.put_fresh(name, bound);
@@ -125,7 +147,7 @@ impl Connection {
     /// Ends the implicit transaction; if it lost a race and is of one statement, that is run again.
     pub(super) async fn end_repeatable(&mut self) -> Result<(), Failure> {
         let replay = self.replay.take().filter(|replay| replay.after == self.wire.mark());
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::begin(self.session.monotonic());
         while let Err(failure) = self.end_implicit().await {
             let Some(Replay { name, bound, before, .. }) = &replay else { return Err(failure) };
             self.once_more(failure, *before, &mut attempts).await?;

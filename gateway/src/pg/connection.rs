@@ -8,6 +8,7 @@
 //!   and written out every 64 KiB; the next batch is asked for only then.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pgwire::messages::extendedquery::{
     BindComplete, CloseComplete, ParseComplete, PortalSuspended,
@@ -35,13 +36,15 @@ pub struct Connection {
     pub(super) wire: Wire,
     pub(super) session: Session,
     pub(super) extended: Extended,
-    cancelled: Arc<Notify>,
+    pub(super) cancelled: Arc<Notify>,
     pub(super) held: Option<usize>,
     /// The statement of the extended protocol that is the open transaction.
     pub(super) replay: Option<Replay>,
     /// The open block, if it can be run again.
     pub(super) block: Option<Block>,
     skipping_to_sync: bool,
+    /// When the running statement has taken too long (`statement_timeout`).
+    deadline: Option<Duration>,
     pub(super) scratch: Vec<u8>,
 }
 
@@ -66,6 +69,7 @@ impl Connection {
             replay: None,
             block: None,
             skipping_to_sync: false,
+            deadline: None,
             scratch: Vec::new(),
         }
     }
@@ -222,7 +226,8 @@ impl Connection {
         let last = statements.len().saturating_sub(1);
         for (i, statement) in statements.into_iter().enumerate() {
             let ready = self.prepare(statement, &[]).await?;
-            let (before, mut attempts) = (self.wire.mark(), Attempts::default());
+            let (before, mut attempts) =
+                (self.wire.mark(), Attempts::begin(self.session.monotonic()));
             while let Err(failure) = self.simple_step(&ready, i == last).await {
                 self.replay_block(failure, &ready, before, &mut attempts).await?;
             }
@@ -231,6 +236,7 @@ impl Connection {
     }
 
     async fn simple_step(&mut self, ready: &Arc<Ready>, last: bool) -> Result<(), Failure> {
+        let idle = self.session.is_idle();
         let outcome = self.run(ready, Vec::new()).await?;
         self.put_asides()?;
         self.forget_statements();
@@ -254,7 +260,7 @@ impl Connection {
             self.end_implicit().await?;
         }
         self.put(reply::complete(tag.unwrap_or_else(|| format!("SELECT {sent}"))))?;
-        self.note(ready, Vec::new(), &formats, from);
+        self.note(ready, idle, Vec::new(), &formats, from);
         Ok(())
     }
 
@@ -308,11 +314,14 @@ impl Connection {
         if ready.decides_transaction() {
             return self.session.run(ready, params).await;
         }
+        let limit = self.session.statement_timeout();
+        self.deadline = limit.map(|limit| self.session.monotonic() + limit);
         let cancelled = self.cancelled.clone();
         tokio::select! {
             biased;
             () = cancelled.notified() => Err(cancelled_by_user()),
             outcome = self.session.run(ready, params) => outcome,
+            () = passed(limit) => Err(timed_out()),
         }
     }
 
@@ -329,10 +338,12 @@ impl Connection {
         let mut sent = 0;
         while sent < limit {
             let cancelled = self.cancelled.clone();
+            let left = self.deadline.map(|at| at.saturating_sub(self.session.monotonic()));
             let next = tokio::select! {
                 biased;
                 next = rows.next() => next?,
                 () = cancelled.notified() => return Err(cancelled_by_user().into()),
+                () = passed(left) => return Err(timed_out().into()),
             };
             let Some((batch, row)) = next else {
                 return Ok((sent, true));
@@ -395,7 +406,7 @@ impl Connection {
             _ => {}
         }
         let bound = self.block.is_some().then(|| self.extended.bound(&name)).flatten();
-        let (before, mut attempts) = (self.wire.mark(), Attempts::default());
+        let (before, mut attempts) = (self.wire.mark(), Attempts::begin(self.session.monotonic()));
         while let Err(failure) = self.execute_portal(name.clone(), limit).await {
             let Some(bound) = &bound else { return Err(failure) };
             self.replay_block(failure, &bound.ready, before, &mut attempts).await?;
@@ -411,9 +422,10 @@ impl Connection {
     ) -> Result<(), Failure> {
         // The portal is out of the map while it runs and goes back unless it fails.
         let mut portal = self.extended.take_portal(&name)?;
+        let (idle, fresh) = (self.session.is_idle(), portal.is_fresh());
         let remembered = self.block.is_some();
         let params = if remembered { portal.params.clone() } else { Vec::new() };
-        if portal.rows.is_none() && portal.tag.is_none() {
+        if fresh {
             let ready = portal.ready.clone();
             match self.run(&ready, std::mem::take(&mut portal.params)).await? {
                 Outcome::Empty => {
@@ -431,7 +443,7 @@ impl Connection {
             self.put_asides()?;
             self.forget_statements();
         }
-        let (first, from) = (portal.sent == 0, self.wire.mark());
+        let from = self.wire.mark();
         let (sent, finished) = match &mut portal.rows {
             Some(rows) => {
                 let formats = portal.formats.clone();
@@ -444,14 +456,17 @@ impl Connection {
             let mark = self.wire.pending();
             let tag = portal.tag.clone().unwrap_or_else(|| format!("SELECT {sent}"));
             self.put(reply::complete(tag))?;
-            self.held = Some(self.held.unwrap_or(mark));
+            // Only what the next `Sync` commits may still be taken back.
+            self.held = self.session.is_implicit().then(|| self.held.unwrap_or(mark));
         } else {
             self.put(PgWireBackendMessage::PortalSuspended(PortalSuspended::new()))?;
         }
-        match finished && first {
-            true => self.note(&portal.ready, params, &portal.formats, from),
+        match (fresh, finished) {
+            (true, true) => self.note(&portal.ready, idle, params, &portal.formats, from),
+            // A portal that had given everything gives nothing more.
+            (false, true) if sent == 0 => {}
             // In portions: not to be compared.
-            false => self.block = None,
+            _ => self.block = None,
         }
         self.extended.put_portal(name, portal);
         Ok(())
@@ -465,6 +480,18 @@ fn duplicate(name: &str) -> SqlError {
     )
 }
 
-fn cancelled_by_user() -> SqlError {
+/// Waits until the time is over, for ever if there is no limit.
+async fn passed(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => crate::runtime::pause(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn timed_out() -> SqlError {
+    SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
+}
+
+pub(super) fn cancelled_by_user() -> SqlError {
     SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
 }

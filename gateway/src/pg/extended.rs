@@ -10,6 +10,7 @@ use pgwire::messages::extendedquery::Bind;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::types::{Format, PgType, parse_value};
 
+use super::replay::size_of_params;
 use super::reply;
 use crate::session::{Params, Ready, RowSource};
 
@@ -36,6 +37,16 @@ pub struct Portal {
     pub sent: usize,
 }
 
+impl Portal {
+    /// Whether it has not run yet.
+    pub fn is_fresh(&self) -> bool {
+        self.rows.is_none() && self.tag.is_none()
+    }
+}
+
+/// Larger parameters are not kept to run a statement again.
+const PARAMS_BYTES_MAX: usize = 1 << 20;
+
 /// What a portal is made of, to be made again.
 pub struct Bound {
     /// Its statement.
@@ -59,7 +70,8 @@ impl Extended {
     /// What a portal is made of that has not run yet.
     pub fn bound(&self, name: &str) -> Option<Bound> {
         let portal = self.portals.get(name)?;
-        (portal.rows.is_none() && portal.tag.is_none()).then(|| Bound {
+        let small = size_of_params(&portal.params) <= PARAMS_BYTES_MAX;
+        (portal.is_fresh() && small).then(|| Bound {
             ready: portal.ready.clone(),
             params: portal.params.clone(),
             formats: portal.formats.clone(),

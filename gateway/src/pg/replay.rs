@@ -13,6 +13,7 @@ use std::hash::Hasher;
 use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
+use quorate_planner::error::SqlState;
 use quorate_planner::parse::StatementKind;
 use quorate_planner::types::{Format, zone};
 
@@ -24,8 +25,10 @@ use crate::session::{Outcome, Params, Ready, Status};
 
 /// Statements remembered of a block; of a longer one no more is.
 const STEPS_MAX: usize = 256;
-/// Bytes of parameters remembered of a block.
-const BYTES_MAX: usize = 256 << 10;
+/// About how much memory the statements and parameters of a block may hold.
+const BYTES_MAX: usize = 1 << 20;
+/// What a byte of a statement's text costs with its tokens.
+const BYTES_PER_CHARACTER: usize = 16;
 /// The longest result that is compared, in bytes.
 const RESULT_BYTES_MAX: usize = 32 << 10;
 
@@ -44,6 +47,11 @@ struct Step {
     digest: u64,
 }
 
+/// Bytes that parameters hold.
+pub(super) fn size_of_params(params: &Params) -> usize {
+    params.iter().map(ScalarValue::size).sum()
+}
+
 fn digest(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
@@ -51,22 +59,24 @@ fn digest(bytes: &[u8]) -> u64 {
 }
 
 impl Connection {
-    /// A statement has run; its rows and its tag are what was put out since `from`.
+    /// A statement has run; its rows and its tag are what was put out since `from`. `idle`: no
+    /// transaction was open before it.
     pub(super) fn note(
         &mut self,
         ready: &Arc<Ready>,
+        idle: bool,
         params: Params,
         formats: &[Format],
         from: Mark,
     ) {
-        if self.session.status() != Status::InTransaction {
+        let open = self.session.status() == Status::InTransaction;
+        if !open || !self.session.repeats_transactions() {
             self.block = None;
             return;
         }
         match ready.kind() {
-            StatementKind::Begin(_) if self.session.repeats_transactions() => {
-                self.block = Some(Block::default());
-            }
+            // What an open transaction did before is not remembered.
+            StatementKind::Begin(_) => self.block = idle.then(Block::default),
             StatementKind::Plan | StatementKind::Execute { .. } => {
                 let given = self.wire.since(from).filter(|bytes| bytes.len() <= RESULT_BYTES_MAX);
                 let Some(digest) = given.map(digest) else {
@@ -74,7 +84,7 @@ impl Connection {
                     return;
                 };
                 let Some(block) = &mut self.block else { return };
-                block.bytes += params.iter().map(ScalarValue::size).sum::<usize>();
+                block.bytes += ready.text_len() * BYTES_PER_CHARACTER + size_of_params(&params);
                 let (ready, formats) = (ready.clone(), formats.to_vec());
                 block.steps.push(Step { ready, params, formats, digest });
                 if block.steps.len() > STEPS_MAX || block.bytes > BYTES_MAX {
@@ -93,20 +103,29 @@ impl Connection {
     /// it shall be, too.
     pub(super) async fn replay_block(
         &mut self,
-        failure: Failure,
+        mut failure: Failure,
         ready: &Arc<Ready>,
         before: Mark,
         attempts: &mut Attempts,
     ) -> Result<(), Failure> {
-        let lost_a_race = matches!(&failure, Failure::Sql(error) if attempts.left(error));
+        let now = self.session.monotonic();
+        let lost_a_race = matches!(&failure, Failure::Sql(error) if attempts.left(error, now));
         if lost_a_race && self.block.is_some() && self.wire.back_to(before) {
             self.held = None;
             while self.session.restart_block() {
                 self.session.count_replay();
-                attempts.pause().await;
-                match self.run_steps().await {
+                let again = match self.pause(attempts).await {
+                    Ok(()) => self.run_steps().await,
+                    Err(failure) => Err(failure),
+                };
+                match again {
                     Ok(true) => return Ok(()),
-                    Err(Failure::Sql(error)) if attempts.left(&error) => {}
+                    Err(Failure::Sql(error)) if attempts.left(&error, self.session.monotonic()) => {
+                    }
+                    Err(Failure::Sql(error)) if error.sqlstate == SqlState::QUERY_CANCELED => {
+                        failure = error.into();
+                        break;
+                    }
                     Ok(false) | Err(Failure::Sql(_)) => break,
                     Err(Failure::Wire(error)) => return Err(error.into()),
                 }

@@ -4,6 +4,8 @@
 //! `CommandComplete` back is part of our promises (see [`super::connection`]).
 
 use std::io;
+
+use futures::FutureExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::BytesMut;
@@ -105,10 +107,10 @@ impl Wire {
         }
     }
 
-    /// Waits until the client closes or sends something; used to notice a client that left
-    /// during a long statement.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+    /// Whether the client has closed its end, as far as that is known without waiting.
+    pub fn is_gone(&self) -> bool {
+        let mut byte = [0];
+        matches!(self.socket.peek(&mut byte).now_or_never(), Some(Ok(0) | Err(_)))
     }
 
     /// Appends a message to the output.

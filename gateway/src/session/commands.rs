@@ -140,14 +140,14 @@ impl Session {
     async fn commit(&mut self, chain: bool) -> Result<Outcome, SqlError> {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Block(open) => {
-                let (plain, begun) = (open.is_plain(), open.txn.begun_at());
+                let (plain, before) = (open.is_plain(), open.txn.clone());
                 let result = self.commit_open(open).await;
                 if let Err(error) = &result
                     && error.sqlstate == SqlState::SERIALIZATION_FAILURE
                     && self.keeps_block
                     && plain
                 {
-                    self.state = State::Block(self.begin_anew(begun));
+                    self.state = State::Block(self.begin_anew(&before));
                     return Err(error.clone());
                 }
                 self.settings.transaction_ended(result.is_ok());

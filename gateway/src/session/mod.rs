@@ -19,6 +19,7 @@ mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use datafusion::common::ScalarValue;
 use quorate_planner::catalog::{CatalogSnapshot, IndexState, TableId};
@@ -98,6 +99,11 @@ impl Ready {
     /// Types of the client's parameters; an `EXECUTE` has none.
     pub fn parameters(&self) -> &[PgType] {
         if self.args.is_some() { &[] } else { self.param_types() }
+    }
+
+    /// Bytes of its text.
+    pub fn text_len(&self) -> usize {
+        self.statement.text.len()
     }
 
     /// Its statement.
@@ -229,6 +235,21 @@ impl Session {
         matches!(self.state, State::Idle)
     }
 
+    /// Whether a transaction is open that ends with the next `Sync`.
+    pub fn is_implicit(&self) -> bool {
+        matches!(self.state, State::Implicit(_))
+    }
+
+    /// Monotonic time.
+    pub fn monotonic(&self) -> Duration {
+        self.gateway.dist().clock().monotonic()
+    }
+
+    /// Longest a statement may take.
+    pub fn statement_timeout(&self) -> Option<Duration> {
+        self.settings.statement_timeout()
+    }
+
     /// Whether a statement of its own that lost a race is run again.
     pub fn repeats_statements(&self) -> bool {
         self.settings.repeats_statements()
@@ -249,17 +270,17 @@ impl Session {
     /// it could: schema changes and savepoints are not begun anew.
     pub fn restart_block(&mut self) -> bool {
         let begun = match &self.state {
-            State::Block(open) if open.is_plain() => open.txn.begun_at(),
+            State::Block(open) if open.is_plain() => open.txn.clone(),
             _ => return false,
         };
-        self.state = State::Block(self.begin_anew(begun));
+        self.state = State::Block(self.begin_anew(&begun));
         true
     }
 
-    /// A block in the place of one that had begun then.
-    fn begin_anew(&self, begun: Timestamp) -> Open {
+    /// A block in the place of one with this transaction.
+    fn begin_anew(&self, before: &Txn) -> Open {
         let mut open = self.begin_txn(true);
-        open.txn = Arc::new(open.txn.with_begin(begun));
+        open.txn = Arc::new(before.anew());
         open
     }
 
