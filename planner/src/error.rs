@@ -57,6 +57,8 @@ states! {
     INVALID_CURSOR_STATE = "24000", "a cursor in the wrong state";
     ACTIVE_SQL_TRANSACTION = "25001", "a transaction is open";
     READ_ONLY_SQL_TRANSACTION = "25006", "a write in a read-only transaction";
+    IDLE_IN_TRANSACTION_SESSION_TIMEOUT = "25P03", "a block was idle for too long";
+    IDLE_SESSION_TIMEOUT = "57P05", "a session was idle for too long";
     INVALID_SAVEPOINT = "3B001", "no such savepoint";
     NO_ACTIVE_SQL_TRANSACTION = "25P01", "no transaction is open";
     IN_FAILED_SQL_TRANSACTION = "25P02", "the transaction failed before";

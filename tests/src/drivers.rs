@@ -438,8 +438,8 @@ pub async fn many_idle_sessions_all_work(url: &str, count: usize) {
     assert!(answers.iter().all(Result::is_ok), "{:?}", answers.iter().find(|it| it.is_err()));
 }
 
-/// Statements outside a block that meet at one row: nobody is refused, and none is lost. (PostgreSQL
-/// promises that below REPEATABLE READ only.)
+/// Statements outside a block that meet at one row: nobody is refused, and none is lost.
+/// (PostgreSQL promises that below REPEATABLE READ only.)
 pub async fn statements_on_one_row_all_succeed(url: &str, level: &str) {
     const CLIENTS: usize = 8;
     const EACH: usize = 20;
@@ -465,8 +465,8 @@ pub async fn statements_on_one_row_all_succeed(url: &str, level: &str) {
     assert_eq!(row.get::<_, i32>(0), i32::try_from(CLIENTS * EACH).expect("it is small"));
 }
 
-/// Blocks that meet at one row, whose clients were shown nothing that is different when they are run
-/// again: nobody is refused, and none is lost.
+/// Blocks that meet at one row, whose clients were shown nothing that is different when they are
+/// run again: nobody is refused, and none is lost.
 pub async fn blocks_on_one_row_all_succeed(url: &str, level: &str) {
     const CLIENTS: usize = 6;
     const EACH: usize = 15;
@@ -570,6 +570,26 @@ pub async fn a_statement_that_takes_too_long_is_cancelled(url: &str) {
     run(&client, "SET statement_timeout = 0").await;
 }
 
+/// A session that waits too long for its client, in a block or outside, ends with a reason.
+pub async fn a_session_that_idles_too_long_is_ended(url: &str) {
+    let url = Url::parse(url).expect("a URL");
+    for (setting, begin, expected) in [
+        ("idle_in_transaction_session_timeout", "BEGIN", "25P03"),
+        ("idle_session_timeout", "SELECT 1", "57P05"),
+    ] {
+        let mut client = WireClient::connect(&url).await.expect("the server answers");
+        for sql in [format!("SET {setting} = 100"), begin.to_owned()] {
+            let reply = client.run(&sql, Mode::Simple).await.expect("it answers");
+            assert_eq!(reply.error, None, "{sql}");
+        }
+        let (kind, body) = client.receive().await.expect("the server says why");
+        assert_eq!(kind, b'E');
+        let text = String::from_utf8_lossy(&body).into_owned();
+        assert!(text.contains("FATAL") && text.contains(expected), "{text}");
+        assert!(client.receive().await.is_err(), "the connection is closed");
+    }
+}
+
 /// Everything above but the idle sessions.
 pub async fn all(url: &str) {
     statements_on_one_row_all_succeed(url, "read committed").await;
@@ -577,6 +597,7 @@ pub async fn all(url: &str) {
     a_block_that_would_show_something_else_is_refused(url).await;
     a_block_run_again_is_whole(url).await;
     a_statement_that_takes_too_long_is_cancelled(url).await;
+    a_session_that_idles_too_long_is_ended(url).await;
     every_type_travels_in_binary(url).await;
     prepared_statements_are_reused(url).await;
     portals_hand_out_rows_in_portions(url).await;

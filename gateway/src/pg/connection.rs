@@ -80,9 +80,15 @@ impl Connection {
         self.wire.put(&reply::ready(self.session.status()))?;
         self.flush().await?;
         loop {
+            let idle = self.session.idle_timeout();
             let message = tokio::select! {
                 biased;
                 message = self.wire.next(Phase::Running) => message,
+                () = passed(idle) => {
+                    let error = idle_too_long(self.session.in_block());
+                    self.wire.put(&reply::error(&error, true))?;
+                    return self.flush().await;
+                }
                 () = stop.notified(), if !self.session.in_block() => {
                     let error = SqlError::new(SqlState::ADMIN_SHUTDOWN,
                         "terminating connection because the node is shutting down");
@@ -486,6 +492,14 @@ async fn passed(limit: Option<Duration>) {
         Some(limit) => crate::runtime::pause(limit).await,
         None => std::future::pending().await,
     }
+}
+
+fn idle_too_long(in_block: bool) -> SqlError {
+    let (sqlstate, which) = match in_block {
+        true => (SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "idle-in-transaction"),
+        false => (SqlState::IDLE_SESSION_TIMEOUT, "idle-session"),
+    };
+    SqlError::new(sqlstate, format!("terminating connection due to {which} timeout"))
 }
 
 fn timed_out() -> SqlError {

@@ -1,8 +1,9 @@
 //! The Postgres wire protocol: listening, starting and running connections.
 //!
 //! * [`wire`]: bytes of one connection. * [`startup`]: its first messages. * [`connection`]: the
-//!   loop. * [`extended`]: prepared statements and portals. * [`reply`]: what goes out.
-//!   * `again`, `replay`: statements and blocks that are run again. * [`shape`]: what may come in. * [`cancel`]: cancel requests.
+//!   loop. * [`extended`]: prepared statements and portals. * `again`, `replay`: statements and
+//!   blocks that are run again. * [`reply`]: what goes out. * [`shape`]: what may come in.
+//!   * [`cancel`]: cancel requests.
 
 mod again;
 pub mod cancel;

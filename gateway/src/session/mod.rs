@@ -240,6 +240,11 @@ impl Session {
         matches!(self.state, State::Implicit(_))
     }
 
+    /// Longest the session may wait for its client now.
+    pub fn idle_timeout(&self) -> Option<Duration> {
+        self.settings.idle_timeout(self.in_block())
+    }
+
     /// Monotonic time.
     pub fn monotonic(&self) -> Duration {
         self.gateway.dist().clock().monotonic()

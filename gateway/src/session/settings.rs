@@ -65,8 +65,8 @@ const TABLE: &[Known] = &[
     reported("default_transaction_read_only", Kind::Bool, "off"),
     known("escape_string_warning", Kind::Bool, "on"),
     known("extra_float_digits", Kind::Int(-15, 3), "1"),
-    known("idle_in_transaction_session_timeout", ONLY_ZERO, "0"),
-    known("idle_session_timeout", ONLY_ZERO, "0"),
+    known("idle_in_transaction_session_timeout", Kind::Millis, "0"),
+    known("idle_session_timeout", Kind::Millis, "0"),
     reported("in_hot_standby", Kind::Fixed, "off"),
     reported("integer_datetimes", Kind::Fixed, "on"),
     reported("IntervalStyle", Kind::OneOf(&["postgres"]), "postgres"),
@@ -325,7 +325,20 @@ impl SessionSettings {
 
     /// Longest a statement may take.
     pub fn statement_timeout(&self) -> Option<Duration> {
-        let millis = self.get("statement_timeout").ok()?.parse().ok()?;
+        self.limit("statement_timeout")
+    }
+
+    /// Longest a session may wait for its client, in a block or outside.
+    pub fn idle_timeout(&self, in_block: bool) -> Option<Duration> {
+        self.limit(if in_block {
+            "idle_in_transaction_session_timeout"
+        } else {
+            "idle_session_timeout"
+        })
+    }
+
+    fn limit(&self, name: &str) -> Option<Duration> {
+        let millis = self.get(name).ok()?.parse().ok()?;
         (millis > 0).then(|| Duration::from_millis(millis))
     }
 }
