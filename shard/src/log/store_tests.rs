@@ -1,5 +1,7 @@
 //! Tests of the log on raft-engine: conformance, the same as its twin also after reopening, files.
 
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 
 use super::super::conformance::{self, entries};
@@ -11,8 +13,32 @@ fn config() -> LogConfig {
     LogConfig { file_bytes: 64 << 10, purge_bytes: 128 << 10, prefill_bytes: 0 }
 }
 
+/// Opens a log, again if its folder is locked: a child that another test starts holds the lock of
+/// a log that was closed until it executes its program.
+fn open_with(dir: &Path, config: LogConfig) -> RaftEngineLog {
+    let started = Instant::now();
+    loop {
+        match RaftEngineLog::open(dir, config) {
+            Ok(log) => return log,
+            Err(error) if error.to_string().contains("Failed to lock file") => {
+                assert!(started.elapsed() < Duration::from_secs(30), "{error}");
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("it opens: {error}"),
+        }
+    }
+}
+
 fn open(dir: &Path) -> RaftEngineLog {
-    RaftEngineLog::open(dir, config()).expect("opens")
+    open_with(dir, config())
+}
+
+#[test]
+fn a_folder_in_use_is_refused() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let _first = open(root.path());
+    let error = RaftEngineLog::open(root.path(), config()).map(drop).expect_err("it is in use");
+    assert!(error.to_string().contains("Failed to lock file"), "{error}");
 }
 
 #[test]
@@ -79,7 +105,7 @@ fn prefilled_files_take_what_the_constants_say() {
     assert!(bytes() >= 128 << 10, "{} bytes", bytes());
     assert!(bytes() <= 2 * (128 << 10) + 4 * (64 << 10), "{} bytes", bytes());
     drop(log);
-    RaftEngineLog::open(root.path(), config).expect("opens again");
+    open_with(root.path(), config);
 }
 
 /// raft-engine's thread-local block knows no engine: two logs with the same entries at the same
