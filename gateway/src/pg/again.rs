@@ -31,25 +31,29 @@ pub(super) struct Replay {
     pub before: Mark,
     /// The output after it: anything else that came since would be lost.
     pub after: Mark,
+    /// Its attempts so far.
+    pub attempts: Attempts,
 }
 
 /// The attempts of one statement so far.
 #[derive(Debug)]
 pub(super) struct Attempts {
     since: Duration,
+    patience: Duration,
     count: u32,
 }
 
 impl Attempts {
-    /// The first begins now, by monotonic time.
-    pub(super) fn begin(now: Duration) -> Self {
-        Self { since: now, count: 0 }
+    /// The first begins now, by monotonic time; `limit` is how long the statement may take.
+    pub(super) fn begin(now: Duration, limit: Option<Duration>) -> Self {
+        let patience = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE));
+        Self { since: now, patience, count: 0 }
     }
 
     /// Whether an error may be answered by another attempt.
     pub(super) fn left(&self, error: &SqlError, now: Duration) -> bool {
         let lost_a_race = error.sqlstate == SqlState::SERIALIZATION_FAILURE;
-        lost_a_race && now.saturating_sub(self.since) < PATIENCE
+        lost_a_race && now.saturating_sub(self.since) < self.patience
     }
 
     /// How long to pause, by chance, so that those who met do not meet again.
@@ -62,6 +66,11 @@ impl Attempts {
 }
 
 impl Connection {
+    /// The attempts of a statement that begins now.
+    pub(super) fn attempts(&self) -> Attempts {
+        Attempts::begin(self.session.monotonic(), self.session.statement_timeout())
+    }
+
     /// Whether a statement that comes now is a transaction of its own that may be tried again.
     pub(super) fn may_repeat(&self, kind: &StatementKind) -> bool {
         matches!(kind, StatementKind::Plan | StatementKind::Execute { .. })
@@ -103,7 +112,7 @@ impl Connection {
 
     /// A text with one statement that is a transaction of its own.
     pub(super) async fn simple_statement(&mut self, only: &Statement) -> Result<(), Failure> {
-        let (before, mut attempts) = (self.wire.mark(), Attempts::begin(self.session.monotonic()));
+        let (before, mut attempts) = (self.wire.mark(), self.attempts());
         loop {
             match self.simple_run(vec![only.clone()]).await {
                 Ok(()) => return Ok(()),
@@ -118,10 +127,10 @@ impl Connection {
         name: String,
         bound: Bound,
     ) -> Result<(), Failure> {
-        let before = self.wire.mark();
-        self.execute_until_done(&name, &bound, before).await?;
+        let (before, mut attempts) = (self.wire.mark(), self.attempts());
+        self.execute_until_done(&name, &bound, before, &mut attempts).await?;
         let after = self.wire.mark();
-        self.replay = Some(Replay { name, bound, before, after });
+        self.replay = Some(Replay { name, bound, before, after, attempts });
         Ok(())
     }
 
@@ -131,10 +140,10 @@ impl Connection {
         name: &str,
         bound: &Bound,
         before: Mark,
+        attempts: &mut Attempts,
     ) -> Result<(), Failure> {
-        let mut attempts = Attempts::begin(self.session.monotonic());
         while let Err(failure) = self.execute_portal(name.to_owned(), usize::MAX).await {
-            self.once_more(failure, before, &mut attempts).await?;
+            self.once_more(failure, before, attempts).await?;
             self.put_fresh(name, bound);
         }
         Ok(())
@@ -146,13 +155,14 @@ impl Connection {
 
     /// Ends the implicit transaction; if it lost a race and is of one statement, that is run again.
     pub(super) async fn end_repeatable(&mut self) -> Result<(), Failure> {
-        let replay = self.replay.take().filter(|replay| replay.after == self.wire.mark());
-        let mut attempts = Attempts::begin(self.session.monotonic());
+        let mut replay = self.replay.take().filter(|replay| replay.after == self.wire.mark());
         while let Err(failure) = self.end_implicit().await {
-            let Some(Replay { name, bound, before, .. }) = &replay else { return Err(failure) };
-            self.once_more(failure, *before, &mut attempts).await?;
+            let Some(Replay { name, bound, before, attempts, .. }) = &mut replay else {
+                return Err(failure);
+            };
+            self.once_more(failure, *before, attempts).await?;
             self.put_fresh(name, bound);
-            self.execute_until_done(name, bound, *before).await?;
+            self.execute_until_done(name, bound, *before, attempts).await?;
         }
         Ok(())
     }

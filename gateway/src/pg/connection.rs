@@ -21,7 +21,7 @@ use quorate_planner::parse::{Statement, StatementKind};
 use quorate_planner::types::{Format, zone};
 use tokio::sync::Notify;
 
-use super::again::{Attempts, Replay};
+use super::again::Replay;
 use super::extended::Extended;
 use super::replay::Block;
 use super::reply;
@@ -232,8 +232,7 @@ impl Connection {
         let last = statements.len().saturating_sub(1);
         for (i, statement) in statements.into_iter().enumerate() {
             let ready = self.prepare(statement, &[]).await?;
-            let (before, mut attempts) =
-                (self.wire.mark(), Attempts::begin(self.session.monotonic()));
+            let (before, mut attempts) = (self.wire.mark(), self.attempts());
             while let Err(failure) = self.simple_step(&ready, i == last).await {
                 self.replay_block(failure, &ready, before, &mut attempts).await?;
             }
@@ -412,7 +411,7 @@ impl Connection {
             _ => {}
         }
         let bound = self.block.is_some().then(|| self.extended.bound(&name)).flatten();
-        let (before, mut attempts) = (self.wire.mark(), Attempts::begin(self.session.monotonic()));
+        let (before, mut attempts) = (self.wire.mark(), self.attempts());
         while let Err(failure) = self.execute_portal(name.clone(), limit).await {
             let Some(bound) = &bound else { return Err(failure) };
             self.replay_block(failure, &bound.ready, before, &mut attempts).await?;

@@ -49,16 +49,8 @@ impl Counted {
         match token {
             Token::Comma | Token::SemiColon => (self.conditions, self.operators) = (0, 0),
             Token::Word(word) if word.quote_style.is_none() => self.see_word(word.keyword),
-            Token::Word(_)
-            | Token::Number(..)
-            | Token::SingleQuotedString(_)
-            | Token::NationalStringLiteral(_)
-            | Token::EscapedStringLiteral(_)
-            | Token::UnicodeStringLiteral(_)
-            | Token::HexStringLiteral(_)
-            | Token::DollarQuotedString(_)
-            | Token::Placeholder(_)
-            | Token::Period => {}
+            Token::Period => {}
+            operand if is_operand(operand) => {}
             _ => self.operators += 1,
         }
     }
@@ -93,6 +85,22 @@ impl Counted {
     }
 }
 
+/// Whether a token is a name or a value.
+fn is_operand(token: &Token) -> bool {
+    matches!(
+        token,
+        Token::Word(_)
+            | Token::Number(..)
+            | Token::SingleQuotedString(_)
+            | Token::NationalStringLiteral(_)
+            | Token::EscapedStringLiteral(_)
+            | Token::UnicodeStringLiteral(_)
+            | Token::HexStringLiteral(_)
+            | Token::DollarQuotedString(_)
+            | Token::Placeholder(_)
+    )
+}
+
 /// Whether what stands behind these tokens can only be an operand, whatever word it is: sqlparser
 /// takes `a.end + a.end` and `1 + end + on` as names. Only FROM with a relation may follow a star.
 fn wants_operand(tokens: &[TokenWithSpan], at: usize, word: Keyword) -> bool {
@@ -103,17 +111,9 @@ fn wants_operand(tokens: &[TokenWithSpan], at: usize, word: Keyword) -> bool {
             let relation = matches!(relation, Some(Token::Word(_) | Token::LParen));
             word != Keyword::FROM || !relation
         }
+        Some(operand) if is_operand(operand) => false,
         Some(
-            Token::Word(_)
-            | Token::Number(..)
-            | Token::SingleQuotedString(_)
-            | Token::NationalStringLiteral(_)
-            | Token::EscapedStringLiteral(_)
-            | Token::UnicodeStringLiteral(_)
-            | Token::HexStringLiteral(_)
-            | Token::DollarQuotedString(_)
-            | Token::Placeholder(_)
-            | Token::LParen
+            Token::LParen
             | Token::RParen
             | Token::LBracket
             | Token::RBracket
