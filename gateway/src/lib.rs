@@ -28,6 +28,7 @@
 pub mod abandoned;
 mod barrier;
 pub mod catalog;
+mod contended;
 pub mod dist;
 pub mod http;
 pub mod pg;
@@ -63,6 +64,7 @@ pub struct Gateway {
     planner: Planner,
     catalog: Arc<CatalogStore>,
     builds: abandoned::Builds,
+    contended: contended::Contended,
     /// Sessions that can be cancelled.
     pub cancels: Arc<CancelRegistry>,
 }
@@ -84,6 +86,7 @@ impl Gateway {
             planner: Planner::new(PlannerConfig::default()),
             catalog,
             builds: abandoned::Builds::default(),
+            contended: contended::Contended::default(),
             cancels: Arc::new(CancelRegistry::default()),
         })
     }
@@ -122,6 +125,10 @@ impl Gateway {
         }
         intent.start = Some(pin.begin_commit()?);
         intent.hold = Some(pin.hold());
-        self.dist.clone().commit(intent).await
+        let anchor = intent.anchor.clone();
+        if self.dist.clone().commit(intent).await? {
+            txn.committed_in_one_range(&anchor).await;
+        }
+        Ok(())
     }
 }

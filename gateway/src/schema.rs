@@ -90,7 +90,7 @@ impl Gateway {
             }
             let intent = txn.intent().ok_or_else(|| SqlError::internal("no catalog write"))?;
             match self.dist().clone().commit(intent).await {
-                Ok(()) => {
+                Ok(_) => {
                     self.catalog().refresh().await?;
                     return Ok(change);
                 }
@@ -218,7 +218,7 @@ impl Gateway {
                         e.detail.clone().map(|d| d.replace("already exists", "is duplicated"));
                     return Err(error);
                 }
-                other => other?,
+                other => drop(other?),
             }
         }
         Ok(())

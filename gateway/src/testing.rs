@@ -16,6 +16,7 @@ use quorate_proto::pb::{self, node_request, node_response, range_error, range_re
 use quorate_proto::{CallError, Connector, NodeId, NodeService, Timestamp, TxnId};
 use quorate_txn::apply::{Span, StateView};
 use quorate_txn::clock::{NodeClock, PhysicalClock};
+use quorate_txn::leader::locking::{Locking, Progress};
 use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart, Window};
 use quorate_txn::recovery::Leftover;
 use quorate_txn::state::TxnMeta;
@@ -223,6 +224,13 @@ impl FakeNode {
         self.ranges.lock().iter().map(|r| r.view.locks.len()).sum()
     }
 
+    /// As when leaders change.
+    pub fn lose_row_locks(&self) {
+        for range in self.ranges.lock().iter_mut() {
+            range.leader.rows = quorate_txn::leader::rows::RowLocks::default();
+        }
+    }
+
     fn answer(&self, request: &pb::RangeRequest) -> Result<Body, pb::RangeError> {
         let body = request.body.as_ref().ok_or_else(|| invalid("empty"))?;
         let reference = request.range.ok_or_else(|| invalid("no range"))?;
@@ -272,6 +280,8 @@ fn name(body: &range_request::Body) -> &'static str {
         B::DropRecord(_) => "drop_record",
         B::Heartbeat(_) => "heartbeat",
         B::Split(_) => "split",
+        B::Lock(_) => "lock",
+        B::Unlock(_) => "unlock",
         B::TransferLeader(_) | B::ChangeReplicas(_) | B::RaiseSafePoint(_) => "admin",
     }
 }
@@ -339,6 +349,12 @@ impl Range {
                 self.leader.heartbeat(id, clock.monotonic())?;
                 Ok(Body::Heartbeat(pb::HeartbeatResponse {}))
             }
+            B::Lock(lock) => self.lock(lock, clock),
+            B::Unlock(unlock) => {
+                let id = TxnId::from_bytes(&unlock.owner_id).ok_or_else(|| invalid("id"))?;
+                self.leader.rows.release(id, Some(&unlock.keys), clock.monotonic());
+                Ok(Body::Unlock(pb::UnlockResponse {}))
+            }
             B::RaiseSafePoint(raise) => self.apply(&C::RaiseFloors(pb::RaiseFloorsCommand {
                 safe_point: raise.safe_point,
                 txn_floor: raise.txn_floor,
@@ -347,9 +363,22 @@ impl Range {
         }
     }
 
+    /// Nobody waits here: who would have to is told to ask again.
+    fn lock(&mut self, lock: &pb::LockRequest, clock: &NodeClock) -> Result<Body, pb::RangeError> {
+        let mut progress = Progress::default();
+        let (view, now) = (&self.view, clock.monotonic());
+        let step = self.leader.lock(lock, &mut progress, view, now, &mut Vec::new());
+        match step.map_err(|e| invalid(&e.to_string()))? {
+            Locking::Done(done) => Ok(Body::Lock(done)),
+            Locking::Queued { key, blockers } => Err(quorate_txn::leader::busy(&key, blockers)),
+            Locking::Wait(waiting) => Err(waiting.give_up()),
+            Locking::Refuse(error) => Err(error),
+        }
+    }
+
     fn apply(&mut self, command: &pb::command::Body) -> Result<Body, pb::RangeError> {
         let applied = self.view.run(command).map_err(|e| invalid(&e.to_string()))?;
-        self.leader.applied(None, &applied.mutations);
+        self.leader.applied(None, &applied.mutations, Duration::ZERO);
         Ok(applied.answer)
     }
 
@@ -357,7 +386,7 @@ impl Range {
         match admission {
             Admission::Propose { ticket, body } => {
                 let applied = self.view.run(&body).map_err(|e| invalid(&e.to_string()))?;
-                self.leader.applied(Some(ticket), &applied.mutations);
+                self.leader.applied(Some(ticket), &applied.mutations, Duration::ZERO);
                 Ok(applied.answer)
             }
             Admission::Answer(body) => Ok(body),
@@ -564,6 +593,18 @@ impl FakeNode {
                 let nodes = self.registered.lock().iter().map(node).collect();
                 let report = pb::ReportResponse { nodes, loads: Vec::new() };
                 node_response::Body::Report(report)
+            }
+            node_request::Body::KeepLocks(_) => {
+                node_response::Body::KeepLocks(pb::KeepLocksResponse {})
+            }
+            node_request::Body::ListLocks(list) => {
+                let ranges = self.ranges.lock();
+                let of = |range: &Range| {
+                    let limit = list.limit as usize;
+                    range.leader.rows.list(list.waiting_only, limit, self.clock.monotonic())
+                };
+                let locks = ranges.iter().flat_map(of).collect();
+                node_response::Body::ListLocks(pb::ListLocksResponse { locks })
             }
             node_request::Body::Join(_)
             | node_request::Body::Status(_)

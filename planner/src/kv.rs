@@ -3,6 +3,7 @@
 //! The gateway implements [`KvTxn`] over its router and coordinator; [`crate::testing`] implements
 //! it over a map in memory. Nothing here knows of ranges, RPCs or sessions.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -28,9 +29,16 @@ pub trait KvTxn: Send + Sync + Debug {
     /// Buffers a write. It is checked and replicated at commit.
     fn write(&self, op: WriteOp) -> Result<(), SqlError>;
 
-    /// Locks rows for the rest of the transaction (`SELECT … FOR …`); kept at least by the check at
-    /// commit.
-    fn lock(&self, keys: Vec<Bytes>, strength: LockStrength) -> Result<(), SqlError>;
+    /// Locks rows that the statement has read, for the rest of the transaction. Answers which were
+    /// skipped because others hold them. An error may mean that a row has changed since: then the
+    /// statement is begun once more.
+    async fn lock(&self, keys: Vec<Bytes>, how: RowLock) -> Result<BTreeSet<Bytes>, SqlError>;
+
+    /// Whether statements that change rows lock them first. One that is a transaction of its own
+    /// need not: its commit follows at once.
+    fn locks_before_writing(&self) -> bool {
+        false
+    }
 
     /// The timestamp the transaction reads at now.
     fn read_ts(&self) -> Timestamp;
@@ -146,6 +154,41 @@ pub enum LockStrength {
     NoKeyUpdate,
     /// `FOR UPDATE`
     Update,
+}
+
+/// What to do about rows that others have locked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LockWait {
+    /// Wait for them.
+    #[default]
+    Block,
+    /// `NOWAIT`: an error.
+    NoWait,
+    /// `SKIP LOCKED`: leave them out.
+    SkipLocked,
+}
+
+/// How rows are locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowLock {
+    /// How strong.
+    pub strength: LockStrength,
+    /// What to do about rows that others have locked.
+    pub wait: LockWait,
+    /// The rows will be written; else their lock is kept by a check at commit, too.
+    pub for_write: bool,
+}
+
+impl RowLock {
+    /// As the locking clause of a query asks.
+    pub fn of_query(strength: LockStrength, wait: LockWait) -> Self {
+        Self { strength, wait, for_write: false }
+    }
+
+    /// Before rows are changed.
+    pub fn of_write(strength: LockStrength) -> Self {
+        Self { strength, wait: LockWait::Block, for_write: true }
+    }
 }
 
 /// What a transaction has cost so far.

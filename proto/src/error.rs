@@ -65,9 +65,13 @@ impl pb::RangeError {
             Some(Kind::NotLeader(_) | Kind::StaleRoute(_)) => RetryClass::There,
             Some(Kind::Locked(_)) => RetryClass::AfterLookup,
             Some(Kind::Unavailable(_)) => RetryClass::Here,
-            Some(Kind::Conflict(_) | Kind::Uncertain(_) | Kind::TooOld(_) | Kind::Refused(_)) => {
-                RetryClass::Transaction
-            }
+            Some(
+                Kind::Conflict(_)
+                | Kind::Uncertain(_)
+                | Kind::TooOld(_)
+                | Kind::Refused(_)
+                | Kind::Busy(_),
+            ) => RetryClass::Transaction,
             Some(Kind::Unknown(_)) => RetryClass::Unknown,
             Some(
                 Kind::AlreadyExists(_)

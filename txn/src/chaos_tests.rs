@@ -230,7 +230,12 @@ impl World {
         }
         let txn =
             TxnMeta { id: TxnId(id), anchor: writes[0].key.clone(), commit_start: self.clock() };
-        self.machines.push(Machine::Commit(Coordinator::new(Plan { txn, writes, checks })));
+        self.machines.push(Machine::Commit(Coordinator::new(Plan {
+            txn,
+            writes,
+            checks,
+            lock_owner: None,
+        })));
         self.input(self.machines.len() - 1, Input::Start);
     }
 
@@ -362,7 +367,7 @@ impl World {
         let range = &mut self.ranges[at];
         if let Some(entry) = range.log.pop_front() {
             let applied = range.view.run(&entry.body).expect("no invariant is broken");
-            range.leader.applied(entry.ticket, &applied.mutations);
+            range.leader.applied(entry.ticket, &applied.mutations, self.now);
             let (machine, call) = entry.asker;
             self.messages.push(Message::Answer(machine, call, applied.answer));
         }

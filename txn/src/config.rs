@@ -25,6 +25,12 @@ pub const LEASE_WAIT: Duration = Duration::from_millis(889);
 pub const TXN_TTL: Duration = Duration::from_secs(2);
 /// How often a coordinator says that it is alive.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// An owner of row locks that was not heard of for so long may lose them.
+pub const LOCK_TTL: Duration = Duration::from_secs(4);
+/// How often a gateway says which owners of row locks are alive.
+pub const LOCK_KEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How long one request waits for a row lock; then it is sent again, its place kept.
+pub const LOCK_WAIT: Duration = Duration::from_secs(1);
 /// How long one attempt of a request may take, at the sender and at the receiver.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a coordinator sends a prepare or commit of one id again, from the first time.
@@ -85,6 +91,11 @@ const _: () = assert!(
 const _: () = assert!(
     TXN_TTL.as_millis() > MAX_CLOCK_OFFSET.as_millis() + LEASE_WAIT.as_millis(),
     "P11: a change of leader is not taken for a dead coordinator"
+);
+const _: () = assert!(
+    LOCK_KEEP_INTERVAL.as_millis() * 3 <= LOCK_TTL.as_millis()
+        && LOCK_WAIT.as_millis() * 3 <= LOCK_TTL.as_millis(),
+    "two lost calls do not cost a live owner its row locks"
 );
 const _: () = assert!(
     CLOCK_BOUND_AHEAD.as_millis() >= 2 * CLOCK_BOUND_INTERVAL.as_millis(),

@@ -153,7 +153,9 @@ fn request(body: &pb::range_request::Body) -> String {
         | Body::Split(_)
         | Body::TransferLeader(_)
         | Body::ChangeReplicas(_)
-        | Body::RaiseSafePoint(_) => String::from("not a transaction's"),
+        | Body::RaiseSafePoint(_)
+        | Body::Lock(_)
+        | Body::Unlock(_) => String::from("not a transaction's"),
     }
 }
 

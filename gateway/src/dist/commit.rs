@@ -247,18 +247,18 @@ fn replicates(body: &pb::range_request::Body) -> bool {
 }
 
 impl Dist {
-    /// Commits; returns when the client may be told.
+    /// Commits; returns when the client may be told, and whether one command did it all.
     ///
     /// # Errors
     /// `40001`, `23505`, `53100`, … when nothing was committed; `40003` when that is not known.
-    pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<(), SqlError> {
-        let Intent { id, anchor, mut writes, checks, start, hold } = intent;
+    pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<bool, SqlError> {
+        let Intent { id, anchor, mut writes, checks, start, hold, lock_owner } = intent;
         if let Some(at) = writes.iter().position(|w| w.key == anchor) {
             writes.swap(0, at);
         }
         let commit_start = start.unwrap_or_else(|| self.clock().now());
         let txn = TxnMeta { id, anchor, commit_start };
-        let machine = Coordinator::new(Plan { txn, writes, checks });
+        let machine = Coordinator::new(Plan { txn, writes, checks, lock_owner });
         let mut begun = Begun { driver: Some(Driver::new(self.clone(), machine)), hold };
         let driver = begun.driver.as_mut().expect("it was just begun");
         let outcome = match driver.run().await {
@@ -267,12 +267,13 @@ impl Dist {
             Reached::Recovered(_) | Reached::Done => Outcome::Unknown,
         };
         self.commits.consensus_rounds.fetch_add(driver.rounds, Ordering::Relaxed);
+        let one_range = driver.machine.in_one_range();
         if outcome != Outcome::Unknown {
             // Its verdict is final: whatever copy comes later meets it.
             begun.hold = None;
         }
         drop(begun);
-        self.told(outcome).await
+        self.told(outcome).await.map(|()| one_range)
     }
 
     async fn told(&self, outcome: Outcome) -> Result<(), SqlError> {

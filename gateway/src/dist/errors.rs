@@ -1,6 +1,8 @@
 //! What clients are told of errors between gateway and ranges. One table: every kind of
 //! [`pb::RangeError`] to its SQLSTATE.
 
+use std::time::Duration;
+
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_proto::pb;
 use quorate_proto::pb::range_error::Kind;
@@ -37,6 +39,81 @@ pub fn conflict(dist: &Dist, key: &[u8]) -> SqlError {
     }
 }
 
+/// Characters of a statement's text that others are shown.
+const STATEMENT_SHOWN: usize = 160;
+
+/// The beginning of a text, for people.
+pub fn shortened(text: &str) -> String {
+    let line = text.split_whitespace().take(STATEMENT_SHOWN).collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(STATEMENT_SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// Who holds a lock or waits for one, for people.
+fn person(who: &pb::LockOwner) -> String {
+    let application = match who.application.as_str() {
+        "" => String::from("a session"),
+        name => format!("\"{name}\""),
+    };
+    format!("{application} of node {} with: {}", who.node_id, who.statement)
+}
+
+fn people(who: &[pb::LockOwner]) -> String {
+    let shown: Vec<String> = who.iter().take(3).map(person).collect();
+    match who.len().saturating_sub(shown.len()) {
+        0 => shown.join("; "),
+        more => format!("{}; and {more} more", shown.join("; ")),
+    }
+}
+
+/// `55P03` for a row that others hold; after a wait, if it may wait.
+pub fn not_available(dist: &Dist, busy: &pb::Busy, waited: Option<Duration>) -> SqlError {
+    let names = dist.describe(&busy.key);
+    let message = match (waited, &names) {
+        (Some(_), _) => String::from("canceling statement due to lock timeout"),
+        (None, Some(names)) => {
+            format!("could not obtain lock on row in relation \"{}\"", names.table)
+        }
+        (None, None) => String::from("could not obtain lock on row"),
+    };
+    let waited = waited.map_or(String::new(), |waited| format!(" after {} ms", waited.as_millis()));
+    let blockers = match busy.blockers.is_empty() {
+        true => String::from("a transaction that commits"),
+        false => people(&busy.blockers),
+    };
+    let detail = format!("{} is held{waited} by {blockers}.", dist.name(&busy.key));
+    let error = SqlError::new(SqlState::LOCK_NOT_AVAILABLE, message).with_detail(detail);
+    match names {
+        Some(names) => error.on_table(names.table),
+        None => error,
+    }
+}
+
+/// `40P01`; the circle's first wait is the victim's.
+pub fn deadlock(dist: &Dist, circle: &[pb::RowLock]) -> SqlError {
+    let line = |lock: &pb::RowLock| {
+        let waiter = lock.owner.as_ref().map(person).unwrap_or_default();
+        let row = dist.name(&lock.key);
+        format!("{waiter} waits since {} ms for {row}.", lock.age_ms)
+    };
+    let lines: Vec<String> = circle.iter().map(line).collect();
+    SqlError::new(SqlState::DEADLOCK_DETECTED, "deadlock detected")
+        .with_detail(lines.join("\n"))
+        .with_hint("Each waits for the next, the last for the first. Run the transaction again.")
+}
+
+/// `40001` for a row that was changed while its lock was waited for.
+pub fn overtaken(dist: &Dist, key: &[u8]) -> SqlError {
+    let error = conflict(dist, key);
+    let detail = format!(
+        "{}; a row read before was changed, too, so the transaction cannot go on at a later time.",
+        dist.name(key)
+    );
+    error.with_detail(detail)
+}
+
 /// `23505` found at commit.
 pub fn already_exists(dist: &Dist, key: &[u8]) -> SqlError {
     match dist.describe(key) {
@@ -63,6 +140,10 @@ pub fn of_range(dist: &Dist, error: &pb::RangeError) -> SqlError {
         Some(Kind::AlreadyExists(e)) => already_exists(dist, &e.key),
         Some(Kind::Uncertain(u)) => uncertain(dist, &u.key, "it met too many such rows"),
         Some(Kind::Locked(l)) => conflict(dist, &l.key),
+        Some(Kind::Busy(busy)) => {
+            let detail = format!("{} is held by {}.", dist.name(&busy.key), people(&busy.blockers));
+            conflict(dist, &busy.key).with_detail(detail)
+        }
         Some(Kind::Refused(_)) => SqlError::new(
             SqlState::SERIALIZATION_FAILURE,
             "the transaction was aborted by another that waited for it too long",

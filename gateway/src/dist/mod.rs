@@ -5,13 +5,16 @@
 //! * [`txn`]: an open transaction, as the planner sees it.
 //! * [`buffer`], [`reads`]: what it wrote and what it read.
 //! * [`commit`]: runs the coordinator's and the recovery's commands.
+//! * [`locks`], [`deadlocks`]: the row locks it holds, and circles of those who wait.
 //! * [`observed`]: what it heard of the clocks of nodes.
 //! * [`snapshot`]: when it reads.
 //! * [`errors`]: what clients are told.
 
 pub mod buffer;
 pub mod commit;
+pub mod deadlocks;
 pub mod errors;
+pub mod locks;
 pub mod observed;
 pub mod ranges;
 pub mod reads;
@@ -53,6 +56,8 @@ pub struct Dist {
     sql: Arc<dyn SqlSide>,
     /// Counters of commits.
     pub commits: commit::CommitMetrics,
+    /// Who holds row locks.
+    pub lock_owners: deadlocks::LockOwners,
 }
 
 impl fmt::Debug for Dist {
@@ -64,7 +69,12 @@ impl fmt::Debug for Dist {
 impl Dist {
     /// Sends through this sender.
     pub fn new(sender: Sender, sql: Arc<dyn SqlSide>) -> Self {
-        Self { sender, sql, commits: commit::CommitMetrics::default() }
+        Self {
+            sender,
+            sql,
+            commits: commit::CommitMetrics::default(),
+            lock_owners: deadlocks::LockOwners::default(),
+        }
     }
 
     /// The sender.

@@ -59,6 +59,14 @@ impl ReadSet {
         before.or(after.filter(|after| after.start == span.end)).cloned()
     }
 
+    /// Takes over what another has read at the same time.
+    pub fn absorb(&mut self, other: Self) {
+        self.count += other.count;
+        self.keys.extend(other.keys);
+        self.spans.extend(other.spans);
+        self.bound();
+    }
+
     fn bound(&mut self) {
         while self.keys.len() + self.spans.len() > READS_REMEMBERED_MAX {
             if self.keys.len() >= self.spans.len() {

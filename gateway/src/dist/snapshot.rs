@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_proto::{NodeId, Timestamp};
+use quorate_proto::{NodeId, Timestamp, pb};
 use quorate_txn::clock::NodeClock;
 
 use super::observed::Observed;
@@ -14,7 +14,7 @@ use super::reads::ReadSet;
 /// A snapshot.
 ///
 /// # Invariants
-/// * Everything in `reads` was read at `read_ts`, or shown unchanged up to it: a read that comes
+/// * Everything in `earlier` and `reads` was read at `read_ts`, or shown unchanged up to it: a read that comes
 ///   back after the timestamp has moved is thrown away, and what came back while earlier reads
 ///   were checked is checked too.
 /// * `observed` holds clocks heard since the snapshot was taken (rule R3).
@@ -33,10 +33,36 @@ pub struct Times {
     pub read_ts: Timestamp,
     /// Events above it up to and including this may have been before the snapshot (rule R2).
     pub uncertain_upto: Timestamp,
-    /// What was read.
+    /// What statements before the current one have read.
+    pub earlier: ReadSet,
+    /// What the current statement has read.
     pub reads: ReadSet,
     /// Keys found to have been changed after `read_ts`: they cannot be written any more.
     pub changed: BTreeSet<Bytes>,
+}
+
+impl Times {
+    /// What was read by the current statement is of an earlier one now.
+    pub fn next_statement(&mut self) {
+        self.earlier.absorb(std::mem::take(&mut self.reads));
+    }
+
+    /// How many reads were added: another number means that something is new.
+    pub fn count(&self) -> u64 {
+        self.earlier.count() + self.reads.count()
+    }
+
+    /// Whether the key was read, or lies between keys that were.
+    pub fn may_hold(&self, key: &Bytes) -> bool {
+        self.reads.may_hold(key) || self.earlier.may_hold(key)
+    }
+
+    /// The checks that show everything unchanged since it was read.
+    pub fn checks(&self) -> Vec<pb::ReadCheck> {
+        let mut checks = self.earlier.checks(self.read_ts);
+        checks.extend(self.reads.checks(self.read_ts));
+        checks
+    }
 }
 
 impl Snapshot {
@@ -48,6 +74,7 @@ impl Snapshot {
             times: Mutex::new(Times {
                 read_ts,
                 uncertain_upto,
+                earlier: ReadSet::default(),
                 reads: ReadSet::default(),
                 changed: BTreeSet::new(),
             }),

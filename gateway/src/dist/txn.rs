@@ -4,16 +4,17 @@
 //!
 //! [`Sender`]: super::sender::Sender
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::kv::{KvStats, KvTxn, LockStrength, ScanPage, ScanRequest, Span, WriteOp};
+use quorate_planner::kv::{KvStats, KvTxn, RowLock, ScanPage, ScanRequest, Span, WriteOp};
 use quorate_planner::parse::IsolationLevel;
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::{range_request, range_response};
@@ -22,6 +23,7 @@ use quorate_proto::{Timestamp, TxnId, pb};
 use super::Dist;
 use super::buffer::{BUFFER_BYTES_MAX, Mark, WriteBuffer};
 use super::errors;
+use super::locks::{Locks, Wanted};
 use super::reads::ReadSet;
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
 use super::snapshot::Snapshot;
@@ -31,7 +33,7 @@ use crate::runtime;
 pub const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// Rows of a page are asked for up to about this many bytes.
 const PAGE_BYTES: u64 = 1 << 20;
-/// Moves of the read timestamp within one read before it gives up with `40001`.
+/// Moves of the read timestamp within one statement before it gives up with `40001`.
 const MOVES_MAX: usize = 64;
 
 /// An open transaction. Reads of one statement may run in parallel.
@@ -40,20 +42,53 @@ const MOVES_MAX: usize = 64;
 /// READ COMMITTED each has its own [`Snapshot`].
 ///
 /// # Invariants
-/// * Nothing of it is at any shard before commit.
+/// * Nothing of it is at any shard before commit, but row locks.
 pub struct Txn {
     dist: Arc<Dist>,
     id: TxnId,
     explicit: bool,
     begun: Timestamp,
     own: Arc<Mutex<Own>>,
+    locks: Arc<Locks>,
     snapshot: Arc<Snapshot>,
+    current: Arc<Current>,
     counters: Arc<Counters>,
+}
+
+/// The current statement.
+#[derive(Debug, Default)]
+struct Current {
+    terms: Terms,
+    /// It shall be begun once more, at a later time: a row it has locked was changed before.
+    overtaken: AtomicBool,
+    /// How often it has moved the read timestamp.
+    moves: AtomicU64,
+}
+
+/// What the session says of a statement.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The session's application.
+    pub application: String,
+    /// The statement's text.
+    pub statement: Arc<str>,
+    /// `lock_timeout`
+    pub lock_timeout: Option<Duration>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { application: String::new(), statement: Arc::from(""), lock_timeout: None }
+    }
 }
 
 /// What the transaction did, whatever it read.
 struct Own {
     isolation: IsolationLevel,
+    /// Statements lock the rows they change.
+    locking: bool,
+    /// How many keys were locked before the current statement.
+    locked_before: usize,
     /// A statement has begun: the level is settled.
     begun: bool,
     buffer: WriteBuffer,
@@ -65,6 +100,7 @@ struct Own {
 pub struct TxnMark {
     buffer: Mark,
     locked: usize,
+    row_locks: usize,
 }
 
 /// Something kept for as long as a copy of a commit may be admitted.
@@ -82,6 +118,8 @@ pub struct Intent {
     pub checks: Vec<pb::ReadCheck>,
     /// Its start (rule P6), if it was read before: not above the node's clock.
     pub start: Option<Timestamp>,
+    /// Whose row locks are its own, if it has any.
+    pub lock_owner: Option<TxnId>,
     /// Let go when no copy of it can be admitted any more.
     pub hold: Option<Hold>,
 }
@@ -90,7 +128,6 @@ pub struct Intent {
 struct Counters {
     rpc_rounds: AtomicU64,
     rows_read: AtomicU64,
-    moves: AtomicU64,
 }
 
 impl fmt::Debug for Txn {
@@ -109,44 +146,73 @@ impl Txn {
     pub fn begin_at(dist: Arc<Dist>, explicit: bool, isolation: IsolationLevel) -> Self {
         let snapshot = Snapshot::now(dist.clock(), dist.sender().connector().own());
         let begun = dist.clock().physical();
-        let (buffer, locked) = (WriteBuffer::default(), Vec::new());
+        let own = Own {
+            isolation,
+            locking: explicit,
+            locked_before: 0,
+            begun: false,
+            buffer: WriteBuffer::default(),
+            locked: Vec::new(),
+        };
         Self {
-            dist,
             id: TxnId(runtime::random_u128()),
             explicit,
             begun,
-            own: Arc::new(Mutex::new(Own { isolation, begun: false, buffer, locked })),
+            own: Arc::new(Mutex::new(own)),
+            locks: Arc::new(Locks::new(&dist)),
             snapshot: Arc::new(snapshot),
+            current: Arc::default(),
             counters: Arc::default(),
+            dist,
         }
+    }
+
+    /// From now on, statements lock the rows they change also if each is a transaction of its own.
+    pub fn lock_before_writing(&self) {
+        self.own.lock().locking = true;
     }
 
     /// The handle of its next statement: the first has a snapshot of now, and under READ COMMITTED
     /// each.
     #[must_use]
-    pub fn statement(&self) -> Self {
+    pub fn statement(&self, terms: Terms) -> Self {
         let mut own = self.own.lock();
+        own.locked_before = own.locked.len();
         let first = !std::mem::replace(&mut own.begun, true);
         let snapshot = if first || own.isolation == IsolationLevel::ReadCommitted {
             Arc::new(Snapshot::now(self.dist.clock(), self.dist.sender().connector().own()))
         } else {
+            self.snapshot.times.lock().next_statement();
             self.snapshot.clone()
         };
         Self {
             dist: self.dist.clone(),
             own: self.own.clone(),
+            locks: self.locks.clone(),
             snapshot,
+            current: Arc::new(Current { terms, ..Current::default() }),
             counters: self.counters.clone(),
             ..*self
         }
     }
 
+    /// The handle of the same statement once more, if it was overtaken: a row that it has locked
+    /// was changed after it was read. What it locked stays locked, so each time it comes further.
+    pub fn again(&self) -> Option<Self> {
+        let overtaken = self.current.overtaken.load(Ordering::Relaxed);
+        overtaken.then(|| self.statement(self.current.terms.clone()))
+    }
+
     /// A transaction to take the place of this one: of its level and its `now()`, with an id and a
-    /// snapshot of its own.
+    /// snapshot of its own. It keeps the row locks, so that it comes further than this one.
     #[must_use]
     pub fn anew(&self) -> Self {
         let isolation = self.own.lock().isolation;
-        Self { begun: self.begun, ..Self::begin_at(self.dist.clone(), self.explicit, isolation) }
+        Self {
+            begun: self.begun,
+            locks: self.locks.clone(),
+            ..Self::begin_at(self.dist.clone(), self.explicit, isolation)
+        }
     }
 
     /// Sets the level of a transaction that has not run a statement.
@@ -166,7 +232,8 @@ impl Txn {
     /// A savepoint.
     pub fn mark(&self) -> TxnMark {
         let mut own = self.own.lock();
-        TxnMark { buffer: own.buffer.mark(), locked: own.locked.len() }
+        let (locked, row_locks) = (own.locked.len(), self.locks.mark());
+        TxnMark { buffer: own.buffer.mark(), locked, row_locks }
     }
 
     /// Takes back what was written and locked since a savepoint. What was read since stays read.
@@ -174,6 +241,19 @@ impl Txn {
         let mut own = self.own.lock();
         own.buffer.back_to(&mark.buffer);
         own.locked.truncate(mark.locked);
+        drop(own);
+        self.release_since(mark);
+    }
+
+    /// Gives up the row locks got since a savepoint: what they were for is to be taken back.
+    pub fn release_since(&self, mark: &TxnMark) {
+        self.locks.back_to(mark.row_locks);
+    }
+
+    /// It was committed by one command at the range of its anchor: that has ended the row locks
+    /// there.
+    pub async fn committed_in_one_range(&self, anchor: &Bytes) {
+        self.locks.ended_at(anchor).await;
     }
 
     /// There is no savepoint any more.
@@ -205,7 +285,7 @@ impl Txn {
         if own.isolation == IsolationLevel::Serializable {
             // Everything it read must be the same at its commit: it is as if it ran then.
             let times = self.snapshot.times.lock();
-            checks.extend(times.reads.checks(times.read_ts));
+            checks.extend(times.checks());
         }
         // What was written is tested by its write.
         checks.retain(|check| !check.end.is_empty() || own.buffer.get(&check.start).is_none());
@@ -215,6 +295,7 @@ impl Txn {
             writes: own.buffer.to_writes(),
             checks,
             start: None,
+            lock_owner: self.locks.owner(),
             hold: None,
         })
     }
@@ -292,7 +373,7 @@ impl Txn {
     /// to there. The new timestamp is a reading of our clock (rule T1).
     async fn move_forward(&self, event: Timestamp, key: &[u8]) -> Result<(), SqlError> {
         let failed = |why: &str| errors::uncertain(&self.dist, key, why);
-        if self.counters.moves.fetch_add(1, Ordering::Relaxed) >= MOVES_MAX as u64 {
+        if self.current.moves.fetch_add(1, Ordering::Relaxed) >= MOVES_MAX as u64 {
             return Err(failed("its read timestamp was moved too often"));
         }
         let clock = self.dist.clock();
@@ -305,7 +386,7 @@ impl Txn {
         loop {
             let (old_ts, known, checks) = {
                 let times = self.snapshot.times.lock();
-                (times.read_ts, times.reads.count(), times.reads.checks(times.read_ts))
+                (times.read_ts, times.count(), times.checks())
             };
             if old_ts >= event {
                 // Another read of the same statement was faster.
@@ -315,7 +396,7 @@ impl Txn {
                 return Err(failed("a row it read before was changed meanwhile"));
             }
             let mut times = self.snapshot.times.lock();
-            if times.read_ts != old_ts || times.reads.count() != known {
+            if times.read_ts != old_ts || times.count() != known {
                 // What another read has brought meanwhile was not among the checks.
                 continue;
             }
@@ -372,6 +453,34 @@ impl Txn {
             }
         }
         Ok(true)
+    }
+
+    /// A row was changed after this statement has read it and before it was locked: the statement
+    /// must be begun once more, at a later time. It has given nothing out yet. What statements
+    /// before it have read must be unchanged up to then; under READ COMMITTED it need not.
+    async fn overtaken(&self, newest: Timestamp, key: &[u8]) -> Result<(), SqlError> {
+        let isolation = {
+            let mut own = self.own.lock();
+            let before = own.locked_before;
+            own.locked.truncate(before);
+            own.isolation
+        };
+        // Whatever its clock says: the next attempt must read it.
+        self.dist.clock().observe(newest).map_err(|e| errors::clock(&e))?;
+        if isolation != IsolationLevel::ReadCommitted {
+            {
+                let mut times = self.snapshot.times.lock();
+                times.reads = ReadSet::default();
+                times.changed.clear();
+            }
+            let moved = self.move_forward(newest, key).await;
+            moved.map_err(|error| match error.sqlstate {
+                SqlState::SERIALIZATION_FAILURE => errors::overtaken(&self.dist, key),
+                _ => error,
+            })?;
+        }
+        self.current.overtaken.store(true, Ordering::Relaxed);
+        Err(errors::overtaken(&self.dist, key))
     }
 
     fn patience(&self, started: Duration, doing: &str) -> Result<(), SqlError> {
@@ -522,7 +631,7 @@ impl KvTxn for Txn {
                 return Err(errors::conflict(&self.dist, &op.key));
             }
             // What was not read cannot have changed since: only its absence is asked for.
-            let unread = op.must_be_absent && !times.reads.may_hold(&op.key);
+            let unread = op.must_be_absent && !times.may_hold(&op.key);
             if unread { Timestamp::ZERO } else { times.read_ts }
         };
         own.buffer.add(op, read_at);
@@ -537,11 +646,41 @@ impl KvTxn for Txn {
         Ok(())
     }
 
-    fn lock(&self, keys: Vec<Bytes>, _strength: LockStrength) -> Result<(), SqlError> {
-        let read_at = self.read_ts().0;
-        let check = |start| pb::ReadCheck { start, end: Bytes::new(), read_at };
-        self.own.lock().locked.extend(keys.into_iter().map(check));
-        Ok(())
+    async fn lock(&self, keys: Vec<Bytes>, how: RowLock) -> Result<BTreeSet<Bytes>, SqlError> {
+        let read_at = self.read_ts();
+        let keys: Vec<Bytes> = {
+            let own = self.own.lock();
+            // What it wrote itself is its own already.
+            keys.into_iter().filter(|key| own.buffer.get(key).is_none()).collect()
+        };
+        let terms = &self.current.terms;
+        let wanted = Wanted {
+            strength: how.strength,
+            wait: how.wait,
+            timeout: terms.lock_timeout,
+            read_at,
+            who: pb::LockOwner {
+                node_id: self.dist.sender().connector().own().map_or(0, |node| node.0),
+                began: self.begun.0,
+                application: terms.application.clone(),
+                statement: errors::shortened(&terms.statement),
+                ..pb::LockOwner::default()
+            },
+        };
+        let locked = self.locks.lock(&keys, &wanted).await?;
+        if let Some(key) = &locked.changed {
+            self.overtaken(locked.newest, key).await?;
+        }
+        if !how.for_write {
+            let check = |start| pb::ReadCheck { start, end: Bytes::new(), read_at: read_at.0 };
+            let kept = keys.into_iter().filter(|key| !locked.skipped.contains(key));
+            self.own.lock().locked.extend(kept.map(check));
+        }
+        Ok(locked.skipped)
+    }
+
+    fn locks_before_writing(&self) -> bool {
+        self.own.lock().locking
     }
 
     fn read_ts(&self) -> Timestamp {

@@ -92,7 +92,8 @@ impl Connection {
         }
         self.held = None;
         self.session.fail();
-        self.session.count_repetition();
+        self.session.repeat_with_locks();
+        self.keeps_deadline = true;
         self.pause(attempts).await
     }
 

@@ -54,7 +54,8 @@ impl CancelRegistry {
         if let Some((expected, cancelled)) = sessions.by_pid.get(&pid)
             && SecretKey::I32(*expected).eq_value(secret)
         {
-            cancelled.notify_waiters();
+            // Kept if the session is just where it cannot be interrupted: it hears of it soon.
+            cancelled.notify_one();
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Connection {
     skipping_to_sync: bool,
     /// When the running statement has taken too long (`statement_timeout`).
     deadline: Option<Duration>,
+    /// The next statement is one that is run again: its time goes on.
+    pub(super) keeps_deadline: bool,
     pub(super) scratch: Vec<u8>,
 }
 
@@ -70,6 +72,7 @@ impl Connection {
             block: None,
             skipping_to_sync: false,
             deadline: None,
+            keeps_deadline: false,
             scratch: Vec::new(),
         }
     }
@@ -130,13 +133,17 @@ impl Connection {
                 return self.sync().await;
             }
             _ if skipping => return Ok(()),
-            PgWireFrontendMessage::Query(query) => return self.simple_query(&query.query).await,
+            PgWireFrontendMessage::Query(query) => {
+                self.forget_cancel();
+                return self.simple_query(&query.query).await;
+            }
             PgWireFrontendMessage::Parse(parse) => self.parse(parse).await,
             PgWireFrontendMessage::Bind(bind) => self.bind(bind),
             PgWireFrontendMessage::Describe(describe) => {
                 self.describe(describe.target_type, describe.name)
             }
             PgWireFrontendMessage::Execute(execute) => {
+                self.forget_cancel();
                 self.execute(execute.name.unwrap_or_default(), execute.max_rows).await
             }
             PgWireFrontendMessage::Close(close) => {
@@ -308,6 +315,11 @@ impl Connection {
         }
     }
 
+    /// A request to cancel that came too late for the statement before is not for the next.
+    fn forget_cancel(&self) {
+        let _ = futures::FutureExt::now_or_never(self.cancelled.notified());
+    }
+
     /// Runs a statement, to be cancelled unless it decides a transaction.
     pub(super) async fn run(
         &mut self,
@@ -319,14 +331,17 @@ impl Connection {
         if ready.decides_transaction() {
             return self.session.run(ready, params).await;
         }
-        let limit = self.session.statement_timeout();
-        self.deadline = limit.map(|limit| self.session.monotonic() + limit);
+        if !std::mem::take(&mut self.keeps_deadline) {
+            let limit = self.session.statement_timeout();
+            self.deadline = limit.map(|limit| self.session.monotonic() + limit);
+        }
+        let left = self.deadline.map(|at| at.saturating_sub(self.session.monotonic()));
         let cancelled = self.cancelled.clone();
         tokio::select! {
             biased;
             () = cancelled.notified() => Err(cancelled_by_user()),
             outcome = self.session.run(ready, params) => outcome,
-            () = passed(limit) => Err(timed_out()),
+            () = passed(left) => Err(timed_out()),
         }
     }
 

@@ -145,6 +145,7 @@ impl Connection {
         let mut same = Ok(true);
         for step in &block.steps {
             let mark = self.wire.mark();
+            self.keeps_deadline = true;
             let ran = self.run_step(step, mark).await;
             let given = self.wire.since(mark).map(digest);
             self.wire.back_to(mark);

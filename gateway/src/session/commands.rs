@@ -86,7 +86,7 @@ impl Session {
     }
 
     async fn change_schema(&mut self, op: &DdlOp) -> Result<(), SqlError> {
-        self.next_statement();
+        self.next_statement(&Arc::from("a change of the schema"));
         let notices = match &mut self.state {
             State::Block(open) => {
                 let base = open.pin.catalog().clone();

@@ -38,12 +38,16 @@ pub use settings::SessionSettings;
 use crate::Gateway;
 use crate::catalog::Pin;
 use crate::dist::Txn;
+use crate::dist::txn::Terms;
 use crate::pg::startup::Hello;
 use crate::schema::PendingSchema;
 use savepoints::Savepoint;
 
 /// Bytes of a text from which on planning may take so long that other tasks should not wait for it.
 const LONG_STATEMENT: usize = 1_000;
+
+/// How often a statement is begun once more because rows it has locked were changed before.
+const ATTEMPTS_MAX: usize = 100;
 
 /// Values bound to a statement's parameters.
 pub type Params = Vec<ScalarValue>;
@@ -157,6 +161,14 @@ impl Open {
         self.schema.catalog.is_none() && self.savepoints.is_empty()
     }
 
+    /// What is left of it when a statement has failed: something if there is a savepoint to go back
+    /// to. Row locks got since the last are not needed any more, whatever comes.
+    fn after_failure(self) -> Option<Self> {
+        let last = self.savepoints.last()?;
+        last.release_locks_since(&self.txn);
+        Some(self)
+    }
+
     fn catalog(&self) -> &Arc<CatalogSnapshot> {
         self.schema.catalog.as_ref().unwrap_or_else(|| self.pin.catalog())
     }
@@ -178,6 +190,7 @@ pub struct Session {
     deallocated: Vec<Option<String>>,
     backend_pid: i32,
     keeps_block: bool,
+    locks_next: bool,
 }
 
 impl Session {
@@ -208,6 +221,7 @@ impl Session {
             deallocated: Vec::new(),
             backend_pid: 0,
             keeps_block: false,
+            locks_next: false,
         })
     }
 
@@ -302,8 +316,9 @@ impl Session {
         self.gateway.dist().commits.replayed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A statement is run again.
-    pub fn count_repetition(&self) {
+    /// A statement is run again, and waits for its turn this time: it locks the rows it changes.
+    pub fn repeat_with_locks(&mut self) {
+        self.locks_next = true;
         self.gateway.dist().commits.repeated.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -471,6 +486,17 @@ impl Session {
             self.check_may_write()?;
             self.refuse_while_building(table)?;
         }
+        let lost_a_race = std::mem::take(&mut self.locks_next);
+        if let (Some(table), State::Implicit(open)) = (plan.writes_table(), &self.state) {
+            let contended = &self.gateway.contended;
+            let now = self.gateway.dist().clock().monotonic();
+            if lost_a_race {
+                contended.note(table, now);
+            }
+            if contended.is(table, now) {
+                open.txn.lock_before_writing();
+            }
+        }
         self.execute(statement, &plan, params).await
     }
 
@@ -481,16 +507,27 @@ impl Session {
         plan: &Arc<Prepared>,
         params: Params,
     ) -> Result<Outcome, SqlError> {
-        self.next_statement();
-        let context = self.context(statement, params)?;
-        let columns: Arc<[OutColumn]> = plan.columns.clone().unwrap_or_default().into();
-        Ok(match plan.execute(context).await? {
-            Execution::Rows(stream) => Outcome::Rows(RowSource::new(columns, stream)),
-            Execution::Command { tag, returning } => Outcome::Command {
-                tag,
-                rows: returning.map(|stream| RowSource::new(columns, stream)),
-            },
-        })
+        self.next_statement(&statement.text);
+        let mut again = 0;
+        loop {
+            let context = self.context(statement, params.clone())?;
+            match attempt(plan, context).await {
+                Err(_) if again < ATTEMPTS_MAX && self.was_overtaken() => again += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Whether the statement shall be begun once more, at a later time.
+    fn was_overtaken(&mut self) -> bool {
+        let (State::Implicit(open) | State::Block(open)) = &mut self.state else { return false };
+        match open.txn.again() {
+            Some(again) => {
+                open.txn = Arc::new(again);
+                true
+            }
+            None => false,
+        }
     }
 
     fn context(&self, statement: &Statement, params: Params) -> Result<ExecContext, SqlError> {
@@ -526,9 +563,14 @@ impl Session {
     }
 
     /// A statement begins in the open transaction.
-    fn next_statement(&mut self) {
+    fn next_statement(&mut self, text: &Arc<str>) {
         if let State::Implicit(open) | State::Block(open) = &mut self.state {
-            open.txn = Arc::new(open.txn.statement());
+            let terms = Terms {
+                application: self.settings.application_name(),
+                statement: text.clone(),
+                lock_timeout: self.settings.lock_timeout(),
+            };
+            open.txn = Arc::new(open.txn.statement(terms));
         }
     }
 
@@ -587,7 +629,7 @@ impl Session {
     pub fn fail(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle | State::Implicit(_) => State::Idle,
-            State::Block(open) => State::Failed((!open.savepoints.is_empty()).then_some(open)),
+            State::Block(open) => State::Failed(open.after_failure()),
             State::Failed(open) => State::Failed(open),
         };
         // The settings of a block that may go on are put back when it does.
@@ -595,6 +637,21 @@ impl Session {
             self.settings.transaction_ended(false);
         }
     }
+}
+
+/// One attempt at a statement. If it locks the rows it gives, all are locked before it gives any: it
+/// may have to be begun once more.
+async fn attempt(plan: &Prepared, context: ExecContext) -> Result<Outcome, SqlError> {
+    let columns: Arc<[OutColumn]> = plan.columns.clone().unwrap_or_default().into();
+    Ok(match plan.execute(context).await? {
+        Execution::Rows(stream) if plan.locks_rows() => {
+            Outcome::Rows(RowSource::taken(columns, stream).await?)
+        }
+        Execution::Rows(stream) => Outcome::Rows(RowSource::new(columns, stream)),
+        Execution::Command { tag, returning } => {
+            Outcome::Command { tag, rows: returning.map(|stream| RowSource::new(columns, stream)) }
+        }
+    })
 }
 
 /// Whether the error may only mean that our catalog is old.

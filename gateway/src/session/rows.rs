@@ -6,11 +6,15 @@ use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::Schema;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use quorate_planner::error::SqlError;
 use quorate_planner::types::PgType;
 
 use super::OutColumn;
+
+/// Bytes of rows that are taken before the first is given out.
+const TAKEN_BYTES_MAX: usize = 64 << 20;
 
 /// A result that is fetched as the client takes it.
 pub struct RowSource {
@@ -25,6 +29,22 @@ impl RowSource {
     /// Rows of this stream.
     pub fn new(columns: Arc<[OutColumn]>, stream: SendableRecordBatchStream) -> Self {
         Self { columns, stream, batch: None, next_row: 0 }
+    }
+
+    /// Rows of this stream, all taken now. What does not fit into memory is left to come later.
+    pub async fn taken(
+        columns: Arc<[OutColumn]>,
+        mut stream: SendableRecordBatchStream,
+    ) -> Result<Self, SqlError> {
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while bytes < TAKEN_BYTES_MAX {
+            let Some(batch) = stream.next().await.transpose()? else { break };
+            bytes += batch.get_array_memory_size();
+            batches.push(Ok(batch));
+        }
+        let schema = stream.schema();
+        let rest = futures::stream::iter(batches).chain(stream);
+        Ok(Self::new(columns, Box::pin(RecordBatchStreamAdapter::new(schema, rest))))
     }
 
     /// Rows of text, one column a name.

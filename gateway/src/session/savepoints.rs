@@ -4,6 +4,7 @@ use quorate_planner::error::{SqlError, SqlState};
 
 use super::settings::Saved;
 use super::{Open, Outcome, Session, State};
+use crate::dist::Txn;
 use crate::dist::txn::TxnMark;
 use crate::schema::PendingSchema;
 
@@ -13,6 +14,13 @@ pub(super) struct Savepoint {
     mark: TxnMark,
     settings: Saved,
     schema: PendingSchema,
+}
+
+impl Savepoint {
+    /// Gives up the row locks got since.
+    pub(super) fn release_locks_since(&self, txn: &Txn) {
+        txn.release_since(&self.mark);
+    }
 }
 
 fn tag(tag: &str) -> Outcome {

@@ -46,7 +46,6 @@ const fn reported(name: &'static str, kind: Kind, default: &'static str) -> Know
 const UTF8: Kind = Kind::OneOf(&["UTF8", "UTF-8", "unicode"]);
 const ISO: Kind = Kind::OneOf(&["ISO, MDY", "ISO", "ISO, DMY", "ISO, YMD", "iso,mdy"]);
 const ONLY_ON: Kind = Kind::OneOf(&["on", "true", "yes", "1"]);
-const ONLY_ZERO: Kind = Kind::OneOf(&["0"]);
 /// As PostgreSQL's; `read uncommitted` runs as `read committed`.
 const ISOLATION: Kind = Kind::OneOf(ISOLATION_LEVELS);
 const ISOLATION_LEVELS: &[&str] =
@@ -75,7 +74,7 @@ const TABLE: &[Known] = &[
     known("lc_collate", Kind::Fixed, "C"),
     known("lc_ctype", Kind::Fixed, "C.UTF-8"),
     known("lc_messages", Kind::Text, "C"),
-    known("lock_timeout", ONLY_ZERO, "0"),
+    known("lock_timeout", Kind::Millis, "0"),
     known("max_identifier_length", Kind::Fixed, "63"),
     known("quorate.repeat_statements", Kind::Bool, "on"),
     known("quorate.repeat_transactions", Kind::Bool, "on"),
@@ -323,6 +322,16 @@ impl SessionSettings {
         self.find_zone();
     }
 
+    /// Longest a statement waits for a lock.
+    pub fn lock_timeout(&self) -> Option<Duration> {
+        self.limit("lock_timeout")
+    }
+
+    /// What the client calls itself.
+    pub fn application_name(&self) -> String {
+        self.get("application_name").unwrap_or_default()
+    }
+
     /// Longest a statement may take.
     pub fn statement_timeout(&self) -> Option<Duration> {
         self.limit("statement_timeout")
@@ -438,7 +447,7 @@ mod tests {
         let mut s = SessionSettings::new("u");
         let state = |r: Result<(), SqlError>| r.unwrap_err().sqlstate;
         let refused = SqlState::FEATURE_NOT_SUPPORTED;
-        assert_eq!(state(s.set("lock_timeout", Some("5"), false, false)), refused);
+        assert_eq!(state(s.set("standard_conforming_strings", Some("off"), false, false)), refused);
         let chaos = s.set("default_transaction_isolation", Some("chaos"), false, false);
         assert_eq!(state(chaos), SqlState::INVALID_PARAMETER_VALUE);
         assert_eq!(state(s.set("nonsense", Some("1"), false, false)), SqlState::UNDEFINED_OBJECT);

@@ -320,7 +320,7 @@ impl Statement<'_> {
         let mut stream = update.source.execute(state)?;
         while let Some(batch) = stream.next().await.transpose()? {
             if batch.num_rows() > 0 {
-                self.change(&batch, &update.assigned)?;
+                self.change(&batch, &update.assigned).await?;
             }
         }
         Ok(())

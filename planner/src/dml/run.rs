@@ -14,9 +14,10 @@ use super::write::{Writes, check_not_null, entries_of};
 use super::{DmlKind, DmlPlan};
 use crate::catalog::{CatalogSnapshot, IndexId, TableDef, describe_key};
 use crate::error::{SqlError, SqlResult, SqlState};
+use crate::exec::fetch::BatchRow;
 use crate::exec::scan::GETS_PER_REQUEST;
 use crate::exec::{RunState, SessionValues};
-use crate::kv::KvTxn;
+use crate::kv::{KvTxn, LockStrength, RowLock};
 use crate::plan::instance::PlanStream;
 use datafusion::common::ScalarValue;
 
@@ -100,8 +101,8 @@ impl Statement<'_> {
     async fn take(&mut self, batch: RecordBatch) -> SqlResult<()> {
         match self.plan.kind {
             DmlKind::Insert => self.insert(batch).await,
-            DmlKind::Update => self.change(&batch, &self.plan.assigned),
-            DmlKind::Delete => self.delete(&batch),
+            DmlKind::Update => self.change(&batch, &self.plan.assigned).await,
+            DmlKind::Delete => self.delete(&batch).await,
         }
     }
 
@@ -139,10 +140,14 @@ impl Statement<'_> {
     }
 
     /// Rows before, and the new values of the assigned columns behind them.
-    pub(super) fn change(&mut self, batch: &RecordBatch, assigned: &[usize]) -> SqlResult<()> {
+    pub(super) async fn change(
+        &mut self,
+        batch: &RecordBatch,
+        assigned: &[usize],
+    ) -> SqlResult<()> {
         let table = &self.plan.table;
         let width = table.columns.len();
-        let batch = self.first_of_each(batch)?;
+        let batch = self.first_of_each(batch, strength_of(table, assigned)).await?;
         let old: Vec<ArrayRef> = batch.columns()[..width].to_vec();
         let mut new = old.clone();
         for (n, place) in assigned.iter().enumerate() {
@@ -160,8 +165,8 @@ impl Statement<'_> {
         self.returned(&new)
     }
 
-    fn delete(&mut self, batch: &RecordBatch) -> SqlResult<()> {
-        let batch = self.first_of_each(batch)?;
+    async fn delete(&mut self, batch: &RecordBatch) -> SqlResult<()> {
+        let batch = self.first_of_each(batch, LockStrength::Update).await?;
         let columns = batch.columns().to_vec();
         let batch = RecordBatch::try_new(table_schema(&self.plan.table), columns)?;
         for at in 0..batch.num_rows() {
@@ -171,12 +176,30 @@ impl Statement<'_> {
         self.returned(&batch)
     }
 
-    /// Only the first row of each key.
-    fn first_of_each(&mut self, batch: &RecordBatch) -> SqlResult<RecordBatch> {
+    /// Only the first row of each key, locked where that comes before writing.
+    async fn first_of_each(
+        &mut self,
+        batch: &RecordBatch,
+        strength: LockStrength,
+    ) -> SqlResult<RecordBatch> {
+        let batch = self.without_repeated(batch)?;
+        if self.context.txn.locks_before_writing() && batch.num_rows() > 0 {
+            let table = &self.plan.table;
+            let key = |row| {
+                let source = BatchRow { table, batch: &batch, row };
+                crate::row::primary_key(table, &|id| source.value(id))
+            };
+            let keys = (0..batch.num_rows()).map(key).collect::<SqlResult<_>>()?;
+            self.context.txn.lock(keys, RowLock::of_write(strength)).await?;
+        }
+        Ok(batch)
+    }
+
+    fn without_repeated(&mut self, batch: &RecordBatch) -> SqlResult<RecordBatch> {
         let table = &self.plan.table;
         let mut kept = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
-            let source = crate::exec::fetch::BatchRow { table, batch, row };
+            let source = BatchRow { table, batch, row };
             let key = crate::row::primary_key(table, &|id| source.value(id))?;
             if self.seen.insert(key) {
                 kept.push(row as u64);
@@ -232,6 +255,16 @@ impl Statement<'_> {
             ),
         }
     }
+}
+
+/// The lock of a row some columns of which change: the strongest if they may be what other tables
+/// refer to it by, as in PostgreSQL.
+fn strength_of(table: &TableDef, assigned: &[usize]) -> LockStrength {
+    let unique = table.indexes.iter().filter(|index| index.unique);
+    let mut parts = unique.flat_map(|index| &index.columns);
+    let changes =
+        parts.any(|part| table.position(part.column).is_some_and(|i| assigned.contains(&i)));
+    if changes { LockStrength::Update } else { LockStrength::NoKeyUpdate }
 }
 
 /// The schema of a table's rows, hidden columns and NULLs included: constraints are ours to check.

@@ -199,10 +199,6 @@ impl LookupJoinExec {
             kept.retain(|i| mask.value(*i as usize));
             batch = filter_record_batch(&batch, &mask)?;
         }
-        if let Some(strength) = self.inner.lock {
-            let locked = kept.iter().map(|i| pairs[*i as usize].0.clone());
-            state.txn.lock(locked.collect(), strength)?;
-        }
         let mut of: HashMap<Bytes, Vec<u64>> = HashMap::new();
         for (at, i) in kept.iter().enumerate() {
             of.entry(owners[*i as usize].clone()).or_default().push(at as u64);

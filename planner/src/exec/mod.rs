@@ -17,6 +17,7 @@ pub mod apply;
 pub mod concat;
 pub mod fetch;
 pub mod limit;
+pub mod lock;
 pub mod lookup;
 pub mod rows;
 pub mod run;

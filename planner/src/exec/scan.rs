@@ -36,7 +36,7 @@ use super::fetch::RowReader;
 use super::run::{RunCell, RunState};
 use crate::catalog::{IndexId, TableDef};
 use crate::error::SqlResult;
-use crate::kv::{LockStrength, ScanProgram, ScanRequest, Span};
+use crate::kv::{ScanProgram, ScanRequest, Span};
 use crate::program;
 
 /// Point gets that one request to storage may carry.
@@ -53,7 +53,6 @@ pub struct ScanExec {
     pub(crate) projection: Vec<usize>,
     pub(crate) limit: Option<usize>,
     pub(crate) reverse: bool,
-    pub(crate) lock: Option<LockStrength>,
     pub(crate) cell: Arc<RunCell>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
@@ -78,7 +77,6 @@ impl ScanExec {
             projection,
             limit: None,
             reverse: false,
-            lock: None,
             cell,
             schema,
         };
@@ -90,13 +88,6 @@ impl ScanExec {
         self.schema = Arc::new(self.layout.schema().project(&self.projection)?);
         self.declare_order();
         Ok(self)
-    }
-
-    /// With the locks of `SELECT … FOR …`.
-    #[must_use]
-    pub fn with_lock(mut self, lock: Option<LockStrength>) -> Self {
-        self.lock = lock;
-        self
     }
 
     /// With at most so many rows put out.
@@ -200,10 +191,10 @@ impl ScanExec {
     }
 
     /// The program that runs beside the data instead of [`RowReader::decode`] and the filter here:
-    /// worth it where a filter throws rows away before they travel, and not where locks need keys.
+    /// worth it where a filter throws rows away before they travel.
     fn program(&self) -> SqlResult<Option<Arc<ScanProgram>>> {
         let plain = self.path.index == IndexId::PRIMARY && !self.path.points;
-        if !plain || self.lock.is_some() {
+        if !plain {
             return Ok(None);
         }
         let Some(filter) = &self.filter else { return Ok(None) };
@@ -317,9 +308,6 @@ impl ScanRun {
         if self.scan.path.index != IndexId::PRIMARY {
             if self.covering {
                 batch = Some(layout.decode_entries(self.scan.path.index, &pairs)?);
-                if self.scan.lock.is_some() {
-                    pairs = layout.entry_rows(self.scan.path.index, pairs)?;
-                }
             } else {
                 pairs = self.rows_behind(pairs).await?;
             }
@@ -328,30 +316,11 @@ impl ScanRun {
             Some(batch) => batch,
             None => layout.decode(&pairs)?,
         };
-        let (batch, kept) = match &self.scan.filter {
-            Some(filter) => {
-                let mask = evaluate_filter(filter, &batch)?;
-                (filter_record_batch(&batch, &mask)?, Some(mask))
-            }
-            None => (batch, None),
+        let batch = match &self.scan.filter {
+            Some(filter) => filter_record_batch(&batch, &evaluate_filter(filter, &batch)?)?,
+            None => batch,
         };
-        if let Some(strength) = self.scan.lock {
-            self.lock(pairs, kept.as_ref(), strength)?;
-        }
         Ok(batch.project(&self.scan.projection)?)
-    }
-
-    fn lock(
-        &self,
-        pairs: Pairs,
-        kept: Option<&BooleanArray>,
-        strength: LockStrength,
-    ) -> SqlResult<()> {
-        let wanted = |i: usize| kept.is_none_or(|mask| mask.is_valid(i) && mask.value(i));
-        let most = self.left.map_or(usize::MAX, |left| left as usize);
-        let keys = pairs.into_iter().enumerate().filter(|(i, _)| wanted(*i));
-        let keys: Vec<Bytes> = keys.map(|(_, (key, _))| key).take(most).collect();
-        if keys.is_empty() { Ok(()) } else { self.state.txn.lock(keys, strength) }
     }
 
     /// The rows that index entries point to, in their order.
@@ -398,13 +367,7 @@ impl DisplayAs for ScanExec {
         if let Some(limit) = self.limit {
             write!(f, ", limit={limit}")?;
         }
-        match self.lock {
-            Some(LockStrength::Update) => f.write_str(", for update"),
-            Some(LockStrength::NoKeyUpdate) => f.write_str(", for no key update"),
-            Some(LockStrength::Share) => f.write_str(", for share"),
-            Some(LockStrength::KeyShare) => f.write_str(", for key share"),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 

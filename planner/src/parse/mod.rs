@@ -29,7 +29,7 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use crate::catalog::{DdlOp, ddl_op};
 use crate::error::{SqlError, SqlResult};
-use crate::kv::LockStrength;
+use crate::kv::{LockStrength, LockWait};
 use crate::types::PgType;
 use dialect::Postgres;
 
@@ -145,7 +145,7 @@ pub struct Parsed {
     /// The syntax tree; lifted literals are placeholders, locking clauses are gone.
     pub statement: ast::Statement,
     /// Row locks by table name or alias; for all tables without a name.
-    pub locks: Vec<(Option<String>, LockStrength)>,
+    pub locks: Vec<LockClause>,
 }
 
 /// The statements of a text. A text of only white space is one [`StatementKind::Empty`].
@@ -262,11 +262,22 @@ fn tree(tokens: &[TokenWithSpan], whole: &str) -> SqlResult<ast::Statement> {
     Ok(tree)
 }
 
+/// A locking clause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockClause {
+    /// `OF` this table or alias; without, all tables.
+    pub table: Option<String>,
+    /// How strong.
+    pub strength: LockStrength,
+    /// What to do about rows that others hold.
+    pub wait: LockWait,
+}
+
 /// Takes the locking clauses off a query.
 fn take_locks(
     statement: &mut ast::Statement,
     tokens: &[TokenWithSpan],
-) -> SqlResult<Vec<(Option<String>, LockStrength)>> {
+) -> SqlResult<Vec<LockClause>> {
     let mut strengths = tokens::lock_strengths(tokens);
     let outer = match statement {
         ast::Statement::Query(query) => Some(query.as_mut()),
@@ -282,14 +293,13 @@ fn take_locks(
         // Those of subqueries come before.
         let own = strengths.split_off(strengths.len().saturating_sub(clauses.len()));
         for (clause, strength) in clauses.into_iter().zip(own) {
-            match clause.nonblock {
-                None => {}
-                Some(how) => {
-                    return Err(SqlError::unsupported(format_args!("the locking option {how}")));
-                }
-            }
+            let wait = match clause.nonblock {
+                None => LockWait::Block,
+                Some(ast::NonBlock::Nowait) => LockWait::NoWait,
+                Some(ast::NonBlock::SkipLocked) => LockWait::SkipLocked,
+            };
             let table = clause.of.as_ref().map(crate::catalog::object_name).transpose()?;
-            locks.push((table, strength));
+            locks.push(LockClause { table, strength, wait });
         }
     }
     struct Inner;

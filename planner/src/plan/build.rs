@@ -13,7 +13,7 @@ use super::rewrite;
 use crate::catalog::{CatalogSnapshot, TableDef};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::exec::Slot;
-use crate::kv::LockStrength;
+use crate::parse::LockClause;
 use crate::types::PgType;
 
 /// Parameters a statement may have (the wire protocol's limit).
@@ -42,8 +42,8 @@ pub struct Build<'a> {
     pub database: &'a str,
     /// Types of the parameters, as far as they are known.
     pub params: Vec<Option<PgType>>,
-    /// Row locks, by table name or alias.
-    pub locks: Vec<(Option<String>, LockStrength)>,
+    /// Its locking clauses.
+    pub locks: Vec<LockClause>,
 }
 
 /// Names of one SELECT that are not in the catalog.
@@ -83,7 +83,6 @@ impl Build<'_> {
         super::qualified::strip(&mut statement, self.catalog)?;
         rewrite::name_columns(&mut statement);
         let mut names = Names::new(self.engine, self.catalog, self.database);
-        names.locks.clone_from(&self.locks);
         names.own = scope.own;
         names.hidden = scope.hidden;
         let set_operation = matches!(

@@ -49,7 +49,6 @@ use crate::exec::values::{Rows, ValuesTable};
 use crate::exec::yielding::Yielding;
 use crate::exec::{RunCell, Slot};
 use crate::infoschema;
-use crate::kv::LockStrength;
 use crate::plan::meaning as semantics;
 use crate::types::PgType;
 
@@ -301,8 +300,6 @@ pub struct Names<'a> {
     engine: &'a Engine,
     catalog: &'a Arc<CatalogSnapshot>,
     database: &'a str,
-    /// Row locks for tables by the name or alias the statement gives; `None` as name: for all.
-    pub locks: Vec<(Option<String>, LockStrength)>,
     /// Tables of the statement's own, found first.
     pub own: HashMap<String, Arc<dyn TableSource>>,
     /// Whether stored tables show their hidden columns.
@@ -312,12 +309,7 @@ pub struct Names<'a> {
 impl<'a> Names<'a> {
     /// The names of a catalog.
     pub fn new(engine: &'a Engine, catalog: &'a Arc<CatalogSnapshot>, database: &'a str) -> Self {
-        Self { engine, catalog, database, locks: vec![], own: HashMap::new(), hidden: false }
-    }
-
-    fn lock_of(&self, table: &str) -> Option<LockStrength> {
-        let fits = |name: &Option<String>| name.as_deref().is_none_or(|name| name == table);
-        self.locks.iter().filter(|(name, _)| fits(name)).map(|(_, lock)| *lock).max()
+        Self { engine, catalog, database, own: HashMap::new(), hidden: false }
     }
 
     fn find(&self, name: &TableReference) -> DfResult<Arc<dyn TableSource>> {
@@ -338,7 +330,7 @@ impl<'a> Names<'a> {
         if matches!(name.schema(), None | Some("public"))
             && let Some(def) = self.catalog.table(table)
         {
-            let provider = KvTable::new(Arc::clone(def), self.hidden, self.lock_of(table));
+            let provider = KvTable::new(Arc::clone(def), self.hidden);
             return Ok(provider_as_source(Arc::new(provider)));
         }
         let schema = name.schema().unwrap_or("pg_catalog");

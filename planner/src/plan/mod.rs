@@ -17,6 +17,7 @@ pub mod explain;
 pub mod functions;
 pub mod guard;
 pub mod instance;
+mod locks;
 pub mod meaning;
 mod nodes;
 mod prepare;
@@ -91,6 +92,8 @@ pub struct Prepared {
     all_types: Vec<PgType>,
     /// The literals are in the plan: none are bound.
     literal: bool,
+    /// It has a locking clause.
+    locks: bool,
     pub(crate) body: Body,
 }
 
@@ -153,6 +156,12 @@ impl Prepared {
             },
             _ => None,
         }
+    }
+
+    /// Whether it locks the rows it gives: then it may have to be begun once more before the last
+    /// is locked, and none may be given out before.
+    pub fn locks_rows(&self) -> bool {
+        self.locks
     }
 
     /// Physical plans built so far for this statement.

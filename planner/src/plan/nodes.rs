@@ -16,6 +16,7 @@ use crate::exec::RunCell;
 use crate::exec::access::Source;
 use crate::exec::apply::{Apply, ApplyExec, ApplyQuery};
 use crate::exec::limit::{ParamLimit, ParamLimitExec};
+use crate::exec::lock::{LockRows, LockRowsExec};
 use crate::exec::rows::{ParamValues, ParamValuesExec};
 use crate::exec::series::{Series, SeriesExec};
 
@@ -51,6 +52,13 @@ impl ExtensionPlanner for Nodes {
         let [input] = physical_inputs else { return internal_err!("our nodes have one input") };
         if let Some(limit) = any.downcast_ref::<ParamLimit>() {
             return self.limit(limit, input).map(Some);
+        }
+        if let Some(lock) = any.downcast_ref::<LockRows>() {
+            let keys = lock.keys.iter();
+            let keys = keys
+                .map(|key| planner.create_physical_expr(key, lock.input.schema(), state, context));
+            let (keys, cell) = (keys.collect::<DfResult<_>>()?, Arc::clone(&self.cell));
+            return Ok(Some(Arc::new(LockRowsExec::new(Arc::clone(input), lock, keys, cell))));
         }
         let Some(apply) = any.downcast_ref::<Apply>() else { return Ok(None) };
         let outer = apply.outer.iter();

@@ -7,11 +7,12 @@ use datafusion::sql::sqlparser::ast;
 use super::build::{Build, Scope};
 use super::engine::Engine;
 use super::guard::guarded;
+use super::locks;
 use super::{Body, Prepared, PreparedKind, explain};
 use crate::cache::{CacheStats, PlanCache};
 use crate::catalog::{CatalogSnapshot, ColumnDef, ColumnId, DdlOp};
 use crate::dml;
-use crate::error::{SqlError, SqlResult, SqlState};
+use crate::error::{SqlError, SqlResult};
 use crate::parse::{Parsed, Statement, StatementKind};
 use crate::types::{PgType, Zone, zone};
 
@@ -121,6 +122,7 @@ impl Planner {
             columns,
             all_types: vec![],
             literal: false,
+            locks: false,
             body: Body::None,
         }))
     }
@@ -221,7 +223,8 @@ impl Planner {
         let (kind, body, columns) = plan_statement(&mut build, parsed.statement)?;
         let all_types = build.param_types();
         let param_types = all_types[..own.min(all_types.len())].to_vec();
-        Ok(Prepared { kind, param_types, columns, all_types, literal: false, body })
+        let locks = !build.locks.is_empty();
+        Ok(Prepared { kind, param_types, columns, all_types, literal: false, locks, body })
     }
 }
 
@@ -245,8 +248,9 @@ type Planned = (PreparedKind, Body, Option<Vec<super::OutColumn>>);
 fn plan_statement(build: &mut Build<'_>, statement: ast::Statement) -> SqlResult<Planned> {
     match statement {
         ast::Statement::Query(query) => {
-            check_locks(build, &query)?;
+            locks::check(build, &query)?;
             let plan = build.logical(ast::Statement::Query(query), Scope::default())?;
+            let plan = locks::lock_rows(plan, &build.locks)?;
             let template = build.template(plan)?;
             let columns = build.columns(&template)?;
             Ok((PreparedKind::Query, Body::Query(template), Some(columns)))
@@ -280,68 +284,4 @@ fn writes(build: &Build<'_>, plan: dml::DmlPlan) -> SqlResult<Planned> {
     let columns = plan.returning.as_ref().map(|template| build.columns(template)).transpose()?;
     let kind = PreparedKind::Dml(Arc::clone(&plan.table));
     Ok((kind, Body::Dml(Box::new(plan)), columns))
-}
-
-/// Row locks need rows: they are refused where a result row is no row of a table.
-fn check_locks(build: &Build<'_>, query: &ast::Query) -> SqlResult<()> {
-    if build.locks.is_empty() {
-        return Ok(());
-    }
-    let refuse = |what: &str| {
-        let message = format!("FOR UPDATE is not allowed with {what}");
-        Err(SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, message))
-    };
-    let ast::SetExpr::Select(select) = query.body.as_ref() else {
-        return refuse("UNION/INTERSECT/EXCEPT");
-    };
-    if select.distinct.is_some() {
-        return refuse("DISTINCT clause");
-    }
-    let grouped = match &select.group_by {
-        ast::GroupByExpr::Expressions(exprs, _) => !exprs.is_empty(),
-        ast::GroupByExpr::All(_) => true,
-    };
-    if grouped {
-        return refuse("GROUP BY clause");
-    }
-    if select.having.is_some() {
-        return refuse("HAVING clause");
-    }
-    let aggregates = build.engine.state().aggregate_functions();
-    let aggregated = ast::visit_expressions(&select.projection, |expr| match expr {
-        ast::Expr::Function(f)
-            if f.over.is_none()
-                && aggregates.contains_key(f.name.to_string().to_lowercase().as_str()) =>
-        {
-            std::ops::ControlFlow::Break(())
-        }
-        _ => std::ops::ControlFlow::Continue(()),
-    });
-    if aggregated.is_break() {
-        return refuse("aggregate functions");
-    }
-    let named = |factor: &ast::TableFactor| match factor {
-        ast::TableFactor::Table { alias: Some(alias), .. }
-        | ast::TableFactor::Derived { alias: Some(alias), .. } => {
-            Some(super::rewrite::folded(&alias.name))
-        }
-        ast::TableFactor::Table { name, .. } => {
-            name.0.last().and_then(|part| part.as_ident()).map(super::rewrite::folded)
-        }
-        _ => None,
-    };
-    let known = select.from.iter().flat_map(|from| {
-        std::iter::once(named(&from.relation)).chain(from.joins.iter().map(|j| named(&j.relation)))
-    });
-    let known: Vec<_> = known.flatten().collect();
-    for (table, _) in &build.locks {
-        if let Some(table) = table
-            && !known.contains(table)
-        {
-            let message =
-                format!("relation \"{table}\" in FOR UPDATE clause not found in FROM clause");
-            return Err(SqlError::new(SqlState::UNDEFINED_TABLE, message));
-        }
-    }
-    Ok(())
 }

@@ -19,7 +19,6 @@ use crate::exec::RunCell;
 use crate::exec::access::{choose, conjuncts};
 use crate::exec::fetch::RowReader;
 use crate::exec::scan::ScanExec;
-use crate::kv::LockStrength;
 
 /// A stored table. Its columns are those of the definition, hidden ones last; a query sees hidden
 /// ones only where a statement of ours asks for them.
@@ -27,8 +26,6 @@ use crate::kv::LockStrength;
 pub struct KvTable {
     /// The definition.
     pub table: Arc<TableDef>,
-    /// The locks rows get that are read.
-    pub lock: Option<LockStrength>,
     /// The cell of the plan instance being built; none before.
     pub cell: Option<Arc<RunCell>>,
     schema: SchemaRef,
@@ -37,7 +34,7 @@ pub struct KvTable {
 
 impl KvTable {
     /// A table; `hidden`: with its hidden columns.
-    pub fn new(table: Arc<TableDef>, hidden: bool, lock: Option<LockStrength>) -> Self {
+    pub fn new(table: Arc<TableDef>, hidden: bool) -> Self {
         let shown = table.columns.iter().filter(|c| hidden || !c.hidden);
         let fields: Vec<_> = shown.map(|c| c.ty.field(&c.name, c.nullable)).collect();
         let key = table.primary().columns.iter().map(|part| table.position(part.column));
@@ -45,7 +42,7 @@ impl KvTable {
             key.map(|place| place.filter(|i| *i < fields.len())).collect();
         let constraints =
             Constraints::new_unverified(key.into_iter().map(Constraint::PrimaryKey).collect());
-        Self { table, lock, cell: None, schema: Arc::new(Schema::new(fields)), constraints }
+        Self { table, cell: None, schema: Arc::new(Schema::new(fields)), constraints }
     }
 }
 
@@ -118,7 +115,7 @@ impl TableProvider for KvTable {
         let places = places.collect::<DfResult<Vec<_>>>()?;
         let cell = self.cell.clone().unwrap_or_default();
         let scan = ScanExec::try_new(layout, path, filter, places, cell)?;
-        Ok(Arc::new(scan.with_lock(self.lock).with_limit(limit)))
+        Ok(Arc::new(scan.with_limit(limit)))
     }
 }
 

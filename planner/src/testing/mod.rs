@@ -7,7 +7,7 @@
 
 mod db;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,7 +17,9 @@ use parking_lot::Mutex;
 use quorate_proto::Timestamp;
 
 use crate::error::{SqlError, SqlResult, SqlState};
-use crate::kv::{KvStats, KvTxn, LockStrength, ScanPage, ScanRequest, Span, WriteOp};
+use crate::kv::{
+    KvStats, KvTxn, LockStrength, LockWait, RowLock, ScanPage, ScanRequest, Span, WriteOp,
+};
 use crate::program::ProgramEngine;
 
 pub use db::{Answer, MemDb, text_rows};
@@ -49,6 +51,7 @@ impl MemStore {
             explicit,
             writes: Mutex::default(),
             locks: Mutex::default(),
+            others: Mutex::default(),
             gets: AtomicU64::new(0),
             keys_got: AtomicU64::new(0),
             scans: AtomicU64::new(0),
@@ -85,6 +88,7 @@ pub struct MemTxn {
     explicit: bool,
     writes: Mutex<BTreeMap<Bytes, WriteOp>>,
     locks: Mutex<Vec<(Bytes, LockStrength)>>,
+    others: Mutex<BTreeSet<Bytes>>,
     gets: AtomicU64,
     keys_got: AtomicU64,
     scans: AtomicU64,
@@ -138,6 +142,11 @@ impl MemTxn {
     /// The keys locked so far.
     pub fn locked(&self) -> Vec<(Bytes, LockStrength)> {
         self.locks.lock().clone()
+    }
+
+    /// From now on these rows are locked by somebody else.
+    pub fn others_hold(&self, keys: impl IntoIterator<Item = Bytes>) {
+        self.others.lock().extend(keys);
     }
 
     /// The writes buffered so far.
@@ -221,9 +230,19 @@ impl KvTxn for MemTxn {
         Ok(())
     }
 
-    fn lock(&self, keys: Vec<Bytes>, strength: LockStrength) -> Result<(), SqlError> {
-        self.locks.lock().extend(keys.into_iter().map(|key| (key, strength)));
-        Ok(())
+    /// Rows that [`MemTxn::others_hold`] are not free.
+    async fn lock(&self, keys: Vec<Bytes>, how: RowLock) -> Result<BTreeSet<Bytes>, SqlError> {
+        let (taken, free): (Vec<Bytes>, Vec<Bytes>) =
+            keys.into_iter().partition(|key| self.others.lock().contains(key));
+        if !taken.is_empty() && how.wait != LockWait::SkipLocked {
+            return Err(SqlError::new(SqlState::LOCK_NOT_AVAILABLE, "somebody holds a row"));
+        }
+        self.locks.lock().extend(free.into_iter().map(|key| (key, how.strength)));
+        Ok(taken.into_iter().collect())
+    }
+
+    fn locks_before_writing(&self) -> bool {
+        self.explicit
     }
 
     fn read_ts(&self) -> Timestamp {

@@ -195,9 +195,12 @@ impl Node {
                 Ok(Answer::Join(pb::JoinResponse { cluster_id, node_id, nodes }))
             }
             Ask::Report(request) => self.take_report(replica, request, deadline).await,
-            Ask::Locate(_) | Ask::Status(_) | Ask::Barrier(_) | Ask::Ping(_) => {
-                Err(errors::invalid("not a request to the meta range"))
-            }
+            Ask::Locate(_)
+            | Ask::Status(_)
+            | Ask::Barrier(_)
+            | Ask::Ping(_)
+            | Ask::KeepLocks(_)
+            | Ask::ListLocks(_) => Err(errors::invalid("not a request to the meta range")),
         }
     }
 

@@ -9,10 +9,10 @@ use futures::future::join_all;
 use quorate_proto::pb::node_request::Body as Ask;
 use quorate_proto::pb::node_response::Body as Answer;
 use quorate_proto::pb::range_error::Kind;
-use quorate_proto::{CallError, FORMAT_VERSION, NodeService, Timestamp, pb};
+use quorate_proto::{CallError, FORMAT_VERSION, NodeService, Timestamp, TxnId, pb};
 use tokio::time::Instant;
 
-use super::config::{OWN_CALLS_LIVE, Storage};
+use super::config::{LISTED_LOCKS_MAX, OWN_CALLS_LIVE, Storage};
 use super::{Node, runtime};
 use crate::disk::{FolderSpace, FreeSpace as _};
 use crate::range::config::{CALL_TIMEOUT_DEFAULT, CALL_TIMEOUT_MAX};
@@ -121,6 +121,8 @@ impl Node {
             }
             Some(Ask::Status(request)) => Ok(Answer::Status(self.status(request.ranges).await)),
             Some(Ask::Barrier(request)) => Ok(Answer::Barrier(self.barrier(&request).await)),
+            Some(Ask::KeepLocks(request)) => Ok(self.keep_locks(&request)),
+            Some(Ask::ListLocks(request)) => Ok(self.list_locks(request)),
             Some(Ask::Ping(request)) => {
                 self.learn(request.node.as_slice()).await;
                 Ok(Answer::Ping(pb::PingResponse { nodes: self.connector.book() }))
@@ -128,6 +130,26 @@ impl Node {
             None => Err(errors::invalid("a request this release does not know")),
         };
         pb::NodeResponse { body: Some(outcome.unwrap_or_else(Answer::Error)) }
+    }
+
+    fn keep_locks(&self, request: &pb::KeepLocksRequest) -> Answer {
+        let owners = request.owner_ids.iter().filter_map(|id| TxnId::from_bytes(id));
+        let owners: Vec<TxnId> = owners.collect();
+        self.ranges.replicas().iter().for_each(|replica| replica.keep_locks(&owners));
+        Answer::KeepLocks(pb::KeepLocksResponse {})
+    }
+
+    fn list_locks(&self, request: pb::ListLocksRequest) -> Answer {
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).min(LISTED_LOCKS_MAX);
+        let mut locks = Vec::new();
+        for replica in self.led() {
+            let left = u32::try_from(limit - locks.len()).unwrap_or(u32::MAX);
+            locks.extend(replica.list_locks(pb::ListLocksRequest { limit: left, ..request }));
+            if locks.len() >= limit {
+                break;
+            }
+        }
+        Answer::ListLocks(pb::ListLocksResponse { locks })
     }
 
     /// Answers when no transaction of this node that goes by an older catalog can commit any more:

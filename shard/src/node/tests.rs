@@ -186,6 +186,7 @@ impl Cluster {
             txn: Some(self.txn(key)),
             writes: vec![self.put(key, value)],
             checks: Vec::new(),
+            lock_owner: Bytes::new(),
         };
         match self.send(key, Ask::Commit(request)).await? {
             Answer::Commit(answer) => {
@@ -304,6 +305,7 @@ async fn two_ranges_commit_by_prepare_verdict_and_resolve() {
         txn: Some(cluster.txn(&a)),
         writes: vec![cluster.put(&a, b"0")],
         checks: Vec::new(),
+        lock_owner: Bytes::new(),
     };
     let first = cluster.send(&a, Ask::Commit(request.clone())).await.expect("committed");
     assert_eq!(cluster.send(&a, Ask::Commit(request)).await, Ok(first), "P7");
@@ -317,6 +319,7 @@ async fn two_ranges_commit_by_prepare_verdict_and_resolve() {
             writes: vec![cluster.put(key, b"1")],
             record: record as i32,
             keys: if anchor { keys.clone() } else { Vec::new() },
+            lock_owner: Bytes::new(),
         };
         match cluster.send(key, Ask::Prepare(request)).await.expect("prepared") {
             Answer::Prepare(pb::PrepareResponse {
@@ -360,6 +363,7 @@ async fn silent_coordinator_expires_and_its_anchor_is_closed() {
         writes: vec![cluster.put(&anchor, b"1")],
         record: pb::RecordKind::Preparing as i32,
         keys: vec![anchor.clone().into()],
+        lock_owner: Bytes::new(),
     };
     cluster.send(&anchor, Ask::Prepare(prepare.clone())).await.expect("prepared");
     let lookup = pb::LookupRequest { txn: Some(txn.clone()), wait_ms: 4000 };
@@ -487,6 +491,7 @@ async fn write_without_a_majority_is_unknown() {
         txn: Some(cluster.txn(&key("a"))),
         writes: vec![cluster.put(&key("a"), b"2")],
         checks: Vec::new(),
+        lock_owner: Bytes::new(),
     };
     for other in cluster.live().filter(|node| node.id() != leader.id()) {
         network.router.cut(leader.id(), other.id());
@@ -705,6 +710,7 @@ async fn leftovers_go_to_the_gateway_and_the_meta_range_knows_every_node() {
         writes: vec![cluster.put(&anchor, b"1")],
         record: pb::RecordKind::Preparing as i32,
         keys: vec![anchor.clone().into()],
+        lock_owner: Bytes::new(),
     };
     cluster.send(&anchor, Ask::Prepare(prepare)).await.expect("prepared");
     let hook = Arc::new(Hook::default());

@@ -297,11 +297,14 @@ impl Machine {
     fn finish(&mut self, core: &mut Core, done: Done) -> Option<(Waiter, Answer)> {
         let waiter = claim(core, done.index, done.term);
         let ticket = waiter.as_ref().and_then(|waiter| waiter.ticket);
+        let now = self.node().clock.monotonic();
         if let Some(leader) = core.leader.as_mut() {
-            leader.applied(ticket, &done.mutations);
+            let woken = leader.applied(ticket, &done.mutations, now);
+            core.parked.wake(&woken);
             if let Some(split) = done.split {
                 if let Some(key) = split {
                     leader.split_off(&key);
+                    core.parked.wake_all();
                     RangeMetrics::inc(&self.node().metrics.splits);
                 }
                 core.splitting = None;
@@ -508,7 +511,9 @@ impl RangeMachine for Machine {
         match event {
             RoleEvent::Elected { term } => {
                 let began = self.node().clock.monotonic();
-                self.replica.core.lock().leader = Some(LeaderState::new(term, began));
+                let mut core = self.replica.core.lock();
+                core.forget_leader();
+                core.leader = Some(LeaderState::new(term, began));
             }
             RoleEvent::CaughtUp { term } => self.rebuild(term, state),
             RoleEvent::Serving { max_read_ts, handed_over, .. } => {
@@ -525,7 +530,7 @@ impl RangeMachine for Machine {
             }
             RoleEvent::Lost { .. } => {
                 let mut core = self.replica.core.lock();
-                core.leader = None;
+                core.forget_leader();
                 core.splitting = None;
                 self.give_up_waiters(&mut core, "the leader lost its term before it was applied");
             }
@@ -550,7 +555,7 @@ impl RangeMachine for Machine {
         {
             let mut core = replica.core.lock();
             core.state.clone_from(state);
-            core.leader = None;
+            core.forget_leader();
             self.give_up_waiters(&mut core, "a snapshot took the place of the log");
         }
         replica.node.describe(replica.range, state.descriptor.clone());
@@ -576,7 +581,7 @@ impl RangeMachine for Machine {
         let replica = self.replica.clone();
         {
             let mut core = replica.core.lock();
-            core.leader = None;
+            core.forget_leader();
             self.give_up_waiters(&mut core, "the replica was removed");
         }
         replica.node.remove(&replica);

@@ -50,6 +50,8 @@ counters! {
     unknown,
     /// Requests that waited for a write in flight or a lock.
     waits,
+    /// Requests that queued for a row lock.
+    lock_waits,
     /// Writes refused for lack of disk space.
     disk_full,
     /// Splits that were applied here as leader.

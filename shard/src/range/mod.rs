@@ -7,6 +7,8 @@
 //! 3. The worker applies the entry ([`machine::Machine`]) and, when the batch is visible,
 //!    answers who waits.
 //!
+//! Row locks (`locks`) only queue: nothing is replicated.
+//!
 //! * [`meta`]: descriptors, addresses and ids, kept in the first range.
 //! * [`scan`]: the traits through which programs run beside the data.
 //! * [`config`]: every number.
@@ -20,6 +22,7 @@ pub mod admin;
 pub mod config;
 pub mod errors;
 mod leftovers;
+mod locks;
 pub mod machine;
 pub mod meta;
 pub mod metrics;

@@ -131,7 +131,7 @@ impl Replica {
     }
 
     /// The route, and whether the keys are about to leave (rule L5).
-    fn enter(
+    pub(crate) fn enter(
         &self,
         core: &Core,
         epoch: Option<pb::Epoch>,

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use super::admin::Allocator;
 use super::config::DESCRIPTORS_MAX;
 use super::errors;
+use super::locks::Parked;
 use super::scan::ScanEngine;
 use crate::disk::DiskGuard;
 use crate::engine::{Engine, KeySpan};
@@ -45,6 +46,7 @@ pub(crate) struct Core {
     pub splitting: Option<Bytes>,
     pub waiters: HashMap<u64, Waiter>,
     pub by_index: BTreeMap<u64, (u64, u64)>,
+    pub parked: Parked,
 }
 
 /// One replica of a range on this node.
@@ -126,6 +128,7 @@ impl Replica {
             splitting: None,
             waiters: HashMap::new(),
             by_index: BTreeMap::new(),
+            parked: Parked::default(),
         };
         Arc::new(Self {
             range: group.range(),

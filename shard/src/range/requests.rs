@@ -91,6 +91,8 @@ fn first_key(body: &Ask) -> Option<bytes::Bytes> {
         Ask::DropRecord(r) => Some(r.anchor.clone()),
         Ask::Heartbeat(r) => Some(r.anchor.clone()),
         Ask::Split(r) => Some(r.key.clone()),
+        Ask::Lock(r) => r.keys.first().cloned(),
+        Ask::Unlock(r) => r.keys.first().cloned(),
         Ask::TransferLeader(_) | Ask::ChangeReplicas(_) | Ask::RaiseSafePoint(_) => None,
     }
 }
@@ -139,6 +141,8 @@ impl Replica {
             Ask::Check(r) => self.retry(deadline, || self.check(epoch, &r)).await,
             Ask::DropRecord(r) => self.drop_record(epoch, r, deadline).await,
             Ask::Heartbeat(r) => self.heartbeat(epoch, &r),
+            Ask::Lock(r) => self.lock(epoch, &r, deadline).await,
+            Ask::Unlock(r) => self.unlock(&r),
             Ask::Split(r) => self.split(epoch, r, deadline).await,
             Ask::TransferLeader(r) => self.transfer(&r, deadline).await,
             Ask::ChangeReplicas(r) => self.change_replicas(&r, deadline).await,

@@ -221,6 +221,7 @@ impl Bench {
             txn: Some(txn),
             writes: vec![put(name, now)],
             checks: vec![],
+            lock_owner: Bytes::new(),
         })
     }
 
@@ -414,6 +415,7 @@ async fn a_sweep_finds_what_is_left_over_in_bounded_steps() {
             writes: vec![put(&name, start)],
             record: pb::RecordKind::Preparing as i32,
             keys: vec![key(&name)],
+            lock_owner: Bytes::new(),
         };
         let answer = bench.carry_out(Ask::Prepare(request)).await;
         assert!(matches!(answer, Answer::Prepare(_)), "{answer:?}");
@@ -632,6 +634,7 @@ fn keys_stay_in_the_lock_table_until_the_batch_is_visible() {
         txn: Some(meta(1, "a", Timestamp(10))),
         writes: vec![put("a", Timestamp(10))],
         checks: Vec::new(),
+        lock_owner: Bytes::new(),
     };
     let engine = alone.ranges.engine.clone();
     let snapshot = engine.snapshot();

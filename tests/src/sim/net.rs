@@ -128,6 +128,8 @@ fn name_of(call: &pb::Call) -> String {
         Some(B::DropRecord(_)) => "drop",
         Some(B::Heartbeat(_)) => "alive",
         Some(B::Split(_)) => "split",
+        Some(B::Lock(_)) => "lock",
+        Some(B::Unlock(_)) => "unlock",
         Some(B::TransferLeader(_) | B::ChangeReplicas(_) | B::RaiseSafePoint(_)) | None => "admin",
     });
     let mut names: Vec<_> = names.collect();

@@ -27,7 +27,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_proto::{Timestamp, pb, pb::range_error::Kind};
+use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 
 use crate::config::{
     ABORT_RETRY_GRACE, COMMIT_RETRY_DEADLINE, FINISH_DEADLINE, HEARTBEAT_INTERVAL,
@@ -44,6 +44,8 @@ pub struct Plan {
     pub writes: Vec<pb::Write>,
     /// What was read and must not have changed (P9).
     pub checks: Vec<pb::ReadCheck>,
+    /// Whose row locks are its own, if it may have any.
+    pub lock_owner: Option<TxnId>,
 }
 
 /// Why nothing was committed.
@@ -153,6 +155,11 @@ impl Coordinator {
     /// The transaction.
     pub fn txn(&self) -> &TxnMeta {
         &self.plan.txn
+    }
+
+    /// Whether everything was asked of one range, by one command.
+    pub fn in_one_range(&self) -> bool {
+        !self.many
     }
 
     /// What it writes.

@@ -1,7 +1,7 @@
 //! The coordinator's requests, made from its immutable plan (P12).
 
 use bytes::Bytes;
-use quorate_proto::{pb, pb::range_request::Body};
+use quorate_proto::{TxnId, pb, pb::range_request::Body};
 
 use super::{Coordinator, Work};
 use crate::state::Verdict;
@@ -66,6 +66,7 @@ impl Coordinator {
                     txn: Some(txn.to_pb()),
                     writes: self.plan.writes.clone(),
                     checks: self.plan.checks.clone(),
+                    lock_owner: self.lock_owner(),
                 };
                 (anchor, Body::Commit(request))
             }
@@ -99,6 +100,10 @@ impl Coordinator {
         })
     }
 
+    fn lock_owner(&self) -> Bytes {
+        self.plan.lock_owner.map(TxnId::to_bytes).unwrap_or_default()
+    }
+
     fn prepare(&self, keys: &[Bytes]) -> pb::PrepareRequest {
         let at_anchor = keys.contains(&self.plan.txn.anchor);
         let record = match (at_anchor, self.plan.checks.is_empty()) {
@@ -112,6 +117,7 @@ impl Coordinator {
             writes: writes.cloned().collect(),
             record: i32::from(record),
             keys: if at_anchor { self.all_keys() } else { Vec::new() },
+            lock_owner: self.lock_owner(),
         }
     }
 }

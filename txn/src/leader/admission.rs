@@ -1,7 +1,8 @@
 //! Prepare and one-range commit at the leader: from the request to the command that is proposed.
 //!
 //! 1. The keys enter the lock table, all or none; what is in the way is waited for or refused
-//!    (P1, P13).
+//!    (P1, P13). A row lock in the way is never waited for here, where nobody can be told of it:
+//!    who is refused comes again and asks for locks of its own.
 //! 2. The state is looked at in the order apply keeps: what stands under the id, floors, events.
 //!    An answer that apply could only repeat is given at once; absence is vouched for (R5).
 //! 3. The clock is read; the timestamp must be above `max_read_ts` and the keys' events.
@@ -10,9 +11,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_proto::{Timestamp, pb};
+use quorate_proto::{Timestamp, TxnId, pb};
 
-use super::{LeaderState, Ticket, WaitOn, Waiting};
+use super::rows::Mode;
+use super::{LeaderState, Ticket, WaitOn, Waiting, busy};
 use crate::apply::checks::{self, Standing};
 use crate::apply::{Floors, Span, StateView, ViewError, invalid, meta_of};
 use crate::state::TxnMeta;
@@ -44,6 +46,9 @@ struct Candidate<'a> {
     txn: TxnMeta,
     writes: &'a [pb::Write],
     checks: &'a [pb::ReadCheck],
+    lock_owner: Option<TxnId>,
+    /// It is a prepare: there are others.
+    prepares: bool,
 }
 
 /// What the state let pass.
@@ -60,6 +65,8 @@ fn candidate<'a>(
     meta: Option<&pb::TxnMeta>,
     writes: &'a [pb::Write],
     checks: &'a [pb::ReadCheck],
+    lock_owner: &[u8],
+    prepares: bool,
 ) -> Result<Candidate<'a>, pb::RangeError> {
     let txn = meta_of(meta)?;
     if writes.is_empty() {
@@ -70,7 +77,8 @@ fn candidate<'a>(
     if keys.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(invalid("a key is written once in a transaction"));
     }
-    Ok(Candidate { txn, writes, checks })
+    let lock_owner = TxnId::from_bytes(lock_owner);
+    Ok(Candidate { txn, writes, checks, lock_owner, prepares })
 }
 
 impl LeaderState {
@@ -86,7 +94,8 @@ impl LeaderState {
         clock: &mut dyn FnMut() -> Timestamp,
         now: Duration,
     ) -> Result<Admission, ViewError> {
-        let candidate = match candidate(request.txn.as_ref(), &request.writes, &[]) {
+        let (txn, owner) = (request.txn.as_ref(), &request.lock_owner);
+        let candidate = match candidate(txn, &request.writes, &[], owner, true) {
             Ok(candidate) => candidate,
             Err(why) => return Ok(error(why)),
         };
@@ -127,7 +136,8 @@ impl LeaderState {
         view: &dyn StateView,
         clock: &mut dyn FnMut() -> Timestamp,
     ) -> Result<Admission, ViewError> {
-        let candidate = match candidate(request.txn.as_ref(), &request.writes, &request.checks) {
+        let (txn, owner) = (request.txn.as_ref(), &request.lock_owner);
+        let candidate = match candidate(txn, &request.writes, &request.checks, owner, false) {
             Ok(candidate) => candidate,
             Err(why) => return Ok(error(why)),
         };
@@ -171,11 +181,17 @@ impl LeaderState {
             Standing::None | Standing::Undecided(_) => {}
         }
         if let Some(waiting) = self.in_the_way(candidate) {
-            return Ok(self.wait_or_refuse(&candidate.txn, waiting));
+            return Ok(wait_or_refuse(candidate, waiting));
+        }
+        if let Some(busy) = self.row_in_the_way(candidate) {
+            return Ok(error(busy));
         }
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        self.table.take(ticket, candidate.txn.id, keys.cloned().collect());
+        let keys = keys.cloned().collect();
+        // The row locks of a transaction end with its one-range commit.
+        let row_locks_end = candidate.lock_owner.filter(|_| !candidate.prepares);
+        self.table.take(ticket, candidate.txn.id, keys, row_locks_end);
         let admission = self.propose(ticket, candidate, floors, view, clock, command);
         if !matches!(admission, Ok(Admission::Propose { .. })) {
             self.release(ticket);
@@ -197,13 +213,16 @@ impl LeaderState {
             })
     }
 
-    /// P13: only the older of two waits for the lock of the other. A write in flight ends by
-    /// itself and is waited for by everybody.
-    fn wait_or_refuse(&self, txn: &TxnMeta, waiting: Waiting) -> Admission {
-        match &waiting.on {
-            WaitOn::Lock(holder, _) if holder.age() < txn.age() => error(waiting.give_up()),
-            WaitOn::Lock(..) | WaitOn::InFlight(_) => Admission::Wait(waiting),
-        }
+    /// A row lock against a write, unless the write was prepared before: it is not taken back.
+    fn row_in_the_way(&self, candidate: &Candidate<'_>) -> Option<pb::RangeError> {
+        candidate.writes.iter().find_map(|write| {
+            let mode = Mode::of_write(write);
+            let other = self.rows.against_write(&write.key, candidate.lock_owner, mode)?;
+            if self.table.held(&write.key).is_some() {
+                return None;
+            }
+            Some(busy(&write.key, vec![self.rows.who(other)?.clone()]))
+        })
     }
 
     /// The keys are in the table: no write of anybody else can be applied to them any more.
@@ -272,6 +291,15 @@ impl LeaderState {
             }
         }
         Ok(Ok(passed))
+    }
+}
+
+/// P13: only the older of two waits for the lock of the other. A write in flight ends by itself and
+/// is waited for by everybody.
+fn wait_or_refuse(candidate: &Candidate<'_>, waiting: Waiting) -> Admission {
+    match &waiting.on {
+        WaitOn::Lock(holder, _) if holder.age() < candidate.txn.age() => error(waiting.give_up()),
+        WaitOn::Lock(..) | WaitOn::InFlight(_) => Admission::Wait(waiting),
     }
 }
 

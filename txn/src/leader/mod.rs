@@ -5,6 +5,7 @@
 //! * [`admission`]: prepare and one-range commit, from request to command (P1, P9, P13).
 //! * [`reading`]: reads and checks against the table (P1, P9, R2).
 //! * [`hearing`]: which coordinators are taken for dead (P11).
+//! * [`rows`]: row locks and their queues; [`locking`]: requests for them.
 //!
 //! The owner calls every method under one lock (or on one worker) and, per request, in this order:
 //! lease check, method, engine, lease check (L1).
@@ -21,7 +22,9 @@
 
 pub mod admission;
 pub mod hearing;
+pub mod locking;
 pub mod reading;
+pub mod rows;
 pub mod table;
 
 use std::fmt;
@@ -35,6 +38,7 @@ use crate::state::{Lock, Record, TxnMeta};
 pub use admission::Admission;
 use hearing::Hearing;
 pub use reading::{ReadSet, ReadStart, Window};
+use rows::RowLocks;
 use table::LockTable;
 
 /// The keys of one request in the lock table.
@@ -103,6 +107,8 @@ pub struct LeaderState {
     /// No event told by the clock of an earlier leader has a later local time.
     others_upto: Timestamp,
     table: LockTable,
+    /// Row locks. They decide who waits, never what is right.
+    pub rows: RowLocks,
     hearing: Hearing,
     next_ticket: u64,
 }
@@ -115,6 +121,14 @@ pub(crate) fn locked(key: &Bytes, txn: &TxnMeta, min_commit_ts: Timestamp) -> pb
             min_commit_ts: min_commit_ts.0,
         }),
         format!("key {} is locked by transaction {}", crate::keys::Pretty(key), txn.id),
+    )
+}
+
+/// Row locks are in the way.
+pub fn busy(key: &Bytes, blockers: Vec<pb::LockOwner>) -> pb::RangeError {
+    pb::RangeError::new(
+        Kind::Busy(pb::Busy { key: key.clone(), blockers }),
+        format!("row {} is locked", crate::keys::Pretty(key)),
     )
 }
 
@@ -133,6 +147,7 @@ impl LeaderState {
             max_read_ts: Timestamp::ZERO,
             others_upto: Timestamp::MAX,
             table: LockTable::default(),
+            rows: RowLocks::default(),
             hearing: Hearing::new(began),
             next_ticket: 1,
         }
@@ -202,10 +217,14 @@ impl LeaderState {
     }
 
     /// A batch has become visible: `ticket` is what it was admitted with, if it was admitted here.
-    /// To be called for every applied command, with its mutations. Whoever waits tries again if
-    /// this answers `true`.
-    pub fn applied(&mut self, ticket: Option<Ticket>, mutations: &[Mutation]) -> bool {
-        let mut released = false;
+    /// To be called for every applied command, with its mutations. Whoever waits tries again.
+    /// Answers who got row locks by it.
+    pub fn applied(
+        &mut self,
+        ticket: Option<Ticket>,
+        mutations: &[Mutation],
+        now: Duration,
+    ) -> Vec<TxnId> {
         for mutation in mutations {
             match mutation {
                 Mutation::PutLock { key, lock } => {
@@ -213,12 +232,10 @@ impl LeaderState {
                 }
                 Mutation::RemoveLock { key } => {
                     self.table.let_go(key);
-                    released = true;
                 }
                 Mutation::PutRecord { id, record, .. } => {
                     if record.verdict().is_some() {
                         self.hearing.forget(*id);
-                        released = true;
                     }
                 }
                 Mutation::PutLatest { .. }
@@ -230,7 +247,10 @@ impl LeaderState {
                 | Mutation::RaiseTxnFloor(_) => {}
             }
         }
-        ticket.is_some_and(|ticket| self.release(ticket)) || released
+        let Some(ticket) = ticket else { return Vec::new() };
+        let owner = self.table.row_locks_end(ticket);
+        self.release(ticket);
+        owner.map(|owner| self.rows.release(owner, None, now)).unwrap_or_default()
     }
 
     /// The proposal was not made, or is known to be lost: its keys are free again. Never call it
@@ -242,6 +262,7 @@ impl LeaderState {
     /// Forgets the keys at or above `key`, which left by a split.
     pub fn split_off(&mut self, key: &[u8]) {
         self.table.truncate(key);
+        self.rows.truncate(key);
     }
 
     /// The coordinator of `id` is alive (P11).
@@ -287,7 +308,8 @@ impl fmt::Display for LeaderState {
             Phase::Serving => "serving",
             Phase::GaveUp => "gave-up",
         };
-        write!(f, "term={} {phase} max-read={}{}", self.term, self.max_read_ts, self.table)
+        let (table, rows) = (&self.table, &self.rows);
+        write!(f, "term={} {phase} max-read={}{table}{rows}", self.term, self.max_read_ts)
     }
 }
 

@@ -42,6 +42,8 @@ impl Entry {
 struct Ride {
     keys: Vec<Bytes>,
     ts: Option<Timestamp>,
+    /// Whose row locks end when it is applied.
+    row_locks_end: Option<TxnId>,
 }
 
 /// Writes in flight and replicated locks, by key.
@@ -151,13 +153,19 @@ impl LockTable {
     }
 
     /// Takes the keys for a request before its timestamp is chosen (P1).
-    pub fn take(&mut self, ticket: Ticket, txn: TxnId, keys: Vec<Bytes>) {
+    pub fn take(
+        &mut self,
+        ticket: Ticket,
+        txn: TxnId,
+        keys: Vec<Bytes>,
+        row_locks_end: Option<TxnId>,
+    ) {
         for key in &keys {
             let entry = self.entries.entry(key.clone()).or_default();
             assert!(entry.flight.is_none(), "one write in flight a key");
             entry.flight = Some(Flight { ticket, txn });
         }
-        self.rides.insert(ticket, Ride { keys, ts: None });
+        self.rides.insert(ticket, Ride { keys, ts: None, row_locks_end });
     }
 
     /// Notes the timestamp chosen for a ticket.
@@ -166,6 +174,11 @@ impl LockTable {
             assert!(ride.ts.is_none(), "a timestamp is chosen once");
             ride.ts = Some(ts);
         }
+    }
+
+    /// Whose row locks end when the command of a ticket is applied.
+    pub fn row_locks_end(&self, ticket: Ticket) -> Option<TxnId> {
+        self.rides.get(&ticket)?.row_locks_end
     }
 
     /// Frees the keys of a ticket; whether there were any.

@@ -13,6 +13,7 @@ use goldenscript::{Command, Context, Runner};
 use quorate_proto::{Timestamp, pb};
 use test_each_file::test_each_path;
 
+use super::locking::{Locking, Progress};
 use super::*;
 use crate::apply::Span;
 use crate::apply::tests::{Args, meta, secs, show};
@@ -28,6 +29,7 @@ fn run(path: &std::path::Path) {
         txns: BTreeMap::new(),
         clock: Timestamp::ZERO,
         now: Duration::ZERO,
+        locking: BTreeMap::new(),
     };
     goldenscript::run(&mut runner, path).expect("the script runs");
 }
@@ -39,6 +41,11 @@ struct LeaderRunner {
     txns: BTreeMap<String, TxnMeta>,
     clock: Timestamp,
     now: Duration,
+    locking: BTreeMap<TxnId, Progress>,
+}
+
+fn show_woken(woken: &[TxnId]) -> String {
+    woken.iter().map(|id| format!(", wakes {id}")).collect()
 }
 
 impl LeaderRunner {
@@ -58,10 +65,12 @@ impl LeaderRunner {
                 writes: args.writes()?,
                 record: args.record(),
                 keys: args.keys("keys"),
+                lock_owner: self.owner(args),
             };
             self.leader.admit_prepare(&request, floors, view, clock, self.now)?
         } else {
-            let request = pb::CommitRequest { txn, writes: args.writes()?, checks: args.checks()? };
+            let (writes, checks) = (args.writes()?, args.checks()?);
+            let request = pb::CommitRequest { txn, writes, checks, lock_owner: self.owner(args) };
             self.leader.admit_commit(&request, floors, view, clock)?
         };
         Ok(match admission {
@@ -81,14 +90,57 @@ impl LeaderRunner {
         })
     }
 
+    /// The row locks of a transaction that is named `owner`.
+    fn owner(&self, args: &Args) -> Bytes {
+        let named = args.named.get("owner").and_then(|name| self.txns.get(name));
+        named.map(|txn| txn.id.to_bytes()).unwrap_or_default()
+    }
+
+    fn lock(&mut self, args: &Args) -> Result<String, Box<dyn Error>> {
+        let id = self.txn(args)?.id;
+        let word = |name: &str| args.named.get(name).map_or("", String::as_str);
+        let mode = pb::LockMode::from_str_name(&word("mode").to_uppercase());
+        let wait = pb::LockWait::from_str_name(&word("wait").to_uppercase());
+        let request = pb::LockRequest {
+            owner: Some(pb::LockOwner { id: id.to_bytes(), ..pb::LockOwner::default() }),
+            keys: args.keys("keys"),
+            mode: mode.unwrap_or(pb::LockMode::Update).into(),
+            wait: wait.unwrap_or(pb::LockWait::Block).into(),
+            read_at: args.ts("at")?.0,
+            ..pb::LockRequest::default()
+        };
+        let progress = self.locking.entry(id).or_default();
+        let (view, mut woken) = (&self.view, Vec::new());
+        let step = self.leader.lock(&request, progress, view, self.now, &mut woken)?;
+        let text = match step {
+            Locking::Done(done) => {
+                self.locking.remove(&id);
+                let keys = |keys: &[Bytes]| String::from_utf8_lossy(&keys.join(&b' ')).into_owned();
+                let (changed, skipped) = (keys(&done.changed), keys(&done.skipped));
+                format!("locked changed=[{changed}] skipped=[{skipped}]")
+            }
+            Locking::Queued { key, blockers } => {
+                let ids = blockers.iter().filter_map(|who| TxnId::from_bytes(&who.id));
+                let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+                format!("queue at {} behind {}", crate::keys::Pretty(&key), ids.join(" "))
+            }
+            Locking::Wait(waiting) => waiting.to_string(),
+            Locking::Refuse(error) => {
+                self.locking.remove(&id);
+                format!("error: {}", error.message)
+            }
+        };
+        Ok(text + &show_woken(&woken))
+    }
+
     fn replicate(
         &mut self,
         ticket: Option<Ticket>,
         body: &pb::command::Body,
     ) -> Result<String, Box<dyn Error>> {
         let applied = self.view.run(body)?;
-        self.leader.applied(ticket, &applied.mutations);
-        Ok(show(&applied.answer))
+        let woken = self.leader.applied(ticket, &applied.mutations, self.now);
+        Ok(show(&applied.answer) + &show_woken(&woken))
     }
 
     fn read(&mut self, args: &Args) -> Result<String, Box<dyn Error>> {
@@ -189,6 +241,12 @@ impl LeaderRunner {
                 self.replicate(None, &Body::RaiseFloors(command))?
             }
             "read" => self.read(args)?,
+            "lock" => self.lock(args)?,
+            "unlock" => {
+                let id = self.txn(args)?.id;
+                let woken = self.leader.rows.release(id, None, self.now);
+                format!("unlocked{}", show_woken(&woken))
+            }
             "check" | "lookup" | "heartbeat" => self.ask(name, args)?,
             "elect" => {
                 self.leader = LeaderState::new(args.named["term"].parse()?, self.now);

@@ -1,0 +1,387 @@
+//! The row locks of a transaction: got before rows are changed, kept over its attempts, given up
+//! when the last of them is over. They make contenders queue; what keeps data right is the check at
+//! commit, so a lock that is lost with its leader costs no more than another attempt.
+//!
+//! # Invariants
+//! * Every key that may be locked or queued for at a leader is in `held` or `asked`: what the
+//!   transaction leaves behind is given up, whatever it was cut off at.
+//! * An owner is in the registry while it holds or asks for rows: its gateway says that it lives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_planner::error::SqlError;
+use quorate_planner::kv::{LockStrength, LockWait};
+use quorate_proto::pb::range_error::Kind;
+use quorate_proto::pb::{range_request, range_response};
+use quorate_proto::{Timestamp, TxnId, pb};
+use quorate_txn::config::LOCK_WAIT;
+use tokio::sync::Notify;
+
+use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
+use super::{Dist, errors};
+use crate::runtime;
+
+/// Rows that a transaction locks at most; those beyond are only checked at commit.
+pub const ROWS_LOCKED_MAX: usize = 20_000;
+/// Rows that one request locks at most.
+const ROWS_PER_REQUEST: usize = 512;
+
+/// What a statement wants of rows.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// How strong.
+    pub strength: LockStrength,
+    /// What to do about rows that others hold.
+    pub wait: LockWait,
+    /// `lock_timeout`
+    pub timeout: Option<Duration>,
+    /// When the rows were read.
+    pub read_at: Timestamp,
+    /// Who is told to others.
+    pub who: pb::LockOwner,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Locked {
+    /// Rows somebody else holds (`SKIP LOCKED`).
+    pub skipped: BTreeSet<Bytes>,
+    /// A row that was changed after it was read.
+    pub changed: Option<Bytes>,
+    /// The newest such change.
+    pub newest: Timestamp,
+}
+
+/// Ends a wait: with its owner it forms a circle of those who wait for each other.
+#[derive(Debug, Default)]
+struct Doom {
+    circle: Mutex<Option<Vec<pb::RowLock>>>,
+    notify: Notify,
+}
+
+/// An owner of row locks, as its gateway knows it.
+#[derive(Debug)]
+pub struct Owner {
+    /// Its id, over all attempts of the transaction.
+    pub id: TxnId,
+    state: Mutex<State>,
+    doom: Doom,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: BTreeMap<Bytes, LockStrength>,
+    /// Keys that were not held before, in the order they were got: what a savepoint gives back.
+    order: Vec<Bytes>,
+    asked: Vec<Bytes>,
+    /// Since when a request that may wait is on its way.
+    waits_since: Option<Duration>,
+}
+
+impl Owner {
+    /// Since when it may be waiting.
+    pub fn waits_since(&self) -> Option<Duration> {
+        self.state.lock().waits_since
+    }
+
+    /// Comes back when its wait shall end. (One that came too late for an earlier wait does not
+    /// count.)
+    async fn doomed(&self) -> Vec<pb::RowLock> {
+        loop {
+            self.doom.notify.notified().await;
+            if let Some(circle) = self.doom.circle.lock().take() {
+                return circle;
+            }
+        }
+    }
+
+    /// Ends its wait.
+    pub fn doom(&self, circle: Vec<pb::RowLock>) {
+        if self.waits_since().is_some() {
+            *self.doom.circle.lock() = Some(circle);
+            self.doom.notify.notify_one();
+        }
+    }
+}
+
+/// Keys on their way into a leader's memory; given up if whoever asks is cut off.
+struct Asking<'a> {
+    locks: &'a Locks,
+    since: Duration,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut state = self.locks.owner.state.lock();
+        state.waits_since = None;
+        let asked = std::mem::take(&mut state.asked);
+        // One that it holds stays: it only asked for more.
+        let left: Vec<Bytes> =
+            asked.into_iter().filter(|key| !state.held.contains_key(key)).collect();
+        drop(state);
+        self.locks.give_up(left);
+    }
+}
+
+/// The row locks of a transaction.
+#[derive(Debug)]
+pub struct Locks {
+    dist: Arc<Dist>,
+    owner: Arc<Owner>,
+}
+
+impl Drop for Locks {
+    fn drop(&mut self) {
+        let mut state = self.owner.state.lock();
+        let held = std::mem::take(&mut state.held);
+        drop(state);
+        self.dist.lock_owners.remove(self.owner.id);
+        self.give_up(held.into_keys().collect());
+    }
+}
+
+impl Locks {
+    /// None yet.
+    pub fn new(dist: &Arc<Dist>) -> Self {
+        let id = TxnId(runtime::random_u128());
+        let owner = Owner { id, state: Mutex::default(), doom: Doom::default() };
+        Self { dist: dist.clone(), owner: Arc::new(owner) }
+    }
+
+    /// Whose they are, if there may be any.
+    pub fn owner(&self) -> Option<TxnId> {
+        let state = self.owner.state.lock();
+        (!state.held.is_empty()).then_some(self.owner.id)
+    }
+
+    /// A moment to go back to.
+    pub fn mark(&self) -> usize {
+        self.owner.state.lock().order.len()
+    }
+
+    /// Gives up what was got since a moment.
+    pub fn back_to(&self, mark: usize) {
+        let mut state = self.owner.state.lock();
+        if mark >= state.order.len() {
+            return;
+        }
+        let gone = state.order.split_off(mark);
+        state.held.retain(|key, _| !gone.contains(key));
+        drop(state);
+        self.give_up(gone);
+    }
+
+    /// A one-range commit was applied at the range of a key: it has ended the locks there.
+    pub async fn ended_at(&self, key: &Bytes) {
+        if self.owner().is_none() {
+            return;
+        }
+        let Ok(route) = self.dist.sender().route(key).await else { return };
+        let range = route.descriptor.unwrap_or_default();
+        self.owner.state.lock().held.retain(|key, _| !super::ranges::covers(&range, key));
+    }
+
+    fn give_up(&self, keys: Vec<Bytes>) {
+        if keys.is_empty() {
+            return;
+        }
+        let (dist, owner_id) = (self.dist.clone(), self.owner.id.to_bytes());
+        runtime::spawn_if_running(async move { dist.unlock(owner_id, keys).await });
+    }
+
+    /// Locks rows; those it holds already cost nothing.
+    ///
+    /// # Errors
+    /// `55P03` for rows others hold, `40P01` for a deadlock, and what a read may end with.
+    pub async fn lock(&self, keys: &[Bytes], wanted: &Wanted) -> Result<Locked, SqlError> {
+        let mut found = Locked::default();
+        let mut keys: Vec<Bytes> = {
+            let state = self.owner.state.lock();
+            let room = ROWS_LOCKED_MAX.saturating_sub(state.held.len());
+            let held = |key: &Bytes| state.held.get(key).is_some_and(|h| *h >= wanted.strength);
+            keys.iter().filter(|key| !held(key)).take(room).cloned().collect()
+        };
+        // In one order for all, so that those who lock the same rows do not meet half-way.
+        keys.sort_unstable();
+        keys.dedup();
+        if !keys.is_empty() {
+            self.dist.watch_locks(&self.owner);
+        }
+        for some in keys.chunks(ROWS_PER_REQUEST) {
+            self.lock_some(some.to_vec(), wanted, &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    async fn lock_some(
+        &self,
+        keys: Vec<Bytes>,
+        wanted: &Wanted,
+        found: &mut Locked,
+    ) -> Result<(), SqlError> {
+        let since = self.dist.clock().monotonic();
+        let asking = Asking { locks: self, since };
+        {
+            let mut state = self.owner.state.lock();
+            state.asked.clone_from(&keys);
+            state.waits_since = (wanted.wait == LockWait::Block).then_some(since);
+            *self.owner.doom.circle.lock() = None;
+        }
+        let mut left = keys;
+        let mut patience = None;
+        while !left.is_empty() {
+            let answers = self.ask(&left, wanted, asking.since).await?;
+            left.clear();
+            for (keys, answer) in answers {
+                match answer {
+                    Ok(range_response::Body::Lock(locked)) => {
+                        self.got(keys, wanted.strength, locked, found);
+                    }
+                    Ok(_) => return Err(SqlError::internal("a lock was answered wrongly")),
+                    Err(failure) => {
+                        self.overcome(failure, wanted, &asking, &mut patience).await?;
+                        left.extend(keys);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks each range for its rows; a deadlock ends the wait.
+    async fn ask(
+        &self,
+        keys: &[Bytes],
+        wanted: &Wanted,
+        since: Duration,
+    ) -> Result<Vec<(Vec<Bytes>, Result<range_response::Body, Failure>)>, SqlError> {
+        let places = (0..keys.len()).collect();
+        let groups = self.dist.group_keys(keys, places).await?;
+        let waited = self.dist.clock().monotonic().saturating_sub(since);
+        let wait = wanted.timeout.map_or(LOCK_WAIT, |limit| {
+            LOCK_WAIT.min(limit.saturating_sub(waited)).max(Duration::from_millis(1))
+        });
+        let mut rows = Vec::with_capacity(groups.len());
+        let mut requests = Vec::with_capacity(groups.len());
+        for (key, members) in groups {
+            let some: Vec<Bytes> = members.into_iter().map(|i| keys[i].clone()).collect();
+            let body = range_request::Body::Lock(pb::LockRequest {
+                owner: Some(pb::LockOwner { id: self.owner.id.to_bytes(), ..wanted.who.clone() }),
+                keys: some.clone(),
+                mode: i32::from(mode(wanted.strength)),
+                wait: i32::from(wait_of(wanted.wait)),
+                wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+                read_at: wanted.read_at.0,
+            });
+            rows.push(some);
+            requests.push(Outgoing { key, body });
+        }
+        let answers = tokio::select! {
+            answers = self.dist.sender().round(requests, ATTEMPT_TIMEOUT) => answers,
+            circle = self.owner.doomed() => return Err(errors::deadlock(&self.dist, &circle)),
+        };
+        Ok(rows.into_iter().zip(answers).collect())
+    }
+
+    fn got(
+        &self,
+        keys: Vec<Bytes>,
+        strength: LockStrength,
+        locked: pb::LockResponse,
+        found: &mut Locked,
+    ) {
+        let skipped: BTreeSet<Bytes> = locked.skipped.into_iter().collect();
+        let mut state = self.owner.state.lock();
+        for key in keys.into_iter().filter(|key| !skipped.contains(key)) {
+            match state.held.get_mut(&key) {
+                Some(held) => *held = (*held).max(strength),
+                None => {
+                    state.order.push(key.clone());
+                    state.held.insert(key, strength);
+                }
+            }
+        }
+        drop(state);
+        found.skipped.extend(skipped);
+        found.newest = found.newest.max(Timestamp(locked.newest));
+        found.changed = found.changed.take().or_else(|| locked.changed.into_iter().next());
+    }
+
+    /// What stood in the way is gone, or it shall be asked again; else the error.
+    async fn overcome(
+        &self,
+        failure: Failure,
+        wanted: &Wanted,
+        asking: &Asking<'_>,
+        patience: &mut Option<Duration>,
+    ) -> Result<(), SqlError> {
+        let now = self.dist.clock().monotonic();
+        let waited = now.saturating_sub(asking.since);
+        match failure {
+            Failure::Range(pb::RangeError { kind: Some(Kind::Busy(busy)), .. }) => {
+                if wanted.wait == LockWait::NoWait {
+                    return Err(errors::not_available(&self.dist, &busy, None));
+                }
+                if wanted.timeout.is_some_and(|limit| waited >= limit) {
+                    return Err(errors::not_available(&self.dist, &busy, Some(waited)));
+                }
+                *patience = None;
+                Ok(())
+            }
+            Failure::Range(pb::RangeError { kind: Some(Kind::Locked(locked)), .. }) => {
+                self.dist.clear_lock(&locked).await
+            }
+            failure if failure.curable() => {
+                let since = *patience.get_or_insert(now);
+                if now.saturating_sub(since) > super::txn::READ_PATIENCE {
+                    return Err(self.dist.read_error(failure));
+                }
+                runtime::pause(Duration::from_millis(10)).await;
+                Ok(())
+            }
+            failure => Err(self.dist.read_error(failure)),
+        }
+    }
+}
+
+impl Dist {
+    /// Gives up row locks; an answer is not waited for long: what is left behind dies by itself.
+    async fn unlock(self: Arc<Self>, owner_id: Bytes, keys: Vec<Bytes>) {
+        let places = (0..keys.len()).collect();
+        let Ok(groups) = self.group_keys(&keys, places).await else { return };
+        let request = |(key, members): (Bytes, Vec<usize>)| {
+            let keys = members.into_iter().map(|i| keys[i].clone()).collect();
+            let unlock = pb::UnlockRequest { owner_id: owner_id.clone(), keys };
+            Outgoing { key, body: range_request::Body::Unlock(unlock) }
+        };
+        let requests: Vec<Outgoing> = groups.into_iter().map(request).collect();
+        let answers = self.sender().round(requests.clone(), ATTEMPT_TIMEOUT).await;
+        let lost = requests.into_iter().zip(answers).filter(|(_, answer)| answer.is_err());
+        let lost: Vec<Outgoing> = lost.map(|(request, _)| request).collect();
+        if !lost.is_empty() {
+            // Once more by the healed route.
+            self.sender().round(lost, ATTEMPT_TIMEOUT).await;
+        }
+    }
+}
+
+fn mode(strength: LockStrength) -> pb::LockMode {
+    match strength {
+        LockStrength::KeyShare => pb::LockMode::KeyShare,
+        LockStrength::Share => pb::LockMode::Share,
+        LockStrength::NoKeyUpdate => pb::LockMode::NoKeyUpdate,
+        LockStrength::Update => pb::LockMode::Update,
+    }
+}
+
+fn wait_of(wait: LockWait) -> pb::LockWait {
+    match wait {
+        LockWait::Block => pb::LockWait::Block,
+        LockWait::NoWait => pb::LockWait::Nowait,
+        LockWait::SkipLocked => pb::LockWait::SkipLocked,
+    }
+}

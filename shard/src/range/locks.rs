@@ -1,0 +1,199 @@
+//! Row locks at the leader (see `quorate_txn::leader::rows`): requests that wait for their turn are
+//! parked, and woken one by one when they get a row.
+//!
+//! # Invariants
+//! * Whoever waits is parked before the mutex under which it was told to wait is let go: a row that
+//!   is granted in between wakes it.
+//! * When the replica no longer leads, or rows leave by a split, everybody parked is woken and finds
+//!   out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::pb::range_response::Body as Answer;
+use quorate_proto::{TxnId, pb};
+use quorate_txn::leader::locking::{Locking, Progress};
+use quorate_txn::leader::{ReadSet, busy};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::errors::{self, Outcome};
+use super::metrics::RangeMetrics;
+use super::replica::{Core, Replica, span_of};
+use super::requests::{Attempt, now};
+use crate::mvcc::EngineView;
+
+/// Requests that wait for row locks, by owner.
+#[derive(Default)]
+pub(crate) struct Parked(HashMap<TxnId, Vec<Arc<Notify>>>);
+
+impl Parked {
+    fn park(&mut self, owner: TxnId) -> Arc<Notify> {
+        let notify = Arc::new(Notify::new());
+        self.0.entry(owner).or_default().push(notify.clone());
+        notify
+    }
+
+    fn leave(&mut self, owner: TxnId, notify: &Arc<Notify>) {
+        if let Some(all) = self.0.get_mut(&owner) {
+            all.retain(|parked| !Arc::ptr_eq(parked, notify));
+            if all.is_empty() {
+                self.0.remove(&owner);
+            }
+        }
+    }
+
+    /// They got rows.
+    pub fn wake(&self, owners: &[TxnId]) {
+        for parked in owners.iter().filter_map(|owner| self.0.get(owner)).flatten() {
+            parked.notify_one();
+        }
+    }
+
+    /// Nothing is as it was.
+    pub fn wake_all(&self) {
+        self.0.values().flatten().for_each(|parked| parked.notify_one());
+    }
+}
+
+/// A place among the parked, left when the request ends or is dropped.
+struct Place<'a> {
+    replica: &'a Replica,
+    owner: TxnId,
+    notify: Arc<Notify>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.replica.core.lock().parked.leave(self.owner, &self.notify);
+    }
+}
+
+/// One step of a request.
+enum Step<'a> {
+    Known(Attempt),
+    Park(Place<'a>, pb::RangeError),
+}
+
+impl Replica {
+    pub(crate) async fn lock(
+        &self,
+        epoch: Option<pb::Epoch>,
+        request: &pb::LockRequest,
+        deadline: Instant,
+    ) -> Outcome {
+        let wait = Duration::from_millis(u64::from(request.wait_ms));
+        let until = deadline.min(now() + wait);
+        let mut progress = Progress::default();
+        loop {
+            let mut park = None;
+            let outcome = self
+                .retry(deadline, || match self.lock_step(epoch, request, &mut progress)? {
+                    Step::Known(attempt) => Ok(attempt),
+                    Step::Park(place, error) => {
+                        park = Some((place, error));
+                        Ok(Attempt::Done(Answer::Unlock(pb::UnlockResponse {})))
+                    }
+                })
+                .await;
+            let Some((place, error)) = park else { return outcome };
+            RangeMetrics::inc(&self.node.metrics.lock_waits);
+            if tokio::time::timeout_at(until, place.notify.notified()).await.is_err() {
+                return Err(error);
+            }
+        }
+    }
+
+    fn lock_step(
+        &self,
+        epoch: Option<pb::Epoch>,
+        request: &pb::LockRequest,
+        progress: &mut Progress,
+    ) -> Result<Step<'_>, pb::RangeError> {
+        let term = self.lead()?;
+        let step = {
+            let mut core = self.core.lock();
+            if let Some(wait) = self.enter(&core, epoch, ReadSet::Keys(&request.keys))? {
+                return Ok(Step::Known(wait));
+            }
+            let bounds = span_of(&core.descriptor());
+            let node = self.node.clone();
+            // Under the mutex: a key that left the lock table is visible in it (rule P1).
+            let snapshot = node.engine.snapshot();
+            let view = EngineView::new(&*snapshot, bounds);
+            let mut woken = Vec::new();
+            let leader = self.leader(&mut core, term)?;
+            let now = node.clock.monotonic();
+            let step = leader.lock(request, progress, &view, now, &mut woken);
+            core.parked.wake(&woken);
+            match step.map_err(|e| self.broken(&e))? {
+                Locking::Queued { key, blockers } => {
+                    let owner = request.owner.as_ref().and_then(|who| TxnId::from_bytes(&who.id));
+                    let owner = owner.unwrap_or_default();
+                    let notify = core.parked.park(owner);
+                    let place = Place { replica: self, owner, notify };
+                    return Ok(Step::Park(place, busy(&key, blockers)));
+                }
+                step => step,
+            }
+        };
+        Ok(match step {
+            Locking::Done(done) => {
+                self.still_leads(term)?;
+                Step::Known(Attempt::Done(Answer::Lock(done)))
+            }
+            Locking::Wait(waiting) => Step::Known(Attempt::Wait(waiting)),
+            Locking::Refuse(error) => return Err(error),
+            Locking::Queued { .. } => return Err(errors::invalid("it is parked already")),
+        })
+    }
+
+    /// Whatever the route: what is not here is no longer held here.
+    pub(crate) fn unlock(&self, request: &pb::UnlockRequest) -> Outcome {
+        let owner = TxnId::from_bytes(&request.owner_id);
+        let owner = owner.ok_or_else(|| errors::invalid("a lock has an owner"))?;
+        // Who no longer leads has forgotten them; the sender must find who does.
+        let term = self.lead()?;
+        let now = self.node.clock.monotonic();
+        {
+            let mut core = self.core.lock();
+            let leader = self.leader(&mut core, term)?;
+            let woken = leader.rows.release(owner, Some(&request.keys), now);
+            core.parked.wake(&woken);
+        }
+        // Commits wait for them, too.
+        self.changed.notify_waiters();
+        Ok(Answer::Unlock(pb::UnlockResponse {}))
+    }
+
+    /// These owners live, those that nobody has spoken of for long do not.
+    pub(crate) fn keep_locks(&self, owners: &[TxnId]) {
+        let now = self.node.clock.monotonic();
+        let mut core = self.core.lock();
+        let Some(leader) = core.leader.as_mut().filter(|leader| !leader.rows.is_empty()) else {
+            return;
+        };
+        let mut woken = Vec::new();
+        owners.iter().for_each(|owner| leader.rows.heard(*owner, now));
+        leader.rows.drop_dead(now, &mut woken);
+        core.parked.wake(&woken);
+    }
+
+    /// The row locks held and waited for here.
+    pub(crate) fn list_locks(&self, request: pb::ListLocksRequest) -> Vec<pb::RowLock> {
+        let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+        let now = self.node.clock.monotonic();
+        let core = self.core.lock();
+        let leader = core.leader.as_ref();
+        leader.map(|l| l.rows.list(request.waiting_only, limit, now)).unwrap_or_default()
+    }
+}
+
+impl Core {
+    /// What was waited for may never come: everybody looks again.
+    pub(crate) fn forget_leader(&mut self) {
+        self.leader = None;
+        self.parked.wake_all();
+    }
+}

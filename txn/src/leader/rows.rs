@@ -1,0 +1,319 @@
+//! Row locks: who holds a row for the rest of its transaction, and who queues for it. They are in
+//! the leader's memory alone and lost with it; what keeps data right is the check at commit (P14).
+//! They are there so that contenders wait for their turn, as in PostgreSQL.
+//!
+//! # Invariants
+//! * *No two holders of a row conflict.*
+//! * *Nobody overtakes*: a request is granted past those who queue only if its owner holds the row
+//!   already. Else those who lock one row in turns would starve who wants it for itself.
+//! * The first in a queue conflicts with a holder; rows without holders are not kept.
+//! * An owner is known exactly while it holds a row or queues for one.
+//! * An owner that was not heard of for [`LOCK_TTL`] is taken for dead when it is in the way, and
+//!   loses all it has here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_proto::{TxnId, pb};
+
+use crate::config::LOCK_TTL;
+use crate::keys::Pretty;
+
+/// How strong a row lock is, weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// `FOR KEY SHARE`
+    KeyShare,
+    /// `FOR SHARE`
+    Share,
+    /// `FOR NO KEY UPDATE`, and writing a row
+    NoKeyUpdate,
+    /// `FOR UPDATE`, and deleting a row
+    Update,
+}
+
+impl Mode {
+    /// As it travels.
+    pub fn from_pb(mode: pb::LockMode) -> Self {
+        match mode {
+            pb::LockMode::KeyShare => Self::KeyShare,
+            pb::LockMode::Share => Self::Share,
+            pb::LockMode::NoKeyUpdate => Self::NoKeyUpdate,
+            pb::LockMode::Update => Self::Update,
+        }
+    }
+
+    /// As it travels.
+    pub fn to_pb(self) -> pb::LockMode {
+        match self {
+            Self::KeyShare => pb::LockMode::KeyShare,
+            Self::Share => pb::LockMode::Share,
+            Self::NoKeyUpdate => pb::LockMode::NoKeyUpdate,
+            Self::Update => pb::LockMode::Update,
+        }
+    }
+
+    /// What a write of a row needs.
+    pub fn of_write(write: &pb::Write) -> Self {
+        if write.delete { Self::Update } else { Self::NoKeyUpdate }
+    }
+
+    /// Table 13.3 of PostgreSQL's manual (Explicit Locking, Row-Level Locks).
+    pub fn conflicts(self, other: Self) -> bool {
+        match (self.min(other), self.max(other)) {
+            (_, Self::Update) => true,
+            (weaker, Self::NoKeyUpdate) => weaker >= Self::Share,
+            (_, Self::KeyShare | Self::Share) => false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    owner: TxnId,
+    mode: Mode,
+    since: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Row {
+    holders: Vec<Claim>,
+    queue: VecDeque<Claim>,
+}
+
+impl Row {
+    fn held_by(&self, owner: TxnId) -> Option<Mode> {
+        self.holders.iter().find(|claim| claim.owner == owner).map(|claim| claim.mode)
+    }
+
+    /// Who else holds it in a mode that conflicts.
+    fn against(&self, owner: TxnId, mode: Mode) -> impl Iterator<Item = TxnId> + '_ {
+        let others = self.holders.iter().filter(move |claim| claim.owner != owner);
+        others.filter(move |claim| claim.mode.conflicts(mode)).map(|claim| claim.owner)
+    }
+
+    fn hold(&mut self, claim: Claim) {
+        match self.holders.iter_mut().find(|held| held.owner == claim.owner) {
+            Some(held) => held.mode = held.mode.max(claim.mode),
+            None => self.holders.push(claim),
+        }
+    }
+
+    /// Grants from the front of the queue what can be.
+    fn promote(&mut self, now: Duration, woken: &mut Vec<TxnId>) {
+        while let Some(first) = self.queue.front().copied() {
+            if self.against(first.owner, first.mode).next().is_some() {
+                return;
+            }
+            self.queue.pop_front();
+            self.hold(Claim { since: now, ..first });
+            woken.push(first.owner);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    who: pb::LockOwner,
+    heard: Duration,
+    keys: BTreeSet<Bytes>,
+}
+
+/// What asking for a row came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// It is held.
+    Held,
+    /// These hold it or queue before.
+    Busy(Vec<TxnId>),
+}
+
+/// The row locks of a range. See the module for the invariants.
+#[derive(Debug, Default)]
+pub struct RowLocks {
+    rows: BTreeMap<Bytes, Row>,
+    owners: BTreeMap<TxnId, Known>,
+}
+
+impl RowLocks {
+    /// Asks for a row; `queue`: takes a place in its queue if others are in the way. Asking again
+    /// changes no place. Whoever got a row because dead owners were in the way is added to `woken`.
+    pub fn ask(
+        &mut self,
+        key: &Bytes,
+        (id, who): (TxnId, &pb::LockOwner),
+        mode: Mode,
+        queue: bool,
+        now: Duration,
+        woken: &mut Vec<TxnId>,
+    ) -> Asked {
+        self.heard(id, now);
+        let mut in_the_way = self.in_the_way(key, id, mode);
+        if in_the_way.iter().any(|other| self.is_dead(*other, now)) {
+            self.drop_dead(now, woken);
+            in_the_way = self.in_the_way(key, id, mode);
+        }
+        let held = in_the_way.is_empty();
+        if held || queue {
+            let known = self.owners.entry(id).or_insert_with(|| Known {
+                who: who.clone(),
+                heard: now,
+                keys: BTreeSet::new(),
+            });
+            known.who.clone_from(who);
+            known.keys.insert(key.clone());
+            let row = self.rows.entry(key.clone()).or_default();
+            let claim = Claim { owner: id, mode, since: now };
+            if held {
+                row.hold(claim);
+                // It may have queued for more before.
+                row.queue.retain(|waiting| waiting.owner != id);
+                row.promote(now, woken);
+            } else if let Some(waiting) = row.queue.iter_mut().find(|claim| claim.owner == id) {
+                waiting.mode = waiting.mode.max(mode);
+            } else if row.held_by(id).is_some() {
+                // It cannot let go before it has more: whoever is before it waits for it anyway.
+                row.queue.push_front(claim);
+            } else {
+                row.queue.push_back(claim);
+            }
+        }
+        if held { Asked::Held } else { Asked::Busy(in_the_way) }
+    }
+
+    /// Who holds a row in a way that conflicts, or queues for that before the owner.
+    fn in_the_way(&self, key: &[u8], owner: TxnId, mode: Mode) -> Vec<TxnId> {
+        let Some(row) = self.rows.get(key) else { return Vec::new() };
+        let own = row.held_by(owner);
+        if own.is_some_and(|own| own >= mode) {
+            return Vec::new();
+        }
+        let mut found: Vec<TxnId> = row.against(owner, mode).collect();
+        if own.is_none() {
+            let before = row.queue.iter().take_while(|claim| claim.owner != owner);
+            found.extend(before.filter(|c| c.mode.conflicts(mode)).map(|claim| claim.owner));
+        }
+        found.dedup();
+        found
+    }
+
+    /// Somebody else whose lock stands against a write.
+    pub fn against_write(&self, key: &[u8], owner: Option<TxnId>, mode: Mode) -> Option<TxnId> {
+        // Id 0 is nobody's.
+        let owner = owner.unwrap_or_default();
+        self.rows.get(key)?.against(owner, mode).next()
+    }
+
+    /// Gives up what an owner has of these keys, or everything; who got a row by it.
+    pub fn release(&mut self, owner: TxnId, keys: Option<&[Bytes]>, now: Duration) -> Vec<TxnId> {
+        let mut woken = Vec::new();
+        let Some(known) = self.owners.get_mut(&owner) else { return woken };
+        let gone: Vec<Bytes> = match keys {
+            Some(keys) => keys.iter().filter(|key| known.keys.remove(*key)).cloned().collect(),
+            None => std::mem::take(&mut known.keys).into_iter().collect(),
+        };
+        if known.keys.is_empty() {
+            self.owners.remove(&owner);
+        }
+        for key in gone {
+            let Some(row) = self.rows.get_mut(&key) else { continue };
+            row.holders.retain(|claim| claim.owner != owner);
+            row.queue.retain(|claim| claim.owner != owner);
+            row.promote(now, &mut woken);
+            if row.holders.is_empty() {
+                self.rows.remove(&key);
+            }
+        }
+        woken
+    }
+
+    /// An owner is alive.
+    pub fn heard(&mut self, owner: TxnId, now: Duration) {
+        if let Some(known) = self.owners.get_mut(&owner) {
+            known.heard = known.heard.max(now);
+        }
+    }
+
+    fn is_dead(&self, owner: TxnId, now: Duration) -> bool {
+        self.owners.get(&owner).is_some_and(|known| now > known.heard + LOCK_TTL)
+    }
+
+    /// Forgets owners that were not heard of; who got rows by it is added to `woken`.
+    pub fn drop_dead(&mut self, now: Duration, woken: &mut Vec<TxnId>) {
+        let dead: Vec<TxnId> =
+            self.owners.keys().copied().filter(|id| self.is_dead(*id, now)).collect();
+        for id in &dead {
+            woken.extend(self.release(*id, None, now));
+        }
+        // One that got what another has left was dead itself.
+        woken.retain(|id| !dead.contains(id));
+    }
+
+    /// Forgets the rows at or above `bound`, which left by a split.
+    pub fn truncate(&mut self, bound: &[u8]) {
+        self.rows.split_off(bound);
+        self.owners.retain(|_, known| {
+            known.keys.retain(|key| key.as_ref() < bound);
+            !known.keys.is_empty()
+        });
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+
+    /// Who somebody is, if it holds or queues here.
+    pub fn who(&self, owner: TxnId) -> Option<&pb::LockOwner> {
+        self.owners.get(&owner).map(|known| &known.who)
+    }
+
+    /// The locks as they are told: of each row holders, then the queue.
+    pub fn list(&self, waiting_only: bool, limit: usize, now: Duration) -> Vec<pb::RowLock> {
+        let mut found = Vec::new();
+        for (key, row) in &self.rows {
+            let holders = row.holders.iter().filter(|_| !waiting_only).map(|claim| (claim, true));
+            for (claim, granted) in holders.chain(row.queue.iter().map(|claim| (claim, false))) {
+                if found.len() >= limit {
+                    return found;
+                }
+                let blockers = match granted {
+                    true => Vec::new(),
+                    false => self.in_the_way(key, claim.owner, claim.mode),
+                };
+                let age = now.saturating_sub(claim.since).as_millis();
+                found.push(pb::RowLock {
+                    key: key.clone(),
+                    owner: self.who(claim.owner).cloned(),
+                    mode: i32::from(claim.mode.to_pb()),
+                    granted,
+                    age_ms: u64::try_from(age).unwrap_or(u64::MAX),
+                    blockers: blockers.iter().filter_map(|id| self.who(*id)).cloned().collect(),
+                });
+            }
+        }
+        found
+    }
+}
+
+/// Part of the leader's line.
+impl fmt::Display for RowLocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (key, row) in &self.rows {
+            write!(f, " | {} rows:", Pretty(key))?;
+            for claim in &row.holders {
+                write!(f, " {}={:?}", claim.owner, claim.mode)?;
+            }
+            for claim in &row.queue {
+                write!(f, " < {}={:?}", claim.owner, claim.mode)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "rows_tests.rs"]
+mod tests;
