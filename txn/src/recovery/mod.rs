@@ -24,7 +24,7 @@ use bytes::Bytes;
 use quorate_proto::{Timestamp, pb, pb::range_request::Body};
 
 use crate::apply::close::Closed;
-use crate::config::{COMMIT_RETRY_DEADLINE, FINISH_DEADLINE, LOOKUP_WAIT};
+use crate::config::{COMMIT_RETRY_DEADLINE, FINISH_DEADLINE, LOOKUP_WAIT, RETRY_PAUSE_MIN};
 use crate::state::{TxnMeta, Verdict};
 use crate::step::{Action, CallId, Calls, Input, Repeat, TimerId, repeat_after};
 
@@ -63,6 +63,7 @@ pub struct Recovery {
     calls: Calls<Work>,
     keys: Vec<Bytes>,
     told: bool,
+    rerouted_at: Option<Duration>,
 }
 
 impl Recovery {
@@ -78,6 +79,7 @@ impl Recovery {
             calls: Calls::default(),
             keys: Vec::new(),
             told: false,
+            rerouted_at: None,
         }
     }
 
@@ -92,6 +94,7 @@ impl Recovery {
             calls: Calls::default(),
             keys,
             told: true,
+            rerouted_at: None,
         }
     }
 
@@ -292,7 +295,11 @@ impl Recovery {
         out: &mut Vec<Action>,
     ) {
         match (repeat_after(error), self.calls.get(call)) {
-            (Some(Repeat::Route), Some(Work::Resolve(keys, _))) => {
+            // At once, for the error brought the cure; but not again and again.
+            (Some(Repeat::Route), Some(Work::Resolve(keys, _)))
+                if self.rerouted_at.is_none_or(|at| at + RETRY_PAUSE_MIN <= now) =>
+            {
+                self.rerouted_at = Some(now);
                 let (keys, checks) = (keys.clone(), Vec::new());
                 out.push(Action::Route { call, keys, checks });
             }
