@@ -41,6 +41,7 @@ pub mod sql_side;
 #[cfg(test)]
 mod testing;
 
+use crate::dist::commit::Committed;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -111,13 +112,13 @@ impl Gateway {
         &self.catalog
     }
 
-    /// Commits a transaction that goes by the pinned catalog.
+    /// Commits a transaction that goes by the pinned catalog. `None`: nothing was written.
     ///
     /// # Errors
     /// `40001`, `23505`, `40003`, `53100`, …; after `40003` it may or may not be committed.
-    pub async fn commit(&self, txn: &Txn, pin: &Pin) -> Result<(), SqlError> {
+    pub async fn commit(&self, txn: &Txn, pin: &Pin) -> Result<Option<Committed>, SqlError> {
         let Some(mut intent) = txn.intent() else {
-            return Ok(());
+            return Ok(None);
         };
         if !self.catalog.is_fresh() {
             // The copy was not compared for a while, perhaps only because this node is busy.
@@ -126,9 +127,10 @@ impl Gateway {
         intent.start = Some(pin.begin_commit()?);
         intent.hold = Some(pin.hold());
         let anchor = intent.anchor.clone();
-        if self.dist.clone().commit(intent).await? {
+        let done = self.dist.clone().commit(intent).await?;
+        if done.one_range {
             txn.committed_in_one_range(&anchor).await;
         }
-        Ok(())
+        Ok(Some(done))
     }
 }

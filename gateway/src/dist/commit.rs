@@ -59,6 +59,17 @@ pub struct CommitMetrics {
     pub recoveries: AtomicU64,
 }
 
+/// What a commit has cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// One command at one range did it all.
+    pub one_range: bool,
+    /// Rounds of consensus before the answer.
+    pub consensus_rounds: u64,
+    /// How long was waited for the physical clock (rule T4).
+    pub clock_wait: Duration,
+}
+
 /// A step machine of `quorate-txn`.
 trait Machine: Send + 'static {
     fn step(&mut self, now: Duration, input: Input) -> Vec<Action>;
@@ -247,11 +258,11 @@ fn replicates(body: &pb::range_request::Body) -> bool {
 }
 
 impl Dist {
-    /// Commits; returns when the client may be told, and whether one command did it all.
+    /// Commits; returns when the client may be told.
     ///
     /// # Errors
     /// `40001`, `23505`, `53100`, … when nothing was committed; `40003` when that is not known.
-    pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<bool, SqlError> {
+    pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<Committed, SqlError> {
         let Intent { id, anchor, mut writes, checks, start, hold, lock_owner } = intent;
         if let Some(at) = writes.iter().position(|w| w.key == anchor) {
             writes.swap(0, at);
@@ -266,22 +277,24 @@ impl Dist {
             // A coordinator answers before it is done; without an answer nothing is known.
             Reached::Recovered(_) | Reached::Done => Outcome::Unknown,
         };
-        self.commits.consensus_rounds.fetch_add(driver.rounds, Ordering::Relaxed);
+        let consensus_rounds = driver.rounds;
+        self.commits.consensus_rounds.fetch_add(consensus_rounds, Ordering::Relaxed);
         let one_range = driver.machine.in_one_range();
         if outcome != Outcome::Unknown {
             // Its verdict is final: whatever copy comes later meets it.
             begun.hold = None;
         }
         drop(begun);
-        self.told(outcome).await.map(|()| one_range)
+        let clock_wait = self.told(outcome).await?;
+        Ok(Committed { one_range, consensus_rounds, clock_wait })
     }
 
-    async fn told(&self, outcome: Outcome) -> Result<(), SqlError> {
+    /// How long was waited for the clock.
+    async fn told(&self, outcome: Outcome) -> Result<Duration, SqlError> {
         match outcome {
             Outcome::Committed(ts) => {
                 self.commits.committed.fetch_add(1, Ordering::Relaxed);
-                self.commit_wait(ts).await;
-                Ok(())
+                Ok(self.commit_wait(ts).await)
             }
             Outcome::Aborted(reason) => {
                 self.commits.aborted.fetch_add(1, Ordering::Relaxed);
@@ -295,13 +308,14 @@ impl Dist {
     }
 
     /// Rule T4: nobody is told of a commit, or of a read that moved, before its timestamp has
-    /// passed here.
-    pub(super) async fn commit_wait(&self, ts: Timestamp) {
+    /// passed here. Answers how long that took.
+    pub(super) async fn commit_wait(&self, ts: Timestamp) -> Duration {
         let wait = self.clock().wait_until_passed(ts);
         if !wait.is_zero() {
             self.commits.clock_waits.fetch_add(1, Ordering::Relaxed);
             runtime::pause(wait).await;
         }
+        wait
     }
 
     fn aborted(&self, reason: &AbortReason) -> SqlError {

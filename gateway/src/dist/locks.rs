@@ -54,6 +54,8 @@ pub struct Locked {
     pub changed: Option<Bytes>,
     /// The newest such change.
     pub newest: Timestamp,
+    /// Rounds of requests it took.
+    pub rounds: u64,
 }
 
 /// Ends a wait: with its owner it forms a circle of those who wait for each other.
@@ -234,6 +236,7 @@ impl Locks {
         let mut left = keys;
         let mut patience = None;
         while !left.is_empty() {
+            found.rounds += 1;
             let answers = self.ask(&left, wanted, asking.since).await?;
             left.clear();
             for (keys, answer) in answers {

@@ -7,15 +7,17 @@
 //! * [`commit`]: runs the coordinator's and the recovery's commands.
 //! * [`locks`], [`deadlocks`]: the row locks it holds, and circles of those who wait.
 //! * [`observed`]: what it heard of the clocks of nodes.
-//! * [`snapshot`]: when it reads.
+//! * [`snapshot`]: when it reads; `pages`: scans over several ranges; [`costs`]: what it has cost.
 //! * [`errors`]: what clients are told.
 
 pub mod buffer;
 pub mod commit;
+pub mod costs;
 pub mod deadlocks;
 pub mod errors;
 pub mod locks;
 pub mod observed;
+mod pages;
 pub mod ranges;
 pub mod reads;
 pub mod sender;

@@ -22,8 +22,10 @@ use quorate_proto::{Timestamp, TxnId, pb};
 
 use super::Dist;
 use super::buffer::{BUFFER_BYTES_MAX, Mark, WriteBuffer};
+use super::costs::{Costs, Counters, add_micros};
 use super::errors;
 use super::locks::{Locks, Wanted};
+use super::pages::{clip, progress};
 use super::reads::ReadSet;
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
 use super::snapshot::Snapshot;
@@ -124,12 +126,6 @@ pub struct Intent {
     pub hold: Option<Hold>,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    rpc_rounds: AtomicU64,
-    rows_read: AtomicU64,
-}
-
 impl fmt::Debug for Txn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Txn({} read {})", self.id, self.read_ts())
@@ -200,7 +196,10 @@ impl Txn {
     /// was changed after it was read. What it locked stays locked, so each time it comes further.
     pub fn again(&self) -> Option<Self> {
         let overtaken = self.current.overtaken.load(Ordering::Relaxed);
-        overtaken.then(|| self.statement(self.current.terms.clone()))
+        overtaken.then(|| {
+            self.counters.begun_again.fetch_add(1, Ordering::Relaxed);
+            self.statement(self.current.terms.clone())
+        })
     }
 
     /// A transaction to take the place of this one: of its level and its `now()`, with an id and a
@@ -259,6 +258,11 @@ impl Txn {
     /// There is no savepoint any more.
     pub fn forget_marks(&self) {
         self.own.lock().buffer.forget_marks();
+    }
+
+    /// What it has cost so far.
+    pub fn costs(&self) -> Costs {
+        self.counters.costs()
     }
 
     /// Its id.
@@ -382,7 +386,8 @@ impl Txn {
         clock.observe(event).map_err(|e| errors::clock(&e))?;
         let new_ts = clock.now();
         // Rule T4, also for a read timestamp that moved.
-        self.dist.commit_wait(new_ts).await;
+        add_micros(&self.counters.clock_wait_us, self.dist.commit_wait(new_ts).await);
+        self.counters.moves.fetch_add(1, Ordering::Relaxed);
         loop {
             let (old_ts, known, checks) = {
                 let times = self.snapshot.times.lock();
@@ -667,7 +672,12 @@ impl KvTxn for Txn {
                 ..pb::LockOwner::default()
             },
         };
-        let locked = self.locks.lock(&keys, &wanted).await?;
+        let clock = self.dist.clock();
+        let since = clock.monotonic();
+        let locked = self.locks.lock(&keys, &wanted).await;
+        add_micros(&self.counters.locking_us, clock.monotonic().saturating_sub(since));
+        let locked = locked?;
+        self.counters.rpc_rounds.fetch_add(locked.rounds, Ordering::Relaxed);
         if let Some(key) = &locked.changed {
             self.overtaken(locked.newest, key).await?;
         }
@@ -697,64 +707,5 @@ impl KvTxn for Txn {
             rows_read: self.counters.rows_read.load(Ordering::Relaxed),
             ..KvStats::default()
         }
-    }
-}
-
-/// The part of the span that lies in the range.
-fn clip(span: &Span, range: &pb::RangeDescriptor) -> Span {
-    let start = span.start.clone().max(range.start.clone());
-    let ends_later = !range.end.is_empty() && range.end < span.end;
-    let end = if ends_later { range.end.clone() } else { span.end.clone() };
-    Span { start, end }
-}
-
-/// What a page speaks for, and what is left of the whole span after it.
-fn progress(req: &ScanRequest, clipped: &Span, page: &pb::ScanResponse) -> (Span, Option<Span>) {
-    let whole = &req.span;
-    let (covered, left) = match (req.reverse, page.done) {
-        (false, true) => (clipped.clone(), Span::new(clipped.end.clone(), whole.end.clone())),
-        (false, false) => (
-            Span::new(clipped.start.clone(), page.resume.clone()),
-            Span::new(page.resume.clone(), whole.end.clone()),
-        ),
-        (true, true) => (clipped.clone(), Span::new(whole.start.clone(), clipped.start.clone())),
-        (true, false) => (
-            Span::new(page.resume.clone(), clipped.end.clone()),
-            Span::new(whole.start.clone(), page.resume.clone()),
-        ),
-    };
-    let left = (!left.is_empty()).then_some(left);
-    (covered, left)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(reverse: bool) -> ScanRequest {
-        ScanRequest { reverse, ..ScanRequest::all(Span::new("b", "y")) }
-    }
-
-    fn page(done: bool, resume: &'static str) -> pb::ScanResponse {
-        pb::ScanResponse { done, resume: Bytes::from(resume), ..Default::default() }
-    }
-
-    #[test]
-    fn a_page_covers_what_it_read_and_leaves_the_rest() {
-        let range = pb::RangeDescriptor {
-            start: Bytes::from("a"),
-            end: Bytes::from("m"),
-            ..Default::default()
-        };
-        let clipped = clip(&request(false).span, &range);
-        assert_eq!(clipped, Span::new("b", "m"));
-        let (covered, left) = progress(&request(false), &clipped, &page(true, ""));
-        assert_eq!((covered, left), (Span::new("b", "m"), Some(Span::new("m", "y"))));
-        let (covered, left) = progress(&request(false), &clipped, &page(false, "f"));
-        assert_eq!((covered, left), (Span::new("b", "f"), Some(Span::new("f", "y"))));
-        let (covered, left) = progress(&request(true), &clipped, &page(true, ""));
-        assert_eq!((covered, left), (Span::new("b", "m"), None));
-        let (covered, left) = progress(&request(true), &clipped, &page(false, "f"));
-        assert_eq!((covered, left), (Span::new("f", "m"), Some(Span::new("b", "f"))));
     }
 }

@@ -69,6 +69,7 @@ impl Connection {
         formats: &[Format],
         from: Mark,
     ) {
+        self.session.statement_ended();
         let open = self.session.status() == Status::InTransaction;
         if !open || !self.session.repeats_transactions() {
             self.block = None;

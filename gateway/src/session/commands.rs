@@ -10,11 +10,12 @@ use quorate_planner::parse::{
 
 use super::rows::text_columns;
 use super::settings::spelled;
-use super::{OutColumn, Outcome, Ready, RowSource, Session, State};
+use super::{OutColumn, Outcome, Ready, RowSource, Session, State, reports};
 
 /// Columns of `SHOW`.
 pub(super) fn show_columns(name: Option<&str>) -> Result<Arc<[OutColumn]>, SqlError> {
     Ok(match name {
+        Some(name) if let Some(columns) = reports::columns(name) => text_columns(columns),
         Some(name) => text_columns(&[spelled(name)?]),
         None => text_columns(&["name", "setting", "description"]),
     })
@@ -58,7 +59,7 @@ impl Session {
                 Ok(tag("SET"))
             }
             StatementKind::Set(name, value, local) => self.set(name, value, *local),
-            StatementKind::Show(name) => self.show(name.as_deref()),
+            StatementKind::Show(name) => self.show(name.as_deref()).await,
             StatementKind::Reset(None) => {
                 self.settings.reset_all();
                 Ok(tag("RESET"))
@@ -126,8 +127,14 @@ impl Session {
         } else {
             self.state = match std::mem::replace(&mut self.state, State::Idle) {
                 // What the same pipeline did before belongs to the block, as in Postgres.
-                State::Implicit(open) => State::Block(open),
-                _ => State::Block(self.begin_txn(true)),
+                State::Implicit(open) => {
+                    open.txn.lock_before_writing();
+                    State::Block(open)
+                }
+                _ => {
+                    self.timeline_begins();
+                    State::Block(self.begin_txn(true))
+                }
             };
             if self.settings.default_read_only() {
                 self.settings.set("transaction_read_only", Some("on"), true, true)?;
@@ -177,6 +184,7 @@ impl Session {
             let text = "there is no transaction in progress";
             self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
         } else {
+            self.current.rolled_back(self.monotonic());
             self.chained(chain);
         }
         tag("ROLLBACK")
@@ -185,6 +193,7 @@ impl Session {
     /// `AND CHAIN`: another block begins at once.
     fn chained(&mut self, chain: bool) {
         if chain {
+            self.timeline_begins();
             self.state = State::Block(self.begin_txn(true));
         }
     }
@@ -251,8 +260,13 @@ impl Session {
         Ok(tag("SET"))
     }
 
-    fn show(&self, name: Option<&str>) -> Result<Outcome, SqlError> {
+    async fn show(&self, name: Option<&str>) -> Result<Outcome, SqlError> {
+        let report = match name {
+            Some(name) => self.report(name).await?,
+            None => None,
+        };
         let rows = match name {
+            _ if let Some(report) = report => report,
             Some(name) => {
                 let value = self.settings.get(name)?;
                 RowSource::of_texts(&[spelled(name)?], vec![vec![value]])?

@@ -11,11 +11,13 @@
 
 mod commands;
 mod named;
+mod reports;
 mod rows;
 mod savepoints;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod timeline;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,6 +44,7 @@ use crate::dist::txn::Terms;
 use crate::pg::startup::Hello;
 use crate::schema::PendingSchema;
 use savepoints::Savepoint;
+use timeline::Timeline;
 
 /// Bytes of a text from which on planning may take so long that other tasks should not wait for it.
 const LONG_STATEMENT: usize = 1_000;
@@ -191,6 +194,10 @@ pub struct Session {
     backend_pid: i32,
     keeps_block: bool,
     locks_next: bool,
+    /// What the open transaction, or the one that ended last, did.
+    current: Timeline,
+    /// What the one before the open one did.
+    last: Timeline,
 }
 
 impl Session {
@@ -222,6 +229,8 @@ impl Session {
             backend_pid: 0,
             keeps_block: false,
             locks_next: false,
+            current: Timeline::default(),
+            last: Timeline::default(),
         })
     }
 
@@ -312,12 +321,14 @@ impl Session {
     }
 
     /// A block is run again.
-    pub fn count_replay(&self) {
+    pub fn count_replay(&mut self) {
+        self.current.run_again(self.gateway.dist().clock().monotonic(), "the block");
         self.gateway.dist().commits.replayed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A statement is run again, and waits for its turn this time: it locks the rows it changes.
     pub fn repeat_with_locks(&mut self) {
+        self.current.run_again(self.gateway.dist().clock().monotonic(), "the statement");
         self.locks_next = true;
         self.gateway.dist().commits.repeated.fetch_add(1, Ordering::Relaxed);
     }
@@ -508,11 +519,19 @@ impl Session {
         params: Params,
     ) -> Result<Outcome, SqlError> {
         self.next_statement(&statement.text);
+        if let State::Implicit(open) | State::Block(open) = &self.state {
+            let (now, costs) = (self.monotonic(), open.txn.costs());
+            self.current.statement(now, &statement.text, costs);
+        }
         let mut again = 0;
         loop {
             let context = self.context(statement, params.clone())?;
             match attempt(plan, context).await {
                 Err(_) if again < ATTEMPTS_MAX && self.was_overtaken() => again += 1,
+                Err(error) => {
+                    self.current.failed(self.monotonic(), error.to_string());
+                    return Err(error);
+                }
                 outcome => return outcome,
             }
         }
@@ -552,6 +571,7 @@ impl Session {
     }
 
     fn begin_implicit(&mut self) {
+        self.timeline_begins();
         self.state = State::Implicit(self.begin_txn(false));
     }
 
@@ -601,6 +621,23 @@ impl Session {
         }
     }
 
+    /// The last transaction is over, another begins.
+    fn timeline_begins(&mut self) {
+        let now = self.monotonic();
+        // One that is run again goes on.
+        if !self.locks_next {
+            self.last = std::mem::replace(&mut self.current, Timeline::begin(now));
+        }
+    }
+
+    /// A statement has ended: the last of its rows was taken.
+    pub fn statement_ended(&mut self) {
+        if let State::Implicit(open) | State::Block(open) = &self.state {
+            let (now, costs) = (self.monotonic(), open.txn.costs());
+            self.current.ended(now, costs);
+        }
+    }
+
     /// Commits the implicit transaction, if there is one.
     ///
     /// # Errors
@@ -615,8 +652,15 @@ impl Session {
         }
     }
 
-    async fn commit_open(&self, open: Open) -> Result<(), SqlError> {
-        self.gateway.commit(&open.txn, &open.pin).await?;
+    async fn commit_open(&mut self, open: Open) -> Result<(), SqlError> {
+        let since = self.monotonic();
+        let done = self.gateway.commit(&open.txn, &open.pin).await;
+        let now = self.monotonic();
+        match &done {
+            Ok(done) => self.current.commit(since, now, *done),
+            Err(error) => self.current.failed(now, error.to_string()),
+        }
+        done?;
         if open.schema.catalog.is_some() {
             // The barrier would wait for our own pin.
             drop(open.pin);

@@ -393,6 +393,9 @@ fn setting_name(r: &mut Reader<'_>) -> SqlResult<String> {
 }
 
 fn show(r: &mut Reader<'_>) -> SqlResult<StatementKind> {
+    if r.take_all(&["last", "transaction"]) {
+        return Ok(StatementKind::Show(Some("last transaction".into())));
+    }
     Ok(match setting_name(r)? {
         name if name == "all" => StatementKind::Show(None),
         name => StatementKind::Show(Some(name)),
