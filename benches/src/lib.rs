@@ -1,5 +1,6 @@
 //! Benchmarks: drivers that speak plain Postgres protocol, so that Quorate and PostgreSQL can be
-//! put side by side: [`tpcc`], [`kv`] and [`tpcb`].
+//! put side by side: [`tpcc`], [`kv`] and [`tpcb`]. And [`verify`], which does not measure but
+//! checks, with [`history`], what isolation levels promise.
 //!
 //! A driver is a [`runner::Workload`]; terminals, retries, reconnects, statistics and reports are
 //! the same for all.
@@ -9,6 +10,7 @@ mod cpu;
 pub mod db;
 mod decimal;
 pub mod error;
+pub mod history;
 pub mod kv;
 pub mod local_postgres;
 mod progress;
@@ -19,6 +21,7 @@ mod stats;
 mod timeline;
 pub mod tpcb;
 pub mod tpcc;
+pub mod verify;
 
 pub use args::CommonArgs;
 pub use error::BenchError;

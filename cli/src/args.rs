@@ -30,6 +30,8 @@ pub enum Command {
     Admin(AdminArgs),
     /// Measure: TPC-C and smaller workloads against any Postgres URL
     Bench(BenchArgs),
+    /// Check what isolation levels promise, against any Postgres URL, while servers fail or do not
+    Verify(Box<quorate_benches::verify::VerifyArgs>),
 }
 
 /// `quorate demo`

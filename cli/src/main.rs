@@ -11,6 +11,7 @@ mod start;
 use std::process::ExitCode;
 
 use clap::Parser;
+use quorate_benches::verify::VerifyArgs;
 use quorate_benches::{BenchError, Report};
 
 use args::{BenchArgs, Cli, Command, Workload};
@@ -22,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code of a command that could not do what it was asked to.
 const FAILED: u8 = 1;
-/// Exit code of wrong settings.
+/// Exit code of wrong settings, and of a verification that could not be carried out.
 const USAGE: u8 = 2;
 
 /// Stack of a thread that plans statements: an expression as deep as the parser lets through needs
@@ -69,11 +70,19 @@ async fn run(command: Command) -> u8 {
             admin::run(args).await.map(|()| 0).map_err(|e| (FAILED, e.to_string()))
         }
         Command::Bench(args) => bench(args).await.map_err(|e| (FAILED, e.to_string())),
+        Command::Verify(args) => verify(*args).await.map_err(|e| (USAGE, e.to_string())),
     };
     result.unwrap_or_else(|(code, message)| {
         eprintln!("quorate: {message}");
         code
     })
+}
+
+/// Runs a verification and prints its verdict; fails if there is a violation.
+async fn verify(args: VerifyArgs) -> Result<u8, BenchError> {
+    let verdict = quorate_benches::verify::run(args).await?;
+    print!("{verdict}");
+    Ok(if verdict.is_clean() { 0 } else { FAILED })
 }
 
 /// Runs a workload and prints its report; fails if the data is not consistent afterwards.

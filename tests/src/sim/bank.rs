@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use quorate_benches::verify::schema::LISTS;
 use quorate_planner::error::SqlState;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::checks::{Seen, Told, Transfer, bank_sum, no_lost_acked_write};
 use super::client::{Client, Failed, Rows};
+use super::lists;
 use super::machine::{Machine, Up};
 use super::runtime;
 use super::system;
@@ -26,7 +28,7 @@ const NUMBERS_PER_CLIENT: i64 = 1_000_000;
 /// Longest pause between two transfers of a client.
 const PAUSE_MAX_MS: u64 = 60;
 /// A statement or commit that takes longer is stuck: every deadline of the product is shorter.
-const STUCK_AFTER: Duration = Duration::from_secs(120);
+pub const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// How one transfer ended.
 enum Outcome {
@@ -114,13 +116,14 @@ impl Bank {
     }
 
     /// Waits until the bank works, for at least so long.
-    async fn pause(&self, ms: u64) {
+    pub async fn pause(&self, ms: u64) {
         let until = self.rests_until_ms.load(Ordering::SeqCst);
         let rest = Duration::from_millis(until).saturating_sub(system::now());
         runtime::pause(rest.max(Duration::from_millis(ms))).await;
     }
 
-    fn stopped(&self) -> bool {
+    /// Whether clients are to end.
+    pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
@@ -160,18 +163,21 @@ impl Bank {
         Ok(())
     }
 
-    /// Splits a range of accounts at a key drawn from the seed.
+    /// Splits a range of accounts, or now and then of lists, at a key drawn from the seed.
     pub async fn split_somewhere(self: Arc<Self>) {
         let Some(up) = self.draw_up() else { return };
-        let at = 1 + self.draw_account();
+        let (table, at) = match self.draw(4) {
+            0 => (LISTS, lists::key_within(self.draw(u64::MAX))),
+            _ => ("accounts", 1 + self.draw_account()),
+        };
         let work = async {
             let mut client = Client::connect(&up)?;
-            client.query(&format!("ALTER TABLE accounts SPLIT AT VALUES ({at})")).await
+            client.query(&format!("ALTER TABLE {table} SPLIT AT VALUES ({at})")).await
         };
         match runtime::within(STUCK_AFTER, work).await {
-            Some(Ok(_)) => self.trace.event(format_args!("split at {at}: done")),
-            Some(Err(why)) => self.trace.event(format_args!("split at {at}: {why}")),
-            None => self.trace.violation(format_args!("the split at {at} is stuck")),
+            Some(Ok(_)) => self.trace.event(format_args!("split of {table} at {at}: done")),
+            Some(Err(why)) => self.trace.event(format_args!("split of {table} at {at}: {why}")),
+            None => self.trace.violation(format_args!("the split of {table} at {at} is stuck")),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array as _, Int64Array};
+use datafusion::arrow::array::{Array as _, ArrayRef, Int64Array, StringArray};
 use quorate_gateway::Gateway;
 use quorate_gateway::pg::startup::Hello;
 use quorate_gateway::session::{Outcome, Session};
@@ -32,6 +32,9 @@ impl std::fmt::Display for Failed {
 /// Rows of 64-bit numbers; NULL is `None`.
 pub type Rows = Vec<Vec<Option<i64>>>;
 
+/// What one cell of a column is; `None` for NULL.
+type Cell<T> = fn(&ArrayRef, usize) -> Option<T>;
+
 /// A session at one node. It ends with the node.
 pub struct Client {
     session: Session,
@@ -59,8 +62,22 @@ impl Client {
     /// # Errors
     /// [`Failed`]; a block has failed then.
     pub async fn query(&mut self, text: &str) -> Result<Rows, Failed> {
+        self.run(text, number).await.map(|(rows, _)| rows)
+    }
+
+    /// The same with rows of texts, NULL being empty, and how many rows a command touched.
+    ///
+    /// # Errors
+    /// [`Failed`]; a block has failed then.
+    pub async fn texts(&mut self, text: &str) -> Result<(Vec<Vec<String>>, u64), Failed> {
+        let (rows, touched) = self.run(text, in_words).await?;
+        let filled = |row: Vec<Option<String>>| row.into_iter().map(Option::unwrap_or_default);
+        Ok((rows.into_iter().map(|row| filled(row).collect()).collect(), touched))
+    }
+
+    async fn run<T>(&mut self, text: &str, cell: Cell<T>) -> Result<Answer<T>, Failed> {
         let over = self.up.life.over.clone();
-        let result = runtime::unless(over.cancelled(), run(&mut self.session, text)).await;
+        let result = runtime::unless(over.cancelled(), run(&mut self.session, text, cell)).await;
         // What is answered at the very moment of the crash does not leave the machine any more.
         let Some(result) = result.filter(|_| !over.is_cancelled()) else {
             return Err(Failed::Broken);
@@ -72,25 +89,40 @@ impl Client {
     }
 }
 
-async fn run(session: &mut Session, text: &str) -> Result<Rows, SqlError> {
-    let mut rows = Vec::new();
+fn number(column: &ArrayRef, row: usize) -> Option<i64> {
+    let numbers = column.as_any().downcast_ref::<Int64Array>()?;
+    (!numbers.is_null(row)).then(|| numbers.value(row))
+}
+
+fn in_words(column: &ArrayRef, row: usize) -> Option<String> {
+    if let Some(texts) = column.as_any().downcast_ref::<StringArray>() {
+        return (!texts.is_null(row)).then(|| texts.value(row).to_owned());
+    }
+    number(column, row).map(|number| number.to_string())
+}
+
+/// Rows, and how many a command touched.
+type Answer<T> = (Vec<Vec<Option<T>>>, u64);
+
+async fn run<T>(session: &mut Session, text: &str, cell: Cell<T>) -> Result<Answer<T>, SqlError> {
+    let (mut rows, mut touched) = (Vec::new(), 0);
     for statement in session.split(text)? {
         let ready = session.prepare(statement, &[]).await?;
         let source = match session.run(&ready, Vec::new()).await? {
             Outcome::Rows(source) => Some(source),
-            Outcome::Command { rows, .. } => rows,
+            Outcome::Command { tag, rows } => {
+                let count = tag.rsplit(' ').next().and_then(|count| count.parse().ok());
+                touched = count.unwrap_or(0);
+                rows
+            }
             Outcome::Empty => None,
         };
         if let Some(mut source) = source {
             while let Some((batch, row)) = source.next().await? {
-                let cell = |column: &Arc<dyn datafusion::arrow::array::Array>| {
-                    let numbers = column.as_any().downcast_ref::<Int64Array>()?;
-                    (!numbers.is_null(row)).then(|| numbers.value(row))
-                };
-                rows.push(batch.columns().iter().map(cell).collect());
+                rows.push(batch.columns().iter().map(|column| cell(column, row)).collect());
             }
         }
     }
     session.finish_implicit().await?;
-    Ok(rows)
+    Ok((rows, touched))
 }

@@ -202,7 +202,7 @@ pub fn print_report(seed: u64, report: &Report, trace: &Trace, options: &Options
     let figures = &report.figures;
     println!(
         "seed {seed}: trace {:016x} of {} events in {:.0} s: {} acknowledged, {} refused, \
-         {} unknown ({} done), {} audits",
+         {} unknown ({} done), {} audits; lists at {}: {} acknowledged, {} refused, {} unknown",
         report.hash,
         report.events,
         report.lasted.as_secs_f64(),
@@ -211,6 +211,10 @@ pub fn print_report(seed: u64, report: &Report, trace: &Trace, options: &Options
         figures.unknown,
         figures.unknown_done,
         figures.audits,
+        report.lists.level,
+        report.lists.ended[0],
+        report.lists.ended[1],
+        report.lists.ended[2],
     );
     if options.show_trace {
         for (reason, count) in &figures.reasons {

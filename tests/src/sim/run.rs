@@ -14,6 +14,7 @@ use super::bank::{Bank, Figures};
 use super::clock::{FAST_PPM_MAX, OFFSET_MAX, SimClock};
 use super::disk::Habits;
 use super::faults::Faults;
+use super::lists::{self, Lists};
 use super::machine::{Machine, Up};
 use super::net::Net;
 use super::trace::Trace;
@@ -21,6 +22,8 @@ use super::{Plant, runtime, system, watch};
 
 /// Machines of the cluster.
 const MACHINES: usize = 3;
+/// Clients that work on lists.
+const LIST_CLIENTS: usize = 2;
 /// How long the cluster may take to come up, and to be well again after the faults.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -46,6 +49,14 @@ pub struct Report {
     pub lasted: Duration,
     /// What the bank did.
     pub figures: Figures,
+    /// What was done on lists.
+    pub lists: lists::Figures,
+}
+
+/// What the cluster is kept busy with.
+struct Load {
+    bank: Arc<Bank>,
+    lists: Arc<Lists>,
 }
 
 /// Runs a seed. Violations are in the trace; the first ends the run.
@@ -58,10 +69,12 @@ pub async fn run(setup: Setup, dir: &Path, trace: &Arc<Trace>) -> Report {
     system::before_time_passes(Some(Box::new(move || watch::look(&watched, &watching))));
     let accounts = rng.random_range(6..30);
     let bank = Bank::new(&machines, accounts, rng.random(), trace);
+    let lists = Lists::new(&machines, &bank, rng.random(), trace);
+    let load = Load { bank: bank.clone(), lists: lists.clone() };
     let life = async {
-        come_up(&machines, &bank, trace).await?;
-        work(&setup, &mut rng, &machines, &net, &bank, trace).await;
-        settle(&machines, &bank, trace).await
+        come_up(&machines, &load, trace).await?;
+        work(&setup, &mut rng, &machines, &net, &load, trace).await;
+        settle(&machines, &load, trace).await
     };
     let violated = async {
         while trace.violated().is_none() {
@@ -77,6 +90,7 @@ pub async fn run(setup: Setup, dir: &Path, trace: &Arc<Trace>) -> Report {
         events: trace.events(),
         lasted: system::now(),
         figures: bank.figures(),
+        lists: lists.figures(),
     }
 }
 
@@ -125,11 +139,7 @@ fn everywhere(machines: &[Arc<Machine>]) -> Option<()> {
     (watch::all_led(machines) && led.iter().all(whole)).then_some(())
 }
 
-async fn come_up(
-    machines: &[Arc<Machine>],
-    bank: &Arc<Bank>,
-    trace: &Arc<Trace>,
-) -> Result<(), String> {
+async fn come_up(machines: &[Arc<Machine>], load: &Load, trace: &Arc<Trace>) -> Result<(), String> {
     for machine in machines {
         let start = match machine.number {
             1 => Start::Bootstrap,
@@ -140,7 +150,8 @@ async fn come_up(
     }
     until("every range is on every machine", || everywhere(machines)).await?;
     let up = machines[0].up().ok_or("the first node is gone")?;
-    bank.open(&up).await.map_err(|why| format!("the bank cannot open: {why}"))?;
+    load.bank.open(&up).await.map_err(|why| format!("the bank cannot open: {why}"))?;
+    load.lists.open(&up).await.map_err(|why| format!("no lists: {why}"))?;
     until("every range is on every machine", || everywhere(machines)).await?;
     trace.event("the bank is open");
     Ok(())
@@ -151,13 +162,15 @@ async fn work(
     rng: &mut StdRng,
     machines: &[Arc<Machine>],
     net: &Arc<Net>,
-    bank: &Arc<Bank>,
+    load: &Load,
     trace: &Arc<Trace>,
 ) {
+    let Load { bank, lists } = load;
     let clients = rng.random_range(2..=6);
     let mut tasks: Vec<_> =
         (1..=clients).map(|client| runtime::spawn(bank.clone().work(client))).collect();
     tasks.extend((0..2).map(|_| runtime::spawn(bank.clone().audit_on())));
+    tasks.extend((0..LIST_CLIENTS).map(|_| runtime::spawn(lists.clone().work())));
     let mut faults = Faults {
         machines: machines.to_vec(),
         net: net.clone(),
@@ -177,18 +190,14 @@ async fn work(
 }
 
 /// After the faults: everything comes back, and what must hold holds.
-async fn settle(
-    machines: &[Arc<Machine>],
-    bank: &Arc<Bank>,
-    trace: &Arc<Trace>,
-) -> Result<(), String> {
+async fn settle(machines: &[Arc<Machine>], load: &Load, trace: &Arc<Trace>) -> Result<(), String> {
     let ups: Vec<Up> =
         until("all nodes serve again", || machines.iter().map(|machine| machine.up()).collect())
             .await?;
     until("every range is led again", || watch::all_led(machines).then_some(())).await?;
     for up in &ups {
         let ends = system::now() + PATIENCE;
-        while !bank.audit(up).await {
+        while !(load.bank.audit(up).await && load.lists.read_all(up).await) {
             if system::now() > ends {
                 return Err(format!("m{} does not answer an audit", up.life.machine));
             }
@@ -197,6 +206,7 @@ async fn settle(
     }
     until("replicas are at rest", || watch::at_rest(machines).then_some(())).await?;
     watch::agree(machines)?;
+    load.lists.check()?;
     trace.event("the end");
     Ok(())
 }

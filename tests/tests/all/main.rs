@@ -12,3 +12,4 @@ mod slt;
 mod startup;
 mod tidy;
 mod tpcc;
+mod verify;
