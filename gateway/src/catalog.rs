@@ -19,7 +19,7 @@ use quorate_planner::kv::{KvTxn, ScanRequest};
 use quorate_proto::Timestamp;
 use tokio::sync::Notify;
 
-use crate::dist::txn::Hold;
+use crate::dist::intent::Hold;
 use crate::dist::{Dist, Txn};
 use crate::runtime;
 

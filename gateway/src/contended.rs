@@ -1,6 +1,6 @@
-//! Tables whose rows are fought for. A statement that is a transaction of its own takes no row locks:
-//! its commit follows at once. If it loses a race it is run again with locks, so that it waits for
-//! its turn; and for a moment so are others on that table, which would lose as well.
+//! Tables whose rows are fought for. A statement that is a transaction of its own takes no row
+//! locks: its commit follows at once. If it loses a race it is run again with locks, so that it
+//! waits for its turn; and for a moment so are others on that table, which would lose as well.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

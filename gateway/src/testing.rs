@@ -352,7 +352,8 @@ impl Range {
             B::Lock(lock) => self.lock(lock, clock),
             B::Unlock(unlock) => {
                 let id = TxnId::from_bytes(&unlock.owner_id).ok_or_else(|| invalid("id"))?;
-                self.leader.rows.release(id, Some(&unlock.keys), clock.monotonic());
+                let (keys, now) = (&unlock.keys, clock.monotonic());
+                self.leader.rows.give_up(id, keys, unlock.sequence, now);
                 Ok(Body::Unlock(pb::UnlockResponse {}))
             }
             B::RaiseSafePoint(raise) => self.apply(&C::RaiseFloors(pb::RaiseFloorsCommand {
@@ -601,7 +602,11 @@ impl FakeNode {
                 let ranges = self.ranges.lock();
                 let of = |range: &Range| {
                     let limit = list.limit as usize;
-                    range.leader.rows.list(list.waiting_only, limit, self.clock.monotonic())
+                    let now = self.clock.monotonic();
+                    match list.waiting_only {
+                        true => range.leader.rows.list_waits(limit, now),
+                        false => range.leader.rows.list(limit, now),
+                    }
                 };
                 let locks = ranges.iter().flat_map(of).collect();
                 node_response::Body::ListLocks(pb::ListLocksResponse { locks })

@@ -113,6 +113,17 @@ impl WriteBuffer {
         self.writes.get(key).map(|buffered| buffered.value.clone())
     }
 
+    /// Whether the transaction has made the row.
+    pub fn is_new(&self, key: &[u8]) -> bool {
+        self.writes.get(key).is_some_and(|buffered| buffered.must_be_absent)
+    }
+
+    /// The keys of what was there before and changes.
+    pub fn changed_keys(&self) -> Vec<Bytes> {
+        let changed = self.writes.iter().filter(|(_, buffered)| !buffered.must_be_absent);
+        changed.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Whether any key of the span was written.
     pub fn touches(&self, span: &Span) -> bool {
         self.in_span(span).next().is_some()

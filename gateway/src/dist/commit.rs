@@ -27,8 +27,9 @@ use quorate_txn::step::{Action, CallId, Group, Input, TimerId};
 
 use super::Dist;
 use super::errors;
+use super::intent::{Hold, Intent};
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
-use super::txn::{Hold, Intent, READ_PATIENCE};
+use super::txn::READ_PATIENCE;
 use crate::runtime;
 
 /// How long a committer that may not wait looks on before it is refused.

@@ -1,15 +1,15 @@
 //! The owners of row locks at this gateway: the leaders hear that they live, and circles of those
 //! who wait for each other are found.
 //!
-//! A gateway with somebody who waits for more than a moment asks all nodes who waits for whom there,
-//! and looks for a circle through its own. In each circle the youngest is the victim: every gateway
-//! comes to the same one, and only its own ends its wait. What was seen may be over a moment later;
-//! then somebody is refused who need not have been, which is safe. Whoever has sent a prepare waits
-//! for no row lock, so it is never the victim (P13).
+//! A gateway with somebody who waits for more than a moment asks all nodes who waits for whom
+//! there, and looks for a circle through its own. In each circle the youngest is the victim: every
+//! gateway comes to the same one, and only its own ends its wait. What was seen may be over a
+//! moment later; then somebody is refused who need not have been, which is safe. Whoever has sent a
+//! prepare waits for no row lock, so it is never the victim (P13).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +37,8 @@ pub struct LockOwners {
     owners: Mutex<Owners>,
     /// Waits ended because of a deadlock.
     pub deadlocks: AtomicU64,
+    /// Circles are being looked for.
+    looking: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +87,15 @@ impl Dist {
                 told = now;
                 self.keep_owners();
             }
-            self.find_deadlocks(now).await;
+            // In a task of its own: a node that does not answer must not keep the others from
+            // hearing who lives.
+            if !self.lock_owners.looking.swap(true, Ordering::Relaxed) {
+                let dist = self.clone();
+                runtime::spawn_if_running(async move {
+                    dist.find_deadlocks(now).await;
+                    dist.lock_owners.looking.store(false, Ordering::Relaxed);
+                });
+            }
         }
     }
 
@@ -98,8 +108,9 @@ impl Dist {
             let (dist, owner_ids) = (self.clone(), owner_ids.clone());
             let request = node_request::Body::KeepLocks(pb::KeepLocksRequest { owner_ids });
             runtime::spawn_if_running(async move {
+                let call = dist.sender().call(node, Vec::new(), Some(request), LIST_TIMEOUT);
                 // The next one follows soon.
-                let _ = dist.sender().call(node, Vec::new(), Some(request), LIST_TIMEOUT).await;
+                let _ = runtime::within(LIST_TIMEOUT, call).await;
             });
         }
     }
@@ -130,8 +141,10 @@ impl Dist {
         let ask = |node| async move {
             let request = pb::ListLocksRequest { waiting_only, limit: LISTED_MAX };
             let request = node_request::Body::ListLocks(request);
-            let reply = self.sender().call(node, Vec::new(), Some(request), LIST_TIMEOUT).await;
-            match reply.ok().and_then(|reply| reply.node?.body) {
+            let call = self.sender().call(node, Vec::new(), Some(request), LIST_TIMEOUT);
+            // Connecting has a time of its own.
+            let reply = runtime::within(LIST_TIMEOUT, call).await;
+            match reply.and_then(Result::ok).and_then(|reply| reply.node?.body) {
                 Some(node_response::Body::ListLocks(list)) => list.locks,
                 _ => Vec::new(),
             }

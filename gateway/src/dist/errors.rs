@@ -44,7 +44,8 @@ const STATEMENT_SHOWN: usize = 160;
 
 /// The beginning of a text, for people.
 pub fn shortened(text: &str) -> String {
-    let line = text.split_whitespace().take(STATEMENT_SHOWN).collect::<Vec<_>>().join(" ");
+    let some = text.char_indices().nth(4 * STATEMENT_SHOWN).map_or(text, |(end, _)| &text[..end]);
+    let line = some.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(STATEMENT_SHOWN) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
@@ -89,6 +90,13 @@ pub fn not_available(dist: &Dist, busy: &pb::Busy, waited: Option<Duration>) -> 
         Some(names) => error.on_table(names.table),
         None => error,
     }
+}
+
+/// `54000` for more row locks than a transaction may have.
+pub fn too_many_locks() -> SqlError {
+    let most = super::locks::ROWS_LOCKED_MAX;
+    let message = format!("a transaction locks at most {most} rows with NOWAIT or SKIP LOCKED");
+    SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message)
 }
 
 /// `40P01`; the circle's first wait is the victim's.

@@ -3,8 +3,10 @@
 //! commit, so a lock that is lost with its leader costs no more than another attempt.
 //!
 //! # Invariants
-//! * Every key that may be locked or queued for at a leader is in `held` or `asked`: what the
-//!   transaction leaves behind is given up, whatever it was cut off at.
+//! * Every key that may be locked or queued for at a leader is in `held`, `doubted` or `asked`:
+//!   what the transaction leaves behind is given up, whatever it was cut off at.
+//! * Giving up has a number above that of the request that got a lock, and below those that come
+//!   later: it takes back the one, and never the others.
 //! * An owner is in the registry while it holds or asks for rows: its gateway says that it lives.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +79,10 @@ pub struct Owner {
 #[derive(Debug, Default)]
 struct State {
     held: BTreeMap<Bytes, LockStrength>,
+    /// What an earlier attempt of the transaction held: asked for again before it counts.
+    doubted: BTreeMap<Bytes, LockStrength>,
+    /// Numbers the requests.
+    sequence: u64,
     /// Keys that were not held before, in the order they were got: what a savepoint gives back.
     order: Vec<Bytes>,
     asked: Vec<Bytes>,
@@ -122,8 +128,8 @@ impl Drop for Asking<'_> {
         state.waits_since = None;
         let asked = std::mem::take(&mut state.asked);
         // One that it holds stays: it only asked for more.
-        let left: Vec<Bytes> =
-            asked.into_iter().filter(|key| !state.held.contains_key(key)).collect();
+        let known = |key: &Bytes| state.held.contains_key(key) || state.doubted.contains_key(key);
+        let left: Vec<Bytes> = asked.into_iter().filter(|key| !known(key)).collect();
         drop(state);
         self.locks.give_up(left);
     }
@@ -138,11 +144,7 @@ pub struct Locks {
 
 impl Drop for Locks {
     fn drop(&mut self) {
-        let mut state = self.owner.state.lock();
-        let held = std::mem::take(&mut state.held);
-        drop(state);
-        self.dist.lock_owners.remove(self.owner.id);
-        self.give_up(held.into_keys().collect());
+        self.release();
     }
 }
 
@@ -157,7 +159,26 @@ impl Locks {
     /// Whose they are, if there may be any.
     pub fn owner(&self) -> Option<TxnId> {
         let state = self.owner.state.lock();
-        (!state.held.is_empty()).then_some(self.owner.id)
+        (!state.held.is_empty() || !state.doubted.is_empty()).then_some(self.owner.id)
+    }
+
+    /// Gives up everything: the transaction is over.
+    pub fn release(&self) {
+        let mut state = self.owner.state.lock();
+        let (held, doubted) = (std::mem::take(&mut state.held), std::mem::take(&mut state.doubted));
+        state.order.clear();
+        drop(state);
+        self.dist.lock_owners.remove(self.owner.id);
+        self.give_up(held.into_keys().chain(doubted.into_keys()).collect());
+    }
+
+    /// The transaction is tried once more: it keeps what it has, so that it comes further, but each
+    /// lock may have been lost, and is asked for again.
+    pub fn doubt(&self) {
+        let mut state = self.owner.state.lock();
+        let held = std::mem::take(&mut state.held);
+        state.doubted.extend(held);
+        state.order.clear();
     }
 
     /// A moment to go back to.
@@ -167,12 +188,22 @@ impl Locks {
 
     /// Gives up what was got since a moment.
     pub fn back_to(&self, mark: usize) {
+        self.keep_since(mark, &BTreeSet::new());
+    }
+
+    /// Gives up what was got since a moment, but these.
+    pub fn keep_since(&self, mark: usize, kept: &BTreeSet<Bytes>) {
         let mut state = self.owner.state.lock();
         if mark >= state.order.len() {
             return;
         }
-        let gone = state.order.split_off(mark);
-        state.held.retain(|key, _| !gone.contains(key));
+        let since = state.order.split_off(mark);
+        let (kept, gone): (Vec<Bytes>, Vec<Bytes>) =
+            since.into_iter().partition(|key| kept.contains(key));
+        state.order.extend(kept);
+        for key in &gone {
+            state.held.remove(key);
+        }
         drop(state);
         self.give_up(gone);
     }
@@ -184,7 +215,10 @@ impl Locks {
         }
         let Ok(route) = self.dist.sender().route(key).await else { return };
         let range = route.descriptor.unwrap_or_default();
-        self.owner.state.lock().held.retain(|key, _| !super::ranges::covers(&range, key));
+        let mut state = self.owner.state.lock();
+        let stays = |key: &Bytes| !super::ranges::covers(&range, key);
+        state.held.retain(|key, _| stays(key));
+        state.doubted.retain(|key, _| stays(key));
     }
 
     fn give_up(&self, keys: Vec<Bytes>) {
@@ -192,7 +226,14 @@ impl Locks {
             return;
         }
         let (dist, owner_id) = (self.dist.clone(), self.owner.id.to_bytes());
-        runtime::spawn_if_running(async move { dist.unlock(owner_id, keys).await });
+        let sequence = self.next_sequence();
+        runtime::spawn_if_running(async move { dist.unlock(owner_id, keys, sequence).await });
+    }
+
+    fn next_sequence(&self) -> u64 {
+        let mut state = self.owner.state.lock();
+        state.sequence += 1;
+        state.sequence
     }
 
     /// Locks rows; those it holds already cost nothing.
@@ -204,6 +245,10 @@ impl Locks {
         let mut keys: Vec<Bytes> = {
             let state = self.owner.state.lock();
             let room = ROWS_LOCKED_MAX.saturating_sub(state.held.len());
+            if room < keys.len() && wanted.wait != LockWait::Block {
+                // To leave out or refuse what others hold, it must be known.
+                return Err(errors::too_many_locks());
+            }
             let held = |key: &Bytes| state.held.get(key).is_some_and(|h| *h >= wanted.strength);
             keys.iter().filter(|key| !held(key)).take(room).cloned().collect()
         };
@@ -237,8 +282,14 @@ impl Locks {
         let mut patience = None;
         while !left.is_empty() {
             found.rounds += 1;
+            // Who may wait asks one range after the other, all in one order: else two would each
+            // get the rows in one range and queue for the other's.
+            let rest = match wanted.wait {
+                LockWait::Block => self.beyond_first_range(&mut left).await?,
+                LockWait::NoWait | LockWait::SkipLocked => Vec::new(),
+            };
             let answers = self.ask(&left, wanted, asking.since).await?;
-            left.clear();
+            left = Vec::new();
             for (keys, answer) in answers {
                 match answer {
                     Ok(range_response::Body::Lock(locked)) => {
@@ -251,8 +302,18 @@ impl Locks {
                     }
                 }
             }
+            left.extend(rest);
         }
         Ok(())
+    }
+
+    /// Cuts the keys, which are sorted, at the end of the range that holds the first.
+    async fn beyond_first_range(&self, keys: &mut Vec<Bytes>) -> Result<Vec<Bytes>, SqlError> {
+        let Some(first) = keys.first() else { return Ok(Vec::new()) };
+        let route = self.dist.sender().route(first).await;
+        let range = route.map_err(|e| self.dist.read_error(e))?.descriptor.unwrap_or_default();
+        let inside = keys.iter().take_while(|key| super::ranges::covers(&range, key)).count();
+        Ok(keys.split_off(inside.max(1)))
     }
 
     /// Asks each range for its rows; a deadlock ends the wait.
@@ -268,6 +329,7 @@ impl Locks {
         let wait = wanted.timeout.map_or(LOCK_WAIT, |limit| {
             LOCK_WAIT.min(limit.saturating_sub(waited)).max(Duration::from_millis(1))
         });
+        let sequence = self.next_sequence();
         let mut rows = Vec::with_capacity(groups.len());
         let mut requests = Vec::with_capacity(groups.len());
         for (key, members) in groups {
@@ -279,6 +341,7 @@ impl Locks {
                 wait: i32::from(wait_of(wanted.wait)),
                 wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
                 read_at: wanted.read_at.0,
+                sequence,
             });
             rows.push(some);
             requests.push(Outgoing { key, body });
@@ -300,6 +363,7 @@ impl Locks {
         let skipped: BTreeSet<Bytes> = locked.skipped.into_iter().collect();
         let mut state = self.owner.state.lock();
         for key in keys.into_iter().filter(|key| !skipped.contains(key)) {
+            state.doubted.remove(&key);
             match state.held.get_mut(&key) {
                 Some(held) => *held = (*held).max(strength),
                 None => {
@@ -336,7 +400,14 @@ impl Locks {
                 Ok(())
             }
             Failure::Range(pb::RangeError { kind: Some(Kind::Locked(locked)), .. }) => {
-                self.dist.clear_lock(&locked).await
+                tokio::select! {
+                    cleared = self.dist.clear_lock(&locked) => cleared,
+                    circle = self.owner.doomed() => Err(errors::deadlock(&self.dist, &circle)),
+                    () = until(wanted.timeout, waited) => {
+                        let busy = pb::Busy { key: locked.key.clone(), blockers: Vec::new() };
+                        Err(errors::not_available(&self.dist, &busy, wanted.timeout))
+                    }
+                }
             }
             failure if failure.curable() => {
                 let since = *patience.get_or_insert(now);
@@ -353,12 +424,12 @@ impl Locks {
 
 impl Dist {
     /// Gives up row locks; an answer is not waited for long: what is left behind dies by itself.
-    async fn unlock(self: Arc<Self>, owner_id: Bytes, keys: Vec<Bytes>) {
+    async fn unlock(self: Arc<Self>, owner_id: Bytes, keys: Vec<Bytes>, sequence: u64) {
         let places = (0..keys.len()).collect();
         let Ok(groups) = self.group_keys(&keys, places).await else { return };
         let request = |(key, members): (Bytes, Vec<usize>)| {
             let keys = members.into_iter().map(|i| keys[i].clone()).collect();
-            let unlock = pb::UnlockRequest { owner_id: owner_id.clone(), keys };
+            let unlock = pb::UnlockRequest { owner_id: owner_id.clone(), keys, sequence };
             Outgoing { key, body: range_request::Body::Unlock(unlock) }
         };
         let requests: Vec<Outgoing> = groups.into_iter().map(request).collect();
@@ -369,6 +440,14 @@ impl Dist {
             // Once more by the healed route.
             self.sender().round(lost, ATTEMPT_TIMEOUT).await;
         }
+    }
+}
+
+/// The rest of a limit; for ever without one.
+async fn until(limit: Option<Duration>, waited: Duration) {
+    match limit {
+        Some(limit) => runtime::pause(limit.saturating_sub(waited)).await,
+        None => std::future::pending().await,
     }
 }
 

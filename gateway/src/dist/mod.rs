@@ -4,6 +4,7 @@
 //! * [`ranges`]: the cache of descriptors.
 //! * [`txn`]: an open transaction, as the planner sees it.
 //! * [`buffer`], [`reads`]: what it wrote and what it read.
+//! * [`intent`]: what a commit needs of it.
 //! * [`commit`]: runs the coordinator's and the recovery's commands.
 //! * [`locks`], [`deadlocks`]: the row locks it holds, and circles of those who wait.
 //! * [`observed`]: what it heard of the clocks of nodes.
@@ -15,6 +16,7 @@ pub mod commit;
 pub mod costs;
 pub mod deadlocks;
 pub mod errors;
+pub mod intent;
 pub mod locks;
 pub mod observed;
 mod pages;

@@ -14,9 +14,9 @@ use super::reads::ReadSet;
 /// A snapshot.
 ///
 /// # Invariants
-/// * Everything in `earlier` and `reads` was read at `read_ts`, or shown unchanged up to it: a read that comes
-///   back after the timestamp has moved is thrown away, and what came back while earlier reads
-///   were checked is checked too.
+/// * Everything in `earlier` and `reads` was read at `read_ts`, or shown unchanged up to it: a read
+///   that comes back after the timestamp has moved is thrown away, and what came back while earlier
+///   reads were checked is checked too.
 /// * `observed` holds clocks heard since the snapshot was taken (rule R3).
 #[derive(Debug)]
 pub struct Snapshot {
@@ -66,6 +66,20 @@ impl Times {
 }
 
 impl Snapshot {
+    /// The snapshot of a moment that is over: nothing is uncertain about it.
+    pub fn of_the_past(moment: Timestamp) -> Self {
+        Self {
+            times: Mutex::new(Times {
+                read_ts: moment,
+                uncertain_upto: moment,
+                earlier: ReadSet::default(),
+                reads: ReadSet::default(),
+                changed: BTreeSet::new(),
+            }),
+            observed: Observed::default(),
+        }
+    }
+
     /// The snapshot of now, by the clock of node `own` if it has one.
     pub fn now(clock: &NodeClock, own: Option<NodeId>) -> Self {
         let read_ts = clock.now();

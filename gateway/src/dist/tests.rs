@@ -439,6 +439,28 @@ async fn a_locked_row_that_changed_fails_the_commit() {
     assert_eq!(read(&dist, "a").await, Some(Bytes::from("0")));
 }
 
+/// P14: under READ COMMITTED a key is tested from when it was first locked, not from the statement
+/// that writes it: its lock may have been lost in between.
+#[tokio::test]
+async fn a_row_whose_lock_was_lost_is_not_written_over() {
+    let (node, dist) = cluster();
+    write(&dist, &["k"], "0").await.unwrap();
+    let txn = Txn::begin_at(dist.clone(), true, IsolationLevel::ReadCommitted);
+    let key = || vec![Bytes::from("k")];
+    let first = txn.statement(Terms::default());
+    first.get(key()).await.unwrap();
+    first.lock(key(), for_update()).await.unwrap();
+    node.lose_row_locks();
+    write(&dist, &["k"], "1").await.unwrap();
+    let second = txn.statement(Terms::default());
+    second.get(key()).await.unwrap();
+    second.lock(key(), RowLock::of_write(LockStrength::NoKeyUpdate)).await.unwrap();
+    second.write(WriteOp::put("k", "0+1")).unwrap();
+    let error = dist.clone().commit(second.intent().unwrap()).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
+    assert_eq!(read(&dist, "k").await, Some(Bytes::from("1")));
+}
+
 /// T3: a reply whose clock is too far ahead of ours is no answer, whatever is in it.
 #[tokio::test]
 async fn a_gateway_whose_clock_lags_beyond_the_limit_answers_nothing() {

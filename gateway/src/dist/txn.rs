@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::kv::{KvStats, KvTxn, RowLock, ScanPage, ScanRequest, Span, WriteOp};
+use quorate_planner::kv::{
+    KvStats, KvTxn, LockStrength, RowLock, ScanPage, ScanRequest, Span, WriteOp,
+};
 use quorate_planner::parse::IsolationLevel;
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::{range_request, range_response};
@@ -24,6 +26,7 @@ use super::Dist;
 use super::buffer::{BUFFER_BYTES_MAX, Mark, WriteBuffer};
 use super::costs::{Costs, Counters, add_micros};
 use super::errors;
+use super::intent::{Intent, since_first_read};
 use super::locks::{Locks, Wanted};
 use super::pages::{clip, progress};
 use super::reads::ReadSet;
@@ -63,6 +66,12 @@ struct Current {
     terms: Terms,
     /// It shall be begun once more, at a later time: a row it has locked was changed before.
     overtaken: AtomicBool,
+    /// Some of what it gives was given out: it cannot be begun once more.
+    given: AtomicBool,
+    /// How many row locks there were before its first attempt.
+    row_locks_before: usize,
+    /// The rows this attempt has locked.
+    locked_rows: Mutex<BTreeSet<Bytes>>,
     /// How often it has moved the read timestamp.
     moves: AtomicU64,
 }
@@ -93,6 +102,8 @@ struct Own {
     locked_before: usize,
     /// A statement has begun: the level is settled.
     begun: bool,
+    /// The moment of the past it reads.
+    as_of: Option<Timestamp>,
     buffer: WriteBuffer,
     locked: Vec<pb::ReadCheck>,
 }
@@ -103,27 +114,6 @@ pub struct TxnMark {
     buffer: Mark,
     locked: usize,
     row_locks: usize,
-}
-
-/// Something kept for as long as a copy of a commit may be admitted.
-pub type Hold = Arc<dyn Send + Sync>;
-
-/// What a commit needs of a transaction.
-pub struct Intent {
-    /// Its id.
-    pub id: TxnId,
-    /// First written key.
-    pub anchor: Bytes,
-    /// Every buffered write, in key order.
-    pub writes: Vec<pb::Write>,
-    /// Keys locked but not written (rule P9).
-    pub checks: Vec<pb::ReadCheck>,
-    /// Its start (rule P6), if it was read before: not above the node's clock.
-    pub start: Option<Timestamp>,
-    /// Whose row locks are its own, if it has any.
-    pub lock_owner: Option<TxnId>,
-    /// Let go when no copy of it can be admitted any more.
-    pub hold: Option<Hold>,
 }
 
 impl fmt::Debug for Txn {
@@ -147,6 +137,7 @@ impl Txn {
             locking: explicit,
             locked_before: 0,
             begun: false,
+            as_of: None,
             buffer: WriteBuffer::default(),
             locked: Vec::new(),
         };
@@ -175,8 +166,12 @@ impl Txn {
         let mut own = self.own.lock();
         own.locked_before = own.locked.len();
         let first = !std::mem::replace(&mut own.begun, true);
-        let snapshot = if first || own.isolation == IsolationLevel::ReadCommitted {
-            Arc::new(Snapshot::now(self.dist.clock(), self.dist.sender().connector().own()))
+        let each = own.isolation == IsolationLevel::ReadCommitted && own.as_of.is_none();
+        let snapshot = if first || each {
+            Arc::new(match own.as_of {
+                Some(moment) => Snapshot::of_the_past(moment),
+                None => Snapshot::now(self.dist.clock(), self.dist.sender().connector().own()),
+            })
         } else {
             self.snapshot.times.lock().next_statement();
             self.snapshot.clone()
@@ -186,7 +181,11 @@ impl Txn {
             own: self.own.clone(),
             locks: self.locks.clone(),
             snapshot,
-            current: Arc::new(Current { terms, ..Current::default() }),
+            current: Arc::new(Current {
+                terms,
+                row_locks_before: self.locks.mark(),
+                ..Current::default()
+            }),
             counters: self.counters.clone(),
             ..*self
         }
@@ -198,20 +197,74 @@ impl Txn {
         let overtaken = self.current.overtaken.load(Ordering::Relaxed);
         overtaken.then(|| {
             self.counters.begun_again.fetch_add(1, Ordering::Relaxed);
-            self.statement(self.current.terms.clone())
+            let mut again = self.statement(self.current.terms.clone());
+            if let Some(current) = Arc::get_mut(&mut again.current) {
+                current.row_locks_before = self.current.row_locks_before;
+            }
+            again
         })
+    }
+
+    /// The statement gives out what it has: it cannot be begun once more. What attempts before this
+    /// one have locked and it has not is let go.
+    pub fn gives_out(&self) {
+        self.current.given.store(true, Ordering::Relaxed);
+        let kept = std::mem::take(&mut *self.current.locked_rows.lock());
+        self.locks.keep_since(self.current.row_locks_before, &kept);
+    }
+
+    /// It is over: its row locks are others'.
+    pub fn end(&self) {
+        self.locks.release();
+    }
+
+    /// Locks what it has written so far: from now on it cannot be run again by itself.
+    ///
+    /// # Errors
+    /// As for any lock; `40001` if a row was changed since it was read.
+    pub async fn lock_written(&self) -> Result<(), SqlError> {
+        let keys = self.own.lock().buffer.changed_keys();
+        self.lock_before_writing();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let how = RowLock::of_write(LockStrength::Update);
+        let locked = self.locks.lock(&keys, &self.wanted(how, self.read_ts())).await?;
+        match locked.changed {
+            Some(key) => Err(errors::conflict(&self.dist, &key)),
+            None => Ok(()),
+        }
+    }
+
+    fn wanted(&self, how: RowLock, read_at: Timestamp) -> Wanted {
+        let terms = &self.current.terms;
+        Wanted {
+            strength: how.strength,
+            wait: how.wait,
+            timeout: terms.lock_timeout,
+            read_at,
+            who: pb::LockOwner {
+                node_id: self.dist.sender().connector().own().map_or(0, |node| node.0),
+                began: self.begun.0,
+                application: terms.application.clone(),
+                statement: errors::shortened(&terms.statement),
+                ..pb::LockOwner::default()
+            },
+        }
     }
 
     /// A transaction to take the place of this one: of its level and its `now()`, with an id and a
     /// snapshot of its own. It keeps the row locks, so that it comes further than this one.
     #[must_use]
     pub fn anew(&self) -> Self {
-        let isolation = self.own.lock().isolation;
-        Self {
-            begun: self.begun,
-            locks: self.locks.clone(),
-            ..Self::begin_at(self.dist.clone(), self.explicit, isolation)
-        }
+        let (isolation, as_of) = {
+            let own = self.own.lock();
+            (own.isolation, own.as_of)
+        };
+        let anew = Self::begin_at(self.dist.clone(), self.explicit, isolation);
+        anew.own.lock().as_of = as_of;
+        self.locks.doubt();
+        Self { begun: self.begun, locks: self.locks.clone(), ..anew }
     }
 
     /// Sets the level of a transaction that has not run a statement.
@@ -226,6 +279,25 @@ impl Txn {
         }
         own.isolation = isolation;
         Ok(())
+    }
+
+    /// It reads this moment of the past, and cannot write.
+    ///
+    /// # Errors
+    /// `25001` if it has run a statement.
+    pub fn set_as_of(&self, moment: Timestamp) -> Result<(), SqlError> {
+        let mut own = self.own.lock();
+        if own.begun && own.as_of != Some(moment) {
+            let message = "AS OF SYSTEM TIME must be set before any query of the transaction";
+            return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
+        }
+        own.as_of = Some(moment);
+        Ok(())
+    }
+
+    /// The moment of the past it reads, if it does.
+    pub fn as_of(&self) -> Option<Timestamp> {
+        self.own.lock().as_of
     }
 
     /// A savepoint.
@@ -291,12 +363,12 @@ impl Txn {
             let times = self.snapshot.times.lock();
             checks.extend(times.checks());
         }
-        // What was written is tested by its write.
-        checks.retain(|check| !check.end.is_empty() || own.buffer.get(&check.start).is_none());
+        let mut writes = own.buffer.to_writes();
+        since_first_read(&mut writes, &mut checks);
         Some(Intent {
             id: self.id,
             anchor,
-            writes: own.buffer.to_writes(),
+            writes,
             checks,
             start: None,
             lock_owner: self.locks.owner(),
@@ -464,6 +536,9 @@ impl Txn {
     /// must be begun once more, at a later time. It has given nothing out yet. What statements
     /// before it have read must be unchanged up to then; under READ COMMITTED it need not.
     async fn overtaken(&self, newest: Timestamp, key: &[u8]) -> Result<(), SqlError> {
+        if self.current.given.load(Ordering::Relaxed) {
+            return Err(errors::conflict(&self.dist, key));
+        }
         let isolation = {
             let mut own = self.own.lock();
             let before = own.locked_before;
@@ -655,28 +730,16 @@ impl KvTxn for Txn {
         let read_at = self.read_ts();
         let keys: Vec<Bytes> = {
             let own = self.own.lock();
-            // What it wrote itself is its own already.
-            keys.into_iter().filter(|key| own.buffer.get(key).is_none()).collect()
+            // A row that it has inserted is nobody else's.
+            keys.into_iter().filter(|key| !own.buffer.is_new(key)).collect()
         };
-        let terms = &self.current.terms;
-        let wanted = Wanted {
-            strength: how.strength,
-            wait: how.wait,
-            timeout: terms.lock_timeout,
-            read_at,
-            who: pb::LockOwner {
-                node_id: self.dist.sender().connector().own().map_or(0, |node| node.0),
-                began: self.begun.0,
-                application: terms.application.clone(),
-                statement: errors::shortened(&terms.statement),
-                ..pb::LockOwner::default()
-            },
-        };
+        let wanted = self.wanted(how, read_at);
         let clock = self.dist.clock();
         let since = clock.monotonic();
         let locked = self.locks.lock(&keys, &wanted).await;
         add_micros(&self.counters.locking_us, clock.monotonic().saturating_sub(since));
         let locked = locked?;
+        self.current.locked_rows.lock().extend(keys.iter().cloned());
         self.counters.rpc_rounds.fetch_add(locked.rounds, Ordering::Relaxed);
         if let Some(key) = &locked.changed {
             self.overtaken(locked.newest, key).await?;

@@ -56,6 +56,12 @@ impl Attempts {
         lost_a_race && now.saturating_sub(self.since) < self.patience
     }
 
+    /// The same for a statement by itself, which has nothing to lose in a deadlock either.
+    fn left_alone(&self, error: &SqlError, now: Duration) -> bool {
+        let deadlock = error.sqlstate == SqlState::DEADLOCK_DETECTED;
+        self.left(error, now) || (deadlock && now.saturating_sub(self.since) < self.patience)
+    }
+
     /// How long to pause, by chance, so that those who met do not meet again.
     fn pause(&mut self) -> Duration {
         let longest = Duration::from_millis(1 << self.count.min(10)).min(PAUSE_MAX);
@@ -87,7 +93,8 @@ impl Connection {
     ) -> Result<(), Failure> {
         let now = self.session.monotonic();
         match &failure {
-            Failure::Sql(error) if attempts.left(error, now) && self.wire.back_to(before) => {}
+            Failure::Sql(error) if attempts.left_alone(error, now) && self.wire.back_to(before) => {
+            }
             _ => return Err(failure),
         }
         self.held = None;
@@ -115,6 +122,7 @@ impl Connection {
     pub(super) async fn simple_statement(&mut self, only: &Statement) -> Result<(), Failure> {
         let (before, mut attempts) = (self.wire.mark(), self.attempts());
         loop {
+            self.session.set_can_repeat(true);
             match self.simple_run(vec![only.clone()]).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => self.once_more(failure, before, &mut attempts).await?,
@@ -143,6 +151,7 @@ impl Connection {
         before: Mark,
         attempts: &mut Attempts,
     ) -> Result<(), Failure> {
+        self.session.set_can_repeat(true);
         while let Err(failure) = self.execute_portal(name.to_owned(), usize::MAX).await {
             self.once_more(failure, before, attempts).await?;
             self.put_fresh(name, bound);

@@ -134,7 +134,7 @@ impl Connection {
             }
             _ if skipping => return Ok(()),
             PgWireFrontendMessage::Query(query) => {
-                self.forget_cancel();
+                self.forget_last();
                 return self.simple_query(&query.query).await;
             }
             PgWireFrontendMessage::Parse(parse) => self.parse(parse).await,
@@ -143,7 +143,7 @@ impl Connection {
                 self.describe(describe.target_type, describe.name)
             }
             PgWireFrontendMessage::Execute(execute) => {
-                self.forget_cancel();
+                self.forget_last();
                 self.execute(execute.name.unwrap_or_default(), execute.max_rows).await
             }
             PgWireFrontendMessage::Close(close) => {
@@ -315,8 +315,17 @@ impl Connection {
         }
     }
 
-    /// A request to cancel that came too late for the statement before is not for the next.
-    fn forget_cancel(&self) {
+    /// From now on it may take as long as a statement may.
+    pub(super) fn restart_deadline(&mut self) {
+        let limit = self.session.statement_timeout();
+        self.deadline = limit.map(|limit| self.session.monotonic() + limit);
+    }
+
+    /// What was about the statement before is not about the next: a request to cancel that came too
+    /// late, its time, that it was to be run again.
+    fn forget_last(&mut self) {
+        self.keeps_deadline = false;
+        self.session.set_can_repeat(false);
         let _ = futures::FutureExt::now_or_never(self.cancelled.notified());
     }
 
@@ -332,8 +341,7 @@ impl Connection {
             return self.session.run(ready, params).await;
         }
         if !std::mem::take(&mut self.keeps_deadline) {
-            let limit = self.session.statement_timeout();
-            self.deadline = limit.map(|limit| self.session.monotonic() + limit);
+            self.restart_deadline();
         }
         let left = self.deadline.map(|at| at.saturating_sub(self.session.monotonic()));
         let cancelled = self.cancelled.clone();

@@ -113,6 +113,10 @@ impl Connection {
         let lost_a_race = matches!(&failure, Failure::Sql(error) if attempts.left(error, now));
         if lost_a_race && self.block.is_some() && self.wire.back_to(before) {
             self.held = None;
+            if ready.decides_transaction() {
+                // A COMMIT has no time of its own.
+                self.restart_deadline();
+            }
             while self.session.restart_block() {
                 self.session.count_replay();
                 let again = match self.pause(attempts).await {

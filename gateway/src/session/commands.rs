@@ -35,7 +35,7 @@ impl Session {
             // The connection keeps what was prepared.
             StatementKind::Prepare { .. } => Ok(tag("PREPARE")),
             StatementKind::Ddl(op) => {
-                self.check_may_write()?;
+                self.check_may_write("a change of the schema")?;
                 self.change_schema(op).await?;
                 Ok(tag(op.tag()))
             }
@@ -157,6 +157,8 @@ impl Session {
                     self.state = State::Block(self.begin_anew(&before));
                     return Err(error.clone());
                 }
+                // Whatever still holds its rows, a portal perhaps: they are others' now.
+                before.end();
                 self.settings.transaction_ended(result.is_ok());
                 result?;
                 self.chained(chain);
@@ -179,6 +181,9 @@ impl Session {
 
     fn rollback(&mut self, chain: bool) -> Outcome {
         let before = std::mem::replace(&mut self.state, State::Idle);
+        if let State::Block(open) | State::Failed(Some(open)) = &before {
+            open.txn.end();
+        }
         self.settings.transaction_ended(false);
         if matches!(before, State::Idle | State::Implicit(_)) {
             let text = "there is no transaction in progress";
@@ -207,6 +212,12 @@ impl Session {
                 IsolationLevel::Serializable => "serializable",
             };
             self.set_isolation(&format!("{prefix}_isolation"), Some(level), local)?;
+        }
+        if let Some(as_of) = &modes.as_of {
+            if prefix != "transaction" {
+                return Err(SqlError::unsupported("AS OF SYSTEM TIME for all transactions"));
+            }
+            self.read_the_past(as_of)?;
         }
         let mut flag = |name: &str, value: Option<bool>| match value {
             None => Ok(()),

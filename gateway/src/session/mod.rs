@@ -28,9 +28,10 @@ use quorate_planner::catalog::{CatalogSnapshot, IndexState, TableId};
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::exec::SessionValues;
 use quorate_planner::exec::yielding::in_place;
-use quorate_planner::parse::{Statement, StatementKind};
+use quorate_planner::kv::KvTxn as _;
+use quorate_planner::parse::{AsOf, Statement, StatementKind};
 use quorate_planner::plan::{ExecContext, Execution, Prepared, Settings};
-use quorate_planner::types::{PgType, Zone};
+use quorate_planner::types::{PgType, Zone, zone};
 use quorate_proto::Timestamp;
 
 pub use quorate_planner::plan::OutColumn;
@@ -167,8 +168,13 @@ impl Open {
     /// What is left of it when a statement has failed: something if there is a savepoint to go back
     /// to. Row locks got since the last are not needed any more, whatever comes.
     fn after_failure(self) -> Option<Self> {
-        let last = self.savepoints.last()?;
-        last.release_locks_since(&self.txn);
+        match self.savepoints.last() {
+            Some(last) => last.release_locks_since(&self.txn),
+            None => {
+                self.txn.end();
+                return None;
+            }
+        }
         Some(self)
     }
 
@@ -194,6 +200,8 @@ pub struct Session {
     backend_pid: i32,
     keeps_block: bool,
     locks_next: bool,
+    /// What is run now can be run again by itself if it loses a race.
+    can_repeat: bool,
     /// What the open transaction, or the one that ended last, did.
     current: Timeline,
     /// What the one before the open one did.
@@ -229,6 +237,7 @@ impl Session {
             backend_pid: 0,
             keeps_block: false,
             locks_next: false,
+            can_repeat: false,
             current: Timeline::default(),
             last: Timeline::default(),
         })
@@ -288,6 +297,12 @@ impl Session {
         self.settings.repeats_transactions()
     }
 
+    /// Whether the statement that comes can be run again by itself if it loses a race.
+    pub fn set_can_repeat(&mut self, can: bool) {
+        self.can_repeat = can;
+        self.locks_next &= can;
+    }
+
     /// Whether a block whose `COMMIT` ends with `40001` stays open, to be run again or
     /// [abandoned](Session::abandon_block).
     pub fn keep_block(&mut self, keep: bool) {
@@ -314,7 +329,8 @@ impl Session {
 
     /// The block ended with the failure of its `COMMIT`.
     pub fn abandon_block(&mut self) {
-        if matches!(self.state, State::Block(_)) {
+        if let State::Block(open) = &self.state {
+            open.txn.end();
             self.state = State::Idle;
             self.settings.transaction_ended(false);
         }
@@ -485,6 +501,9 @@ impl Session {
         if matches!(self.state, State::Idle) {
             self.begin_implicit();
         }
+        if let Some(as_of) = &statement.as_of {
+            self.read_the_past(as_of)?;
+        }
         // The catalog may have changed since it was prepared; the plan is in the cache if not.
         let plan = self.plan(statement, &ready.param_types).await?;
         if !same_shape(described, &plan) {
@@ -494,11 +513,29 @@ impl Session {
             ));
         }
         if let Some(table) = plan.writes_table() {
-            self.check_may_write()?;
+            self.check_may_write("a writing statement")?;
             self.refuse_while_building(table)?;
         }
+        if plan.locks_rows() {
+            self.check_may_write("SELECT with a locking clause")?;
+        }
+        self.lock_if_contended(&plan).await?;
+        self.execute(statement, &plan, params).await
+    }
+
+    /// A statement that is a transaction of its own locks no rows: its commit follows at once, and
+    /// if it loses a race it is run again with locks. What cannot be run again locks from the
+    /// first.
+    async fn lock_if_contended(&mut self, plan: &Prepared) -> Result<(), SqlError> {
         let lost_a_race = std::mem::take(&mut self.locks_next);
-        if let (Some(table), State::Implicit(open)) = (plan.writes_table(), &self.state) {
+        let State::Implicit(open) = &self.state else { return Ok(()) };
+        if !self.can_repeat {
+            if open.txn.locks_before_writing() {
+                return Ok(());
+            }
+            return open.txn.lock_written().await;
+        }
+        if let Some(table) = plan.writes_table() {
             let contended = &self.gateway.contended;
             let now = self.gateway.dist().clock().monotonic();
             if lost_a_race {
@@ -508,7 +545,7 @@ impl Session {
                 open.txn.lock_before_writing();
             }
         }
-        self.execute(statement, &plan, params).await
+        Ok(())
     }
 
     /// Executes a plan in the open transaction.
@@ -532,7 +569,12 @@ impl Session {
                     self.current.failed(self.monotonic(), error.to_string());
                     return Err(error);
                 }
-                outcome => return outcome,
+                Ok(outcome) => {
+                    if let State::Implicit(open) | State::Block(open) = &self.state {
+                        open.txn.gives_out();
+                    }
+                    return Ok(outcome);
+                }
             }
         }
     }
@@ -594,14 +636,27 @@ impl Session {
         }
     }
 
-    fn check_may_write(&self) -> Result<(), SqlError> {
-        if self.settings.read_only() {
+    fn check_may_write(&self, what: &str) -> Result<(), SqlError> {
+        let past = match &self.state {
+            State::Implicit(open) | State::Block(open) => open.txn.as_of().is_some(),
+            State::Idle | State::Failed(_) => false,
+        };
+        if self.settings.read_only() || past {
             return Err(SqlError::new(
                 SqlState::READ_ONLY_SQL_TRANSACTION,
-                "cannot execute a writing statement in a read-only transaction",
+                format!("cannot execute {what} in a read-only transaction"),
             ));
         }
         Ok(())
+    }
+
+    /// The open transaction reads a moment of the past.
+    fn read_the_past(&self, as_of: &AsOf) -> Result<(), SqlError> {
+        let (State::Implicit(open) | State::Block(open)) = &self.state else { return Ok(()) };
+        let now = micros(self.gateway.dist().clock().physical());
+        let moment = zone::with(self.settings.time_zone(), || as_of.moment(now))?;
+        let since_1970 = u64::try_from(moment).unwrap_or(0);
+        open.txn.set_as_of(Timestamp::from_duration(Duration::from_micros(since_1970)))
     }
 
     /// Writers of a table wait outside while one of its indexes is being built (docs/limits.md).
@@ -644,7 +699,15 @@ impl Session {
     /// `40001`, `23505`, `40003` and what else a commit can say.
     pub async fn finish_implicit(&mut self) -> Result<(), SqlError> {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Implicit(open) => self.commit_open(open).await,
+            State::Implicit(open) => {
+                let (now, costs) = (self.monotonic(), open.txn.costs());
+                self.current.ended(now, costs);
+                let txn = open.txn.clone();
+                let done = self.commit_open(open).await;
+                // Whatever still holds its rows: they are others' now.
+                txn.end();
+                done
+            }
             other => {
                 self.state = other;
                 Ok(())
@@ -672,7 +735,11 @@ impl Session {
     /// After an error: an implicit transaction is gone, a block has failed.
     pub fn fail(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Idle | State::Implicit(_) => State::Idle,
+            State::Idle => State::Idle,
+            State::Implicit(open) => {
+                open.txn.end();
+                State::Idle
+            }
             State::Block(open) => State::Failed(open.after_failure()),
             State::Failed(open) => State::Failed(open),
         };
@@ -683,8 +750,8 @@ impl Session {
     }
 }
 
-/// One attempt at a statement. If it locks the rows it gives, all are locked before it gives any: it
-/// may have to be begun once more.
+/// One attempt at a statement. If it locks the rows it gives, all are locked before it gives any:
+/// it may have to be begun once more.
 async fn attempt(plan: &Prepared, context: ExecContext) -> Result<Outcome, SqlError> {
     let columns: Arc<[OutColumn]> = plan.columns.clone().unwrap_or_default().into();
     Ok(match plan.execute(context).await? {

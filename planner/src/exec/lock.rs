@@ -1,5 +1,5 @@
-//! Row locks of a query (`SELECT … FOR UPDATE` and its like): in the logical plan a [`LockRows`], in
-//! the physical one a [`LockRowsExec`]. It stands above the sort and below the limit: rows are
+//! Row locks of a query (`SELECT … FOR UPDATE` and its like): in the logical plan a [`LockRows`],
+//! in the physical one a [`LockRowsExec`]. It stands above the sort and below the limit: rows are
 //! locked in the order of the result, and no more than the result takes.
 
 use std::cmp::Ordering;

@@ -2,6 +2,7 @@
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::asof::{self, AsOf};
 use super::tokens::{error_near, is_word, position, text_of, word};
 use super::{StatementKind, split};
 use crate::error::{SqlError, SqlResult};
@@ -18,7 +19,7 @@ pub enum IsolationLevel {
 }
 
 /// Modes of a transaction; `None` where nothing was said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct TxnModes {
     /// `ISOLATION LEVEL`
     pub isolation: Option<IsolationLevel>,
@@ -26,6 +27,8 @@ pub struct TxnModes {
     pub read_only: Option<bool>,
     /// `DEFERRABLE` or `NOT DEFERRABLE`
     pub deferrable: Option<bool>,
+    /// `AS OF SYSTEM TIME`
+    pub as_of: Option<AsOf>,
 }
 
 /// What a setting is set to.
@@ -293,6 +296,9 @@ fn modes(r: &mut Reader<'_>) -> SqlResult<TxnModes> {
             modes.deferrable = Some(true);
         } else if r.take_all(&["not", "deferrable"]) {
             modes.deferrable = Some(false);
+        } else if let Some((as_of, count)) = asof::read(r.tokens, r.at, r.text)? {
+            modes.as_of = Some(as_of);
+            r.at += count;
         } else {
             return Err(r.error());
         }

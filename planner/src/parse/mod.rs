@@ -4,6 +4,7 @@
 //! from the tokens ([`commands`], [`split`]); DDL is parsed at once; everything else only when a
 //! plan is made, which a known fingerprint ([`fingerprint`]) spares.
 
+mod asof;
 mod chains;
 mod check;
 pub mod commands;
@@ -33,6 +34,7 @@ use crate::kv::{LockStrength, LockWait};
 use crate::types::PgType;
 use dialect::Postgres;
 
+pub use asof::AsOf;
 pub use commands::{IsolationLevel, SetValue, TxnModes};
 pub use split::{SplitTarget, split_keys};
 
@@ -135,6 +137,8 @@ pub struct Statement {
     pub params: usize,
     /// What it is.
     pub kind: StatementKind,
+    /// The moment of the past it reads.
+    pub as_of: Option<AsOf>,
     tokens: Arc<[TokenWithSpan]>,
     whole: Arc<str>,
 }
@@ -162,7 +166,7 @@ pub fn parse(text: &str) -> SqlResult<Vec<Statement>> {
     Ok(out)
 }
 
-fn statement(whole: &Arc<str>, tokens: Vec<TokenWithSpan>) -> SqlResult<Statement> {
+fn statement(whole: &Arc<str>, mut tokens: Vec<TokenWithSpan>) -> SqlResult<Statement> {
     chains::check(&tokens, whole)?;
     let text: Arc<str> = tokens::text_of(whole, &tokens).into();
     let kind = commands::command(&tokens, whole)?.unwrap_or(StatementKind::Plan);
@@ -172,6 +176,7 @@ fn statement(whole: &Arc<str>, tokens: Vec<TokenWithSpan>) -> SqlResult<Statemen
         lifted: Vec::new(),
         params: fingerprint::highest_parameter(&tokens),
         kind,
+        as_of: None,
         tokens: Arc::from([]),
         whole: Arc::clone(whole),
     };
@@ -184,6 +189,7 @@ fn statement(whole: &Arc<str>, tokens: Vec<TokenWithSpan>) -> SqlResult<Statemen
             }
             statement.fingerprint = Arc::clone(&statement.text);
         } else {
+            statement.as_of = asof::take(&mut tokens, whole)?;
             let (tokens, lifted) = fingerprint::lift(tokens, statement.params, whole);
             statement.fingerprint = fingerprint::fingerprint(&tokens, &lifted).into();
             statement.tokens = tokens.into();
@@ -211,7 +217,8 @@ impl Statement {
 
     /// The same with the literals as they stand in the text.
     pub fn parse_literal(&self) -> SqlResult<Parsed> {
-        let tokens = tokens::split(tokens::tokenize(&self.text)?).pop().unwrap_or_default();
+        let mut tokens = tokens::split(tokens::tokenize(&self.text)?).pop().unwrap_or_default();
+        asof::take(&mut tokens, &self.text)?;
         parsed(&tokens, &self.text)
     }
 

@@ -26,7 +26,7 @@ fn a_text_is_cut_into_statements() {
 
 #[test]
 fn transaction_commands() {
-    let modes = |isolation, read_only| TxnModes { isolation, read_only, deferrable: None };
+    let modes = |isolation, read_only| TxnModes { isolation, read_only, ..TxnModes::default() };
     assert_eq!(kind("BEGIN"), StatementKind::Begin(TxnModes::default()));
     assert_eq!(
         kind("start transaction isolation level serializable, read only"),

@@ -4,17 +4,18 @@
 //! # Invariants
 //! * Whoever waits is parked before the mutex under which it was told to wait is let go: a row that
 //!   is granted in between wakes it.
-//! * When the replica no longer leads, or rows leave by a split, everybody parked is woken and finds
-//!   out.
+//! * When the replica no longer leads, or rows leave by a split, everybody parked is woken and
+//!   finds out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quorate_proto::pb::range_response::Body as Answer;
 use quorate_proto::{TxnId, pb};
 use quorate_txn::leader::locking::{Locking, Progress};
-use quorate_txn::leader::{ReadSet, busy};
+use quorate_txn::leader::{LeaderState, ReadSet, busy};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -26,18 +27,27 @@ use crate::mvcc::EngineView;
 
 /// Requests that wait for row locks, by owner.
 #[derive(Default)]
-pub(crate) struct Parked(HashMap<TxnId, Vec<Arc<Notify>>>);
+pub(crate) struct Parked(HashMap<TxnId, Vec<Arc<Waiter>>>);
+
+/// One of them.
+struct Waiter {
+    notify: Notify,
+    sequence: u64,
+    /// Its owner has given up what it asks for.
+    given_up: AtomicBool,
+}
 
 impl Parked {
-    fn park(&mut self, owner: TxnId) -> Arc<Notify> {
-        let notify = Arc::new(Notify::new());
-        self.0.entry(owner).or_default().push(notify.clone());
-        notify
+    fn park(&mut self, owner: TxnId, sequence: u64) -> Arc<Waiter> {
+        let given_up = AtomicBool::new(false);
+        let waiter = Arc::new(Waiter { notify: Notify::new(), sequence, given_up });
+        self.0.entry(owner).or_default().push(waiter.clone());
+        waiter
     }
 
-    fn leave(&mut self, owner: TxnId, notify: &Arc<Notify>) {
+    fn leave(&mut self, owner: TxnId, waiter: &Arc<Waiter>) {
         if let Some(all) = self.0.get_mut(&owner) {
-            all.retain(|parked| !Arc::ptr_eq(parked, notify));
+            all.retain(|parked| !Arc::ptr_eq(parked, waiter));
             if all.is_empty() {
                 self.0.remove(&owner);
             }
@@ -47,13 +57,22 @@ impl Parked {
     /// They got rows.
     pub fn wake(&self, owners: &[TxnId]) {
         for parked in owners.iter().filter_map(|owner| self.0.get(owner)).flatten() {
-            parked.notify_one();
+            parked.notify.notify_one();
+        }
+    }
+
+    /// Requests of an owner from before `sequence` are nobody's any more.
+    fn give_up(&self, owner: TxnId, sequence: u64) {
+        let all = self.0.get(&owner).into_iter().flatten();
+        for waiter in all.filter(|waiter| waiter.sequence < sequence) {
+            waiter.given_up.store(true, Ordering::Relaxed);
+            waiter.notify.notify_one();
         }
     }
 
     /// Nothing is as it was.
     pub fn wake_all(&self) {
-        self.0.values().flatten().for_each(|parked| parked.notify_one());
+        self.0.values().flatten().for_each(|parked| parked.notify.notify_one());
     }
 }
 
@@ -61,12 +80,12 @@ impl Parked {
 struct Place<'a> {
     replica: &'a Replica,
     owner: TxnId,
-    notify: Arc<Notify>,
+    waiter: Arc<Waiter>,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.replica.core.lock().parked.leave(self.owner, &self.notify);
+        self.replica.core.lock().parked.leave(self.owner, &self.waiter);
     }
 }
 
@@ -85,7 +104,8 @@ impl Replica {
     ) -> Outcome {
         let wait = Duration::from_millis(u64::from(request.wait_ms));
         let until = deadline.min(now() + wait);
-        let mut progress = Progress::default();
+        // What was locked in another term is not any more.
+        let mut progress = (0, Progress::default());
         loop {
             let mut park = None;
             let outcome = self
@@ -99,7 +119,8 @@ impl Replica {
                 .await;
             let Some((place, error)) = park else { return outcome };
             RangeMetrics::inc(&self.node.metrics.lock_waits);
-            if tokio::time::timeout_at(until, place.notify.notified()).await.is_err() {
+            let woken = tokio::time::timeout_at(until, place.waiter.notify.notified()).await;
+            if woken.is_err() || place.waiter.given_up.load(Ordering::Relaxed) {
                 return Err(error);
             }
         }
@@ -109,9 +130,12 @@ impl Replica {
         &self,
         epoch: Option<pb::Epoch>,
         request: &pb::LockRequest,
-        progress: &mut Progress,
+        (locked_in, progress): &mut (u64, Progress),
     ) -> Result<Step<'_>, pb::RangeError> {
         let term = self.lead()?;
+        if std::mem::replace(locked_in, term) != term {
+            *progress = Progress::default();
+        }
         let step = {
             let mut core = self.core.lock();
             if let Some(wait) = self.enter(&core, epoch, ReadSet::Keys(&request.keys))? {
@@ -131,8 +155,8 @@ impl Replica {
                 Locking::Queued { key, blockers } => {
                     let owner = request.owner.as_ref().and_then(|who| TxnId::from_bytes(&who.id));
                     let owner = owner.unwrap_or_default();
-                    let notify = core.parked.park(owner);
-                    let place = Place { replica: self, owner, notify };
+                    let waiter = core.parked.park(owner, request.sequence);
+                    let place = Place { replica: self, owner, waiter };
                     return Ok(Step::Park(place, busy(&key, blockers)));
                 }
                 step => step,
@@ -159,7 +183,8 @@ impl Replica {
         {
             let mut core = self.core.lock();
             let leader = self.leader(&mut core, term)?;
-            let woken = leader.rows.release(owner, Some(&request.keys), now);
+            let woken = leader.rows.give_up(owner, &request.keys, request.sequence, now);
+            core.parked.give_up(owner, request.sequence);
             core.parked.wake(&woken);
         }
         // Commits wait for them, too.
@@ -186,7 +211,11 @@ impl Replica {
         let now = self.node.clock.monotonic();
         let core = self.core.lock();
         let leader = core.leader.as_ref();
-        leader.map(|l| l.rows.list(request.waiting_only, limit, now)).unwrap_or_default()
+        let list = |leader: &LeaderState| match request.waiting_only {
+            true => leader.rows.list_waits(limit, now),
+            false => leader.rows.list(limit, now),
+        };
+        leader.map(list).unwrap_or_default()
     }
 }
 

@@ -213,9 +213,10 @@ impl LeaderState {
             })
     }
 
-    /// A row lock against a write, unless the write was prepared before: it is not taken back.
+    /// A row lock against a write, unless the write was prepared before: it is not taken back. (A
+    /// new row has no lock; if there is one already, that is what is said.)
     fn row_in_the_way(&self, candidate: &Candidate<'_>) -> Option<pb::RangeError> {
-        candidate.writes.iter().find_map(|write| {
+        candidate.writes.iter().filter(|write| !write.must_be_absent).find_map(|write| {
             let mode = Mode::of_write(write);
             let other = self.rows.against_write(&write.key, candidate.lock_owner, mode)?;
             if self.table.held(&write.key).is_some() {

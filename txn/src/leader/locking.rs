@@ -16,6 +16,9 @@ use super::rows::{Asked, Mode};
 use super::{LeaderState, WaitOn, Waiting, busy};
 use crate::apply::{StateView, ViewError, invalid};
 
+/// Who is told to those who must wait, of many.
+const BLOCKERS_TOLD: usize = 4;
+
 /// How far a request has come.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -65,18 +68,20 @@ impl LeaderState {
         let (mode, wait) = (Mode::from_pb(request.mode()), request.wait());
         let block = wait == pb::LockWait::Block;
         while let Some(key) = request.keys.get(progress.next) {
-            let mut blockers = match self.rows.ask(key, (id, who), mode, block, now, woken) {
-                Asked::Held => Vec::new(),
-                Asked::Busy(ids) => {
-                    ids.iter().filter_map(|id| self.rows.who(*id)).cloned().collect()
+            // Somebody may commit it just now; only who may wait waits for that.
+            let committing = !block && self.table.in_writers_way(key, TxnId::default()).is_some();
+            let mut blockers = Vec::new();
+            let taken = committing || {
+                let owner = (id, who, request.sequence);
+                match self.rows.ask(key, owner, mode, block, now, woken) {
+                    Asked::Held => false,
+                    Asked::Busy(ids) => {
+                        let told = ids.iter().take(BLOCKERS_TOLD);
+                        blockers = told.filter_map(|id| self.rows.who(*id)).cloned().collect();
+                        true
+                    }
                 }
             };
-            let mut taken = !blockers.is_empty();
-            if !taken && !block && self.table.in_writers_way(key, TxnId::default()).is_some() {
-                // Somebody commits it just now.
-                woken.extend(self.rows.release(id, Some(std::slice::from_ref(key)), now));
-                taken = true;
-            }
             match (taken, wait) {
                 (false, _) => {}
                 (true, pb::LockWait::Block) => {

@@ -250,7 +250,9 @@ impl LeaderState {
         let Some(ticket) = ticket else { return Vec::new() };
         let owner = self.table.row_locks_end(ticket);
         self.release(ticket);
-        owner.map(|owner| self.rows.release(owner, None, now)).unwrap_or_default()
+        // Apply may have refused it: then nothing has ended.
+        let ended = owner.filter(|_| !mutations.is_empty());
+        ended.map(|owner| self.rows.release(owner, now)).unwrap_or_default()
     }
 
     /// The proposal was not made, or is known to be lost: its keys are free again. Never call it

@@ -7,6 +7,8 @@
 //! * *Nobody overtakes*: a request is granted past those who queue only if its owner holds the row
 //!   already. Else those who lock one row in turns would starve who wants it for itself.
 //! * The first in a queue conflicts with a holder; rows without holders are not kept.
+//! * An owner's requests are numbered; giving up takes back what was asked for before it, never
+//!   what was asked for later: it may have been on its way for long.
 //! * An owner is known exactly while it holds a row or queues for one.
 //! * An owner that was not heard of for [`LOCK_TTL`] is taken for dead when it is in the way, and
 //!   loses all it has here.
@@ -75,6 +77,8 @@ struct Claim {
     owner: TxnId,
     mode: Mode,
     since: Duration,
+    /// Of the last request that asked for it.
+    sequence: u64,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +100,10 @@ impl Row {
 
     fn hold(&mut self, claim: Claim) {
         match self.holders.iter_mut().find(|held| held.owner == claim.owner) {
-            Some(held) => held.mode = held.mode.max(claim.mode),
+            Some(held) => {
+                held.mode = held.mode.max(claim.mode);
+                held.sequence = held.sequence.max(claim.sequence);
+            }
             None => self.holders.push(claim),
         }
     }
@@ -121,12 +128,15 @@ struct Known {
     keys: BTreeSet<Bytes>,
 }
 
+/// Holders that stand for all of many who share a row.
+const BLOCKERS_MAX: usize = 16;
+
 /// What asking for a row came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asked {
     /// It is held.
     Held,
-    /// These hold it or queue before.
+    /// These hold it or queue right before (not all of many).
     Busy(Vec<TxnId>),
 }
 
@@ -134,6 +144,8 @@ pub enum Asked {
 #[derive(Debug, Default)]
 pub struct RowLocks {
     rows: BTreeMap<Bytes, Row>,
+    /// The rows somebody queues for.
+    contended: BTreeSet<Bytes>,
     owners: BTreeMap<TxnId, Known>,
 }
 
@@ -143,7 +155,7 @@ impl RowLocks {
     pub fn ask(
         &mut self,
         key: &Bytes,
-        (id, who): (TxnId, &pb::LockOwner),
+        (id, who, sequence): (TxnId, &pb::LockOwner, u64),
         mode: Mode,
         queue: bool,
         now: Duration,
@@ -165,7 +177,7 @@ impl RowLocks {
             known.who.clone_from(who);
             known.keys.insert(key.clone());
             let row = self.rows.entry(key.clone()).or_default();
-            let claim = Claim { owner: id, mode, since: now };
+            let claim = Claim { owner: id, mode, since: now, sequence };
             if held {
                 row.hold(claim);
                 // It may have queued for more before.
@@ -173,30 +185,41 @@ impl RowLocks {
                 row.promote(now, woken);
             } else if let Some(waiting) = row.queue.iter_mut().find(|claim| claim.owner == id) {
                 waiting.mode = waiting.mode.max(mode);
+                waiting.sequence = waiting.sequence.max(sequence);
             } else if row.held_by(id).is_some() {
                 // It cannot let go before it has more: whoever is before it waits for it anyway.
                 row.queue.push_front(claim);
             } else {
                 row.queue.push_back(claim);
             }
+            self.note_queue(key);
         }
         if held { Asked::Held } else { Asked::Busy(in_the_way) }
     }
 
-    /// Who holds a row in a way that conflicts, or queues for that before the owner.
+    /// Who holds a row in a way that conflicts, and who queues for that right before the owner:
+    /// those before wait for each other, so from one to the next all are found.
     fn in_the_way(&self, key: &[u8], owner: TxnId, mode: Mode) -> Vec<TxnId> {
         let Some(row) = self.rows.get(key) else { return Vec::new() };
         let own = row.held_by(owner);
         if own.is_some_and(|own| own >= mode) {
             return Vec::new();
         }
-        let mut found: Vec<TxnId> = row.against(owner, mode).collect();
+        let mut found: Vec<TxnId> = row.against(owner, mode).take(BLOCKERS_MAX).collect();
         if own.is_none() {
             let before = row.queue.iter().take_while(|claim| claim.owner != owner);
-            found.extend(before.filter(|c| c.mode.conflicts(mode)).map(|claim| claim.owner));
+            found.extend(before.filter(|c| c.mode.conflicts(mode)).last().map(|c| c.owner));
         }
         found.dedup();
         found
+    }
+
+    /// Keeps `contended` right.
+    fn note_queue(&mut self, key: &Bytes) {
+        match self.rows.get(key).is_some_and(|row| !row.queue.is_empty()) {
+            true => self.contended.insert(key.clone()),
+            false => self.contended.remove(key),
+        };
     }
 
     /// Somebody else whose lock stands against a write.
@@ -206,24 +229,53 @@ impl RowLocks {
         self.rows.get(key)?.against(owner, mode).next()
     }
 
-    /// Gives up what an owner has of these keys, or everything; who got a row by it.
-    pub fn release(&mut self, owner: TxnId, keys: Option<&[Bytes]>, now: Duration) -> Vec<TxnId> {
+    /// Gives up what an owner has of these keys by requests before `sequence`; who got a row by it.
+    pub fn give_up(
+        &mut self,
+        owner: TxnId,
+        keys: &[Bytes],
+        sequence: u64,
+        now: Duration,
+    ) -> Vec<TxnId> {
+        let Some(known) = self.owners.get(&owner) else { return Vec::new() };
+        let keys = keys.iter().filter(|key| known.keys.contains(*key)).cloned().collect();
+        self.drop_claims(owner, keys, now, |claim| claim.sequence < sequence)
+    }
+
+    /// Takes everything from an owner; who got a row by it.
+    pub fn release(&mut self, owner: TxnId, now: Duration) -> Vec<TxnId> {
+        let Some(known) = self.owners.get(&owner) else { return Vec::new() };
+        let keys = known.keys.iter().cloned().collect();
+        self.drop_claims(owner, keys, now, |_| true)
+    }
+
+    fn drop_claims(
+        &mut self,
+        owner: TxnId,
+        keys: Vec<Bytes>,
+        now: Duration,
+        which: impl Fn(&Claim) -> bool,
+    ) -> Vec<TxnId> {
         let mut woken = Vec::new();
-        let Some(known) = self.owners.get_mut(&owner) else { return woken };
-        let gone: Vec<Bytes> = match keys {
-            Some(keys) => keys.iter().filter(|key| known.keys.remove(*key)).cloned().collect(),
-            None => std::mem::take(&mut known.keys).into_iter().collect(),
-        };
-        if known.keys.is_empty() {
-            self.owners.remove(&owner);
-        }
-        for key in gone {
+        for key in keys {
             let Some(row) = self.rows.get_mut(&key) else { continue };
-            row.holders.retain(|claim| claim.owner != owner);
-            row.queue.retain(|claim| claim.owner != owner);
+            let stays = |claim: &Claim| claim.owner != owner || !which(claim);
+            row.holders.retain(stays);
+            row.queue.retain(stays);
             row.promote(now, &mut woken);
+            let all = row.holders.iter().chain(&row.queue);
+            let left = all.filter(|claim| claim.owner == owner).count();
             if row.holders.is_empty() {
                 self.rows.remove(&key);
+            }
+            self.note_queue(&key);
+            if left == 0
+                && let Some(known) = self.owners.get_mut(&owner)
+            {
+                known.keys.remove(&key);
+                if known.keys.is_empty() {
+                    self.owners.remove(&owner);
+                }
             }
         }
         woken
@@ -245,7 +297,7 @@ impl RowLocks {
         let dead: Vec<TxnId> =
             self.owners.keys().copied().filter(|id| self.is_dead(*id, now)).collect();
         for id in &dead {
-            woken.extend(self.release(*id, None, now));
+            woken.extend(self.release(*id, now));
         }
         // One that got what another has left was dead itself.
         woken.retain(|id| !dead.contains(id));
@@ -254,13 +306,14 @@ impl RowLocks {
     /// Forgets the rows at or above `bound`, which left by a split.
     pub fn truncate(&mut self, bound: &[u8]) {
         self.rows.split_off(bound);
+        self.contended.split_off(bound);
         self.owners.retain(|_, known| {
             known.keys.retain(|key| key.as_ref() < bound);
             !known.keys.is_empty()
         });
     }
 
-    /// Whether there is none.
+    /// Whether nobody has anything here.
     pub fn is_empty(&self) -> bool {
         self.owners.is_empty()
     }
@@ -270,31 +323,38 @@ impl RowLocks {
         self.owners.get(&owner).map(|known| &known.who)
     }
 
-    /// The locks as they are told: of each row holders, then the queue.
-    pub fn list(&self, waiting_only: bool, limit: usize, now: Duration) -> Vec<pb::RowLock> {
-        let mut found = Vec::new();
-        for (key, row) in &self.rows {
-            let holders = row.holders.iter().filter(|_| !waiting_only).map(|claim| (claim, true));
-            for (claim, granted) in holders.chain(row.queue.iter().map(|claim| (claim, false))) {
-                if found.len() >= limit {
-                    return found;
-                }
-                let blockers = match granted {
-                    true => Vec::new(),
-                    false => self.in_the_way(key, claim.owner, claim.mode),
-                };
-                let age = now.saturating_sub(claim.since).as_millis();
-                found.push(pb::RowLock {
-                    key: key.clone(),
-                    owner: self.who(claim.owner).cloned(),
-                    mode: i32::from(claim.mode.to_pb()),
-                    granted,
-                    age_ms: u64::try_from(age).unwrap_or(u64::MAX),
-                    blockers: blockers.iter().filter_map(|id| self.who(*id)).cloned().collect(),
-                });
-            }
+    /// Every lock as it is told to people: of each row holders, then the queue.
+    pub fn list(&self, limit: usize, now: Duration) -> Vec<pb::RowLock> {
+        let of_row = |(key, row): (&Bytes, &Row)| {
+            let holders = row.holders.iter().map(|claim| self.told(key, claim, true, now));
+            let queue = row.queue.iter().map(|claim| self.told(key, claim, false, now));
+            holders.chain(queue).collect::<Vec<_>>()
+        };
+        self.rows.iter().flat_map(of_row).take(limit).collect()
+    }
+
+    /// Who waits for whom, in as few words as finding a circle takes.
+    pub fn list_waits(&self, limit: usize, now: Duration) -> Vec<pb::RowLock> {
+        let rows = self.contended.iter().filter_map(|key| Some((key, self.rows.get(key)?)));
+        let waits = rows.flat_map(|(key, row)| row.queue.iter().map(move |claim| (key, claim)));
+        waits.take(limit).map(|(key, claim)| self.told(key, claim, false, now)).collect()
+    }
+
+    fn told(&self, key: &Bytes, claim: &Claim, granted: bool, now: Duration) -> pb::RowLock {
+        let blockers = match granted {
+            true => Vec::new(),
+            false => self.in_the_way(key, claim.owner, claim.mode),
+        };
+        let id_alone = |id: &TxnId| pb::LockOwner { id: id.to_bytes(), ..pb::LockOwner::default() };
+        let age = now.saturating_sub(claim.since).as_millis();
+        pb::RowLock {
+            key: key.clone(),
+            owner: self.who(claim.owner).cloned(),
+            mode: i32::from(claim.mode.to_pb()),
+            granted,
+            age_ms: u64::try_from(age).unwrap_or(u64::MAX),
+            blockers: blockers.iter().map(id_alone).collect(),
         }
-        found
     }
 }
 

@@ -24,11 +24,11 @@ impl Locks {
     fn ask(&mut self, id: u128, key: &'static str, mode: Mode) -> Asked {
         let key = Bytes::from(key);
         let woken = &mut Vec::new();
-        self.rows.ask(&key, (TxnId(id), &who(id)), mode, true, self.now, woken)
+        self.rows.ask(&key, (TxnId(id), &who(id), 1), mode, true, self.now, woken)
     }
 
     fn release(&mut self, id: u128) -> Vec<u128> {
-        self.rows.release(TxnId(id), None, self.now).into_iter().map(|id| id.0).collect()
+        self.rows.release(TxnId(id), self.now).into_iter().map(|id| id.0).collect()
     }
 
     fn shown(&self) -> String {
@@ -99,6 +99,30 @@ fn a_dead_owner_loses_what_it_has_when_it_is_in_the_way() {
     assert_eq!(locks.shown(), " | a rows: t2=Update");
 }
 
+/// An `Unlock` that was on its way for long does not take what was asked for after it.
+#[test]
+fn giving_up_takes_back_only_what_was_asked_for_before() {
+    let mut locks = Locks::new();
+    locks.ask(1, "a", Mode::Share);
+    let keys = [Bytes::from("a")];
+    assert!(locks.rows.give_up(TxnId(1), &keys, 1, locks.now).is_empty());
+    assert_eq!(locks.shown(), " | a rows: t1=Share");
+    locks.rows.give_up(TxnId(1), &keys, 2, locks.now);
+    assert!(locks.rows.is_empty());
+}
+
+/// However many queue, each tells of the one before it, and nobody of all.
+#[test]
+fn a_long_queue_is_told_in_few_words() {
+    let mut locks = Locks::new();
+    for id in 1..=1_000 {
+        locks.ask(id, "a", Mode::Update);
+    }
+    let waits = locks.rows.list_waits(usize::MAX, locks.now);
+    assert_eq!(waits.len(), 999);
+    assert!(waits.iter().all(|wait| wait.blockers.len() <= 2));
+}
+
 #[test]
 fn rows_that_leave_by_a_split_are_forgotten() {
     let mut locks = Locks::new();
@@ -130,6 +154,7 @@ impl RowLocks {
                 }
             }
             assert!(!row.holders.is_empty(), "nobody holds it and somebody queues: {self}");
+            assert_eq!(self.contended.contains(key), !row.queue.is_empty(), "{self}");
             if let Some(first) = row.queue.front() {
                 assert!(row.against(first.owner, first.mode).next().is_some(), "{self}");
             }
@@ -161,14 +186,14 @@ proptest! {
             let mut woken = Vec::new();
             match what {
                 0..=4 => {
-                    let (owner, queue) = ((TxnId(id), &who(id)), what > 0);
+                    let (owner, queue) = ((TxnId(id), &who(id), 1), what > 0);
                     let mode = MODES[mode];
                     let asked = locks.rows.ask(&key, owner, mode, queue, locks.now, &mut woken);
                     let held = locks.rows.rows.get(&key).and_then(|row| row.held_by(TxnId(id)));
                     assert_eq!(asked == Asked::Held, held.is_some_and(|held| held >= mode));
                 }
-                5 => woken = locks.rows.release(TxnId(id), Some(&[key]), locks.now),
-                6 => woken = locks.rows.release(TxnId(id), None, locks.now),
+                5 => woken = locks.rows.give_up(TxnId(id), &[key], 2, locks.now),
+                6 => woken = locks.rows.release(TxnId(id), locks.now),
                 _ if mode == 0 => locks.rows.truncate(&key),
                 _ => locks.now += SECOND,
             }

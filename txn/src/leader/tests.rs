@@ -244,7 +244,7 @@ impl LeaderRunner {
             "lock" => self.lock(args)?,
             "unlock" => {
                 let id = self.txn(args)?.id;
-                let woken = self.leader.rows.release(id, None, self.now);
+                let woken = self.leader.rows.release(id, self.now);
                 format!("unlocked{}", show_woken(&woken))
             }
             "check" | "lookup" | "heartbeat" => self.ask(name, args)?,
