@@ -124,6 +124,9 @@ pub fn overtaken(dist: &Dist, key: &[u8]) -> SqlError {
 
 /// `23505` found at commit.
 pub fn already_exists(dist: &Dist, key: &[u8]) -> SqlError {
+    if let Some(token) = super::tokens::token_of(key) {
+        return super::tokens::used(&token);
+    }
     match dist.describe(key) {
         Some(names) => names.unique_violation(),
         None => SqlError::new(SqlState::UNIQUE_VIOLATION, "duplicate key value"),

@@ -9,6 +9,7 @@
 //! * [`locks`], [`deadlocks`]: the row locks it holds, and circles of those who wait.
 //! * [`observed`]: what it heard of the clocks of nodes.
 //! * [`snapshot`]: when it reads; `pages`: scans over several ranges; [`costs`]: what it has cost.
+//! * [`tokens`]: names of transactions to ask by.
 //! * [`errors`]: what clients are told.
 
 pub mod buffer;
@@ -24,6 +25,7 @@ pub mod ranges;
 pub mod reads;
 pub mod sender;
 pub mod snapshot;
+pub mod tokens;
 pub mod txn;
 
 use std::collections::BTreeMap;

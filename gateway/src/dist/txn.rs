@@ -236,6 +236,14 @@ impl Txn {
         }
     }
 
+    /// Locks a key that was not read.
+    ///
+    /// # Errors
+    /// As for any lock.
+    pub(super) async fn lock_key(&self, key: Bytes, how: RowLock) -> Result<(), SqlError> {
+        self.locks.lock(&[key], &self.wanted(how, Timestamp::MAX)).await.map(drop)
+    }
+
     fn wanted(&self, how: RowLock, read_at: Timestamp) -> Wanted {
         let terms = &self.current.terms;
         Wanted {
@@ -254,16 +262,20 @@ impl Txn {
     }
 
     /// A transaction to take the place of this one: of its level and its `now()`, with an id and a
-    /// snapshot of its own. It keeps the row locks, so that it comes further than this one.
+    /// snapshot of its own. It keeps the row locks, so that it comes further than this one; but not
+    /// if they were part of a deadlock.
     #[must_use]
-    pub fn anew(&self) -> Self {
+    pub fn anew(&self, keep_locks: bool) -> Self {
         let (isolation, as_of) = {
             let own = self.own.lock();
             (own.isolation, own.as_of)
         };
         let anew = Self::begin_at(self.dist.clone(), self.explicit, isolation);
         anew.own.lock().as_of = as_of;
-        self.locks.doubt();
+        match keep_locks {
+            true => self.locks.doubt(),
+            false => self.locks.release(),
+        }
         Self { begun: self.begun, locks: self.locks.clone(), ..anew }
     }
 
@@ -330,6 +342,11 @@ impl Txn {
     /// There is no savepoint any more.
     pub fn forget_marks(&self) {
         self.own.lock().buffer.forget_marks();
+    }
+
+    /// The way to the data.
+    pub fn dist(&self) -> &Arc<Dist> {
+        &self.dist
     }
 
     /// What it has cost so far.

@@ -52,14 +52,8 @@ impl Attempts {
 
     /// Whether an error may be answered by another attempt.
     pub(super) fn left(&self, error: &SqlError, now: Duration) -> bool {
-        let lost_a_race = error.sqlstate == SqlState::SERIALIZATION_FAILURE;
-        lost_a_race && now.saturating_sub(self.since) < self.patience
-    }
-
-    /// The same for a statement by itself, which has nothing to lose in a deadlock either.
-    fn left_alone(&self, error: &SqlError, now: Duration) -> bool {
-        let deadlock = error.sqlstate == SqlState::DEADLOCK_DETECTED;
-        self.left(error, now) || (deadlock && now.saturating_sub(self.since) < self.patience)
+        let states = [SqlState::SERIALIZATION_FAILURE, SqlState::DEADLOCK_DETECTED];
+        states.contains(&error.sqlstate) && now.saturating_sub(self.since) < self.patience
     }
 
     /// How long to pause, by chance, so that those who met do not meet again.
@@ -93,8 +87,7 @@ impl Connection {
     ) -> Result<(), Failure> {
         let now = self.session.monotonic();
         match &failure {
-            Failure::Sql(error) if attempts.left_alone(error, now) && self.wire.back_to(before) => {
-            }
+            Failure::Sql(error) if attempts.left(error, now) && self.wire.back_to(before) => {}
             _ => return Err(failure),
         }
         self.held = None;

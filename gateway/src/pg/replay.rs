@@ -1,5 +1,5 @@
-//! A block that lost a race (`40001`) is run again, statement by statement, before its client hears
-//! of it. If each statement gives what the client was given, the client cannot tell.
+//! A block that lost a race (`40001`) or was the victim of a deadlock (`40P01`) is run again,
+//! statement by statement, before its client hears of it. If each statement gives what the client was given, the client cannot tell.
 //!
 //! # Invariants
 //! * A step is remembered with a digest of exactly the bytes its result was; one whose result was
@@ -52,6 +52,11 @@ pub(super) fn size_of_params(params: &Params) -> usize {
     params.iter().map(ScalarValue::size).sum()
 }
 
+/// Its victim must let go of what it holds; the others go on meanwhile.
+fn is_deadlock(failure: &Failure) -> bool {
+    matches!(failure, Failure::Sql(error) if error.sqlstate == SqlState::DEADLOCK_DETECTED)
+}
+
 fn digest(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
@@ -92,7 +97,7 @@ impl Connection {
                     self.block = None;
                 }
             }
-            StatementKind::Empty | StatementKind::Show(_) => {}
+            StatementKind::Empty | StatementKind::Show(_) | StatementKind::TxnStatus(_) => {}
             // Settings may change what a statement means: they must not come between two.
             StatementKind::Set(..) | StatementKind::SetTransaction(_)
                 if self.block.as_ref().is_some_and(|block| block.steps.is_empty()) => {}
@@ -117,7 +122,8 @@ impl Connection {
                 // A COMMIT has no time of its own.
                 self.restart_deadline();
             }
-            while self.session.restart_block() {
+            let mut deadlock = is_deadlock(&failure);
+            while self.session.restart_block(!deadlock) {
                 self.session.count_replay();
                 let again = match self.pause(attempts).await {
                     Ok(()) => self.run_steps().await,
@@ -126,6 +132,7 @@ impl Connection {
                 match again {
                     Ok(true) => return Ok(()),
                     Err(Failure::Sql(error)) if attempts.left(&error, self.session.monotonic()) => {
+                        deadlock = error.sqlstate == SqlState::DEADLOCK_DETECTED;
                     }
                     Err(Failure::Sql(error)) if error.sqlstate == SqlState::QUERY_CANCELED => {
                         failure = error.into();

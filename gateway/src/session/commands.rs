@@ -10,6 +10,7 @@ use quorate_planner::parse::{
 
 use super::rows::text_columns;
 use super::settings::spelled;
+use super::tokens::TOKEN_SETTING;
 use super::{OutColumn, Outcome, Ready, RowSource, Session, State, reports};
 
 /// Columns of `SHOW`.
@@ -58,7 +59,13 @@ impl Session {
                 self.set_modes(modes, "default_transaction", false)?;
                 Ok(tag("SET"))
             }
-            StatementKind::Set(name, value, local) => self.set(name, value, *local),
+            StatementKind::TxnStatus(_) => Err(SqlError::internal("it is no command")),
+            StatementKind::Set(name, value, local) => {
+                if name.eq_ignore_ascii_case(TOKEN_SETTING) {
+                    self.set_token(value, *local).await?;
+                }
+                self.set(name, value, *local)
+            }
             StatementKind::Show(name) => self.show(name.as_deref()).await,
             StatementKind::Reset(None) => {
                 self.settings.reset_all();
@@ -154,7 +161,7 @@ impl Session {
                     && self.keeps_block
                     && plain
                 {
-                    self.state = State::Block(self.begin_anew(&before));
+                    self.state = State::Block(self.begin_anew(&before, true));
                     return Err(error.clone());
                 }
                 // Whatever still holds its rows, a portal perhaps: they are others' now.

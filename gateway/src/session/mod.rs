@@ -11,6 +11,7 @@
 
 mod commands;
 mod named;
+mod ready;
 mod reports;
 mod rows;
 mod savepoints;
@@ -18,6 +19,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +37,7 @@ use quorate_planner::types::{PgType, Zone, zone};
 use quorate_proto::Timestamp;
 
 pub use quorate_planner::plan::OutColumn;
+pub use ready::Ready;
 pub use rows::RowSource;
 pub use settings::SessionSettings;
 
@@ -91,50 +94,6 @@ pub enum Outcome {
         /// `RETURNING`, `SHOW`, `EXPLAIN`
         rows: Option<RowSource>,
     },
-}
-
-/// A statement that can be run, again and again.
-pub struct Ready {
-    statement: Statement,
-    param_types: Vec<Option<PgType>>,
-    plan: Option<Arc<Prepared>>,
-    columns: Option<Arc<[OutColumn]>>,
-    /// The arguments of an `EXECUTE`, as SQL.
-    args: Option<Arc<[String]>>,
-}
-
-impl Ready {
-    /// Types of the client's parameters; an `EXECUTE` has none.
-    pub fn parameters(&self) -> &[PgType] {
-        if self.args.is_some() { &[] } else { self.param_types() }
-    }
-
-    /// Bytes of its text.
-    pub fn text_len(&self) -> usize {
-        self.statement.text.len()
-    }
-
-    /// Its statement.
-    pub fn kind(&self) -> &StatementKind {
-        &self.statement.kind
-    }
-
-    fn param_types(&self) -> &[PgType] {
-        self.plan.as_ref().map_or(&[][..], |plan| &plan.param_types)
-    }
-
-    /// Result columns; `None` if there is no result.
-    pub fn columns(&self) -> Option<&[OutColumn]> {
-        self.columns.as_deref()
-    }
-
-    /// Whether running it decides the fate of a transaction: it must not be interrupted.
-    pub fn decides_transaction(&self) -> bool {
-        !matches!(
-            self.statement.kind,
-            StatementKind::Plan | StatementKind::Empty | StatementKind::Show(_)
-        )
-    }
 }
 
 /// The open transaction.
@@ -311,19 +270,19 @@ impl Session {
 
     /// Begins the open block anew: it has not run anything, as of the same `now()`. Answers whether
     /// it could: schema changes and savepoints are not begun anew.
-    pub fn restart_block(&mut self) -> bool {
+    pub fn restart_block(&mut self, keep_locks: bool) -> bool {
         let begun = match &self.state {
             State::Block(open) if open.is_plain() => open.txn.clone(),
             _ => return false,
         };
-        self.state = State::Block(self.begin_anew(&begun));
+        self.state = State::Block(self.begin_anew(&begun, keep_locks));
         true
     }
 
     /// A block in the place of one with this transaction.
-    fn begin_anew(&self, before: &Txn) -> Open {
+    fn begin_anew(&self, before: &Txn, keep_locks: bool) -> Open {
         let mut open = self.begin_txn(true);
-        open.txn = Arc::new(before.anew());
+        open.txn = Arc::new(before.anew(keep_locks));
         open
     }
 
@@ -410,6 +369,7 @@ impl Session {
                 (None, None)
             }
             StatementKind::Show(name) => (None, Some(commands::show_columns(name.as_deref())?)),
+            StatementKind::TxnStatus(_) => (None, Some(rows::text_columns(&["txn_status"]))),
             _ => (None, None),
         };
         Ok(Arc::new(Ready { statement, param_types, plan, columns, args: None }))
@@ -491,12 +451,11 @@ impl Session {
         let statement = &ready.statement;
         self.refuse_when_failed(statement)?;
         self.planner_settings.time_zone = self.settings.time_zone();
+        if let StatementKind::TxnStatus(source) = &statement.kind {
+            return self.txn_status(source, &params).await;
+        }
         let Some(described) = &ready.plan else {
             return self.command(ready).await;
-        };
-        let params = match &ready.args {
-            Some(args) => Box::pin(self.argument_values(ready, args)).await?,
-            None => params,
         };
         if matches!(self.state, State::Idle) {
             self.begin_implicit();
@@ -504,6 +463,10 @@ impl Session {
         if let Some(as_of) = &statement.as_of {
             self.read_the_past(as_of)?;
         }
+        let params = match &ready.args {
+            Some(args) => Box::pin(self.argument_values(ready, args)).await?,
+            None => params,
+        };
         // The catalog may have changed since it was prepared; the plan is in the cache if not.
         let plan = self.plan(statement, &ready.param_types).await?;
         if !same_shape(described, &plan) {
@@ -716,6 +679,7 @@ impl Session {
     }
 
     async fn commit_open(&mut self, open: Open) -> Result<(), SqlError> {
+        self.write_token(&open.txn)?;
         let since = self.monotonic();
         let done = self.gateway.commit(&open.txn, &open.pin).await;
         let now = self.monotonic();

@@ -76,6 +76,7 @@ const TABLE: &[Known] = &[
     known("lc_messages", Kind::Text, "C"),
     known("lock_timeout", Kind::Millis, "0"),
     known("max_identifier_length", Kind::Fixed, "63"),
+    known("quorate.commit_token", Kind::Text, ""),
     known("quorate.repeat_statements", Kind::Bool, "on"),
     known("quorate.repeat_transactions", Kind::Bool, "on"),
     known("row_security", Kind::Bool, "on"),

@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::asof::{self, AsOf};
 use super::tokens::{error_near, is_word, position, text_of, word};
-use super::{StatementKind, split};
+use super::{StatementKind, TokenSource, split};
 use crate::error::{SqlError, SqlResult};
 
 /// Isolation levels of the SQL standard. `READ UNCOMMITTED` is `READ COMMITTED`.
@@ -187,6 +187,7 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
     let mut r = Reader::new(tokens, text);
     r.at = 1;
     let kind = match first.as_str() {
+        "select" if is_word(tokens.get(1), "txn_status") => txn_status(&mut r)?,
         "begin" => {
             let _ = r.take("work") || r.take("transaction");
             StatementKind::Begin(modes(&mut r)?)
@@ -396,6 +397,27 @@ fn setting_name(r: &mut Reader<'_>) -> SqlResult<String> {
         name.push_str(&r.name()?.to_lowercase());
     }
     Ok(name)
+}
+
+/// `SELECT txn_status('token')`, which asks more than tables and so is a command.
+fn txn_status(r: &mut Reader<'_>) -> SqlResult<StatementKind> {
+    r.at = 2;
+    if !r.take_token(&Token::LParen) {
+        return Err(r.error());
+    }
+    let error = r.error();
+    let source = match r.next().map(|token| &token.token) {
+        Some(Token::SingleQuotedString(text)) => TokenSource::Text(text.clone()),
+        Some(Token::Placeholder(name)) if name == "$1" => TokenSource::Parameter,
+        _ => return Err(error),
+    };
+    if !r.take_token(&Token::RParen) {
+        return Err(r.error());
+    }
+    if r.take("as") {
+        r.name()?;
+    }
+    Ok(StatementKind::TxnStatus(source))
 }
 
 fn show(r: &mut Reader<'_>) -> SqlResult<StatementKind> {

@@ -64,6 +64,15 @@ impl Literal {
     }
 }
 
+/// Where the token of `txn_status` comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenSource {
+    /// It stands there.
+    Text(String),
+    /// It is the client's first parameter.
+    Parameter,
+}
+
 /// What kind of statement it is, and all that commands say.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StatementKind {
@@ -92,6 +101,8 @@ pub enum StatementKind {
     SetCharacteristics(TxnModes),
     /// `SET`; `true`: `LOCAL`.
     Set(String, SetValue, bool),
+    /// `SELECT txn_status('token')`
+    TxnStatus(TokenSource),
     /// `SHOW`; `None`: `ALL`.
     Show(Option<String>),
     /// `RESET`; `None`: `ALL`.
