@@ -1,6 +1,6 @@
-//! What Quorate's tests are made with: a raw wire client, a PostgreSQL to compare with, a runner of
-//! sqllogictest files, a cluster of real processes, a simulator, and the checks that keep the code
-//! tidy.
+//! What Quorate's tests are made with: a raw wire client, a PostgreSQL to compare with, runners of
+//! sqllogictest files and of anomaly scripts, a cluster of real processes, a simulator, and the
+//! checks that keep the code tidy.
 //!
 //! The tests themselves are in `tests/all`, one binary with a module per subject.
 #![allow(
@@ -8,6 +8,7 @@
     reason = "tests run real processes in real time; the simulation denies it for itself"
 )]
 
+pub mod anomalies;
 pub mod bank;
 pub mod binary;
 pub mod cluster;

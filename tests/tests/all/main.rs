@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests run real processes in real time")]
 #![allow(missing_docs, reason = "a test's name says what it shows")]
 
+mod anomalies;
 mod conformity;
 mod crash;
 mod disk;
