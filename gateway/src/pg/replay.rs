@@ -1,5 +1,6 @@
 //! A block that lost a race (`40001`) or was the victim of a deadlock (`40P01`) is run again,
-//! statement by statement, before its client hears of it. If each statement gives what the client was given, the client cannot tell.
+//! statement by statement, before its client hears of it. If each statement gives what the client
+//! was given, the client cannot tell.
 //!
 //! # Invariants
 //! * A step is remembered with a digest of exactly the bytes its result was; one whose result was
