@@ -193,6 +193,41 @@ fn for_update_locks_the_rows_that_are_returned() {
 }
 
 #[test]
+fn rows_others_hold_are_skipped_and_no_more_are_read_than_taken() {
+    let db = db(&["create table jobs (id int primary key, note text)"]);
+    let rows: Vec<_> = (1..=100).map(|id| format!("({id}, 'n{id}')")).collect();
+    block_on(db.run(&format!("insert into jobs values {}", rows.join(", ")))).expect("inserted");
+    let sql = "select note from jobs order by id limit 2 for update skip locked";
+    let prepared = db.prepare(sql, &[]).expect("it is planned");
+    let run = |txn: &Arc<crate::testing::MemTxn>| {
+        let mut context = db.context(Arc::clone(txn), vec![]).expect("a context");
+        context.lifted = crate::parse::parse(sql).expect("valid")[0].lifted.clone();
+        let Execution::Rows(rows) = block_on(prepared.execute(context)).expect("runs") else {
+            panic!("a query gives rows")
+        };
+        let columns = prepared.columns.clone().expect("columns");
+        block_on(text_rows(rows, &columns))
+    };
+    let txn = db.store.begin(true);
+    assert_eq!(run(&txn).expect("rows").len(), 2);
+    assert_eq!((txn.locked().len(), crate::kv::KvTxn::stats(&*txn).rows_read), (2, 2));
+    let others = db.store.begin(true);
+    others.others_hold(txn.locked().into_iter().map(|(key, _)| key));
+    let rows = run(&others).expect("rows");
+    assert_eq!(rows, [vec![Some("n3".to_owned())], vec![Some("n4".to_owned())]]);
+    let waiting = "select note from jobs where id = 1 for update";
+    let prepared = db.prepare(waiting, &[]).expect("it is planned");
+    let mut context = db.context(others, vec![]).expect("a context");
+    context.lifted = crate::parse::parse(waiting).expect("valid")[0].lifted.clone();
+    let Execution::Rows(rows) = block_on(prepared.execute(context)).expect("runs") else {
+        panic!("a query gives rows")
+    };
+    let columns = prepared.columns.clone().expect("columns");
+    let refused = block_on(text_rows(rows, &columns)).expect_err("somebody holds it");
+    assert_eq!(refused.sqlstate.code(), "55P03");
+}
+
+#[test]
 fn filters_run_beside_the_data_over_many_pages() {
     let db = db(&["create table t (a int primary key, b int, c text)"]);
     for chunk in 0..5 {

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 use datafusion::physical_expr::{Distribution, PhysicalExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
@@ -24,7 +27,7 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, stream};
 
 use super::run::{RunCell, RunState};
-use super::scan::GETS_PER_REQUEST;
+use super::scan::{GETS_PER_REQUEST, ScanExec};
 use crate::catalog::TableDef;
 use crate::error::{SqlError, SqlResult};
 use crate::keyenc::Datum;
@@ -349,4 +352,51 @@ impl ExecutionPlan for LockRowsExec {
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
     }
+}
+
+/// Below locks of a few rows, scans begin with small pages: what is read and not taken would be in
+/// the way of others under SERIALIZABLE, and costs.
+#[derive(Debug)]
+pub struct SmallFirstPages;
+
+impl PhysicalOptimizerRule for SmallFirstPages {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            let Some(lock) = node.downcast_ref::<LockRowsExec>() else {
+                return Ok(Transformed::no(node));
+            };
+            let Takes::AtMost(rows) = lock.takes else { return Ok(Transformed::no(node)) };
+            let input = small_pages(Arc::clone(&lock.input), rows)?;
+            let (tables, keys) = (lock.tables.clone(), lock.keys.clone());
+            let lock = LockRowsExec::over(input, tables, keys, lock.takes, Arc::clone(&lock.cell));
+            Ok(Transformed::yes(Arc::new(lock) as Arc<dyn ExecutionPlan>))
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "small_first_pages"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// The input with small pages, if its rows come straight from a scan.
+fn small_pages(node: Arc<dyn ExecutionPlan>, rows: usize) -> DfResult<Arc<dyn ExecutionPlan>> {
+    if let Some(scan) = node.downcast_ref::<ScanExec>() {
+        return Ok(Arc::new(scan.clone().with_first_page(rows)));
+    }
+    if !node.is::<ProjectionExec>() {
+        return Ok(node);
+    }
+    let children = node.children().into_iter().map(|child| small_pages(Arc::clone(child), rows));
+    let children = children.collect::<DfResult<Vec<_>>>()?;
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    node.replace_children(children, options)
 }

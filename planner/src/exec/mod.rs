@@ -11,6 +11,7 @@
 //! * [`rows`]: VALUES with parameters.
 //! * [`series`] makes `generate_series`.
 //! * [`limit`]: LIMIT and OFFSET by parameters.
+//! * [`lock`]: the row locks of a query.
 
 pub mod access;
 pub mod apply;

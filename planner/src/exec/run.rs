@@ -123,7 +123,8 @@ pub enum Slot {
 }
 
 /// Nodes that keep nothing from one execution to the next but metrics.
-const STATELESS: [&str; 17] = [
+const STATELESS: [&str; 18] = [
+    "LockRowsExec",
     "ApplyExec",
     "ScanExec",
     "LookupJoinExec",

@@ -42,6 +42,9 @@ use crate::program;
 /// Point gets that one request to storage may carry.
 pub const GETS_PER_REQUEST: usize = 1024;
 
+/// By how much pages grow when their reader wants more than the first.
+const PAGE_GROWTH: u64 = 8;
+
 /// A scan of one table through one index.
 #[derive(Debug, Clone)]
 pub struct ScanExec {
@@ -52,6 +55,8 @@ pub struct ScanExec {
     /// The columns put out, as places in the layout.
     pub(crate) projection: Vec<usize>,
     pub(crate) limit: Option<usize>,
+    /// Rows of the first page, if the reader most likely wants no more.
+    pub(crate) first_page: Option<usize>,
     pub(crate) reverse: bool,
     pub(crate) cell: Arc<RunCell>,
     schema: SchemaRef,
@@ -76,6 +81,7 @@ impl ScanExec {
             filter,
             projection,
             limit: None,
+            first_page: None,
             reverse: false,
             cell,
             schema,
@@ -94,6 +100,13 @@ impl ScanExec {
     #[must_use]
     pub fn with_limit(mut self, limit: Option<usize>) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// With so many rows on its first page.
+    #[must_use]
+    pub fn with_first_page(mut self, rows: usize) -> Self {
+        self.first_page = Some(rows);
         self
     }
 
@@ -184,6 +197,7 @@ impl ScanExec {
             state,
             work,
             left: self.limit.map(|n| n as u64),
+            page: self.first_page.map(|n| n.max(1) as u64),
             covering: self.is_covering(),
             program: self.program()?,
             scan: self.clone(),
@@ -233,6 +247,8 @@ struct ScanRun {
     work: Work,
     /// Rows that may still be put out.
     left: Option<u64>,
+    /// Rows of the next page at most.
+    page: Option<u64>,
     covering: bool,
     program: Option<Arc<ScanProgram>>,
 }
@@ -280,7 +296,9 @@ impl ScanRun {
             }
             Work::Spans(spans) => {
                 let Some(span) = spans.pop_front() else { return Ok(None) };
-                let rows_max = if self.scan.filter.is_none() { self.left } else { None };
+                let wanted = [self.left, self.page].into_iter().flatten().min();
+                let rows_max = if self.scan.filter.is_none() { wanted } else { None };
+                self.page = self.page.map(|page| page.saturating_mul(PAGE_GROWTH));
                 let request = ScanRequest {
                     span,
                     reverse: self.scan.reverse,

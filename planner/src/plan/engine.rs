@@ -43,6 +43,7 @@ use super::table::KvTable;
 use crate::catalog::CatalogSnapshot;
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::exec::concat::WithoutTasks;
+use crate::exec::lock::SmallFirstPages;
 use crate::exec::lookup::LookupJoins;
 use crate::exec::run::ParameterUdf;
 use crate::exec::values::{Rows, ValuesTable};
@@ -114,7 +115,8 @@ fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.insert(after_selection, Arc::new(LookupJoins));
     let last = rules.len().saturating_sub(1);
     rules.insert(last, Arc::new(WithoutTasks));
-    rules.insert(last + 1, Arc::new(Yielding));
+    rules.insert(last + 1, Arc::new(SmallFirstPages));
+    rules.insert(last + 2, Arc::new(Yielding));
     rules
 }
 

@@ -40,7 +40,7 @@ impl Statements {
             oldest: conn
                 .prepare(
                     "SELECT no_o_id FROM new_order WHERE no_w_id = $1 AND no_d_id = $2 \
-                     ORDER BY no_o_id LIMIT 1",
+                     ORDER BY no_o_id LIMIT 1 FOR UPDATE",
                     &[INT, INT],
                 )
                 .await?,
