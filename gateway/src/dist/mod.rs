@@ -167,3 +167,5 @@ impl Dist {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod token_tests;

@@ -43,7 +43,7 @@ impl SqlSide for Names {
     }
 }
 
-fn cluster() -> (Arc<FakeNode>, Arc<Dist>) {
+pub(super) fn cluster() -> (Arc<FakeNode>, Arc<Dist>) {
     let clock = node_clock(TestClock::new());
     cluster_of(clock.clone(), clock)
 }
@@ -76,7 +76,7 @@ async fn write(
     dist.clone().commit(txn.intent().unwrap()).await.map(drop)
 }
 
-async fn read(dist: &Arc<Dist>, key: &'static str) -> Option<Bytes> {
+pub(super) async fn read(dist: &Arc<Dist>, key: &'static str) -> Option<Bytes> {
     let txn = Txn::begin(dist.clone(), true);
     txn.get(vec![Bytes::from(key)]).await.unwrap().pop().unwrap()
 }
