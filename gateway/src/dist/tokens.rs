@@ -177,7 +177,7 @@ impl Dist {
 
     /// After a commit with a token, once in a while: forgets old ones.
     pub fn sweep_tokens_sometimes(self: &Arc<Self>) {
-        if runtime::random_u128() % SWEEP_ONE_IN == 0 {
+        if runtime::random_u128().is_multiple_of(SWEEP_ONE_IN) {
             let dist = self.clone();
             runtime::spawn_if_running(async move {
                 // What is left is found by the next.
