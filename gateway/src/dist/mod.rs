@@ -8,7 +8,8 @@
 //! * [`commit`]: runs the coordinator's and the recovery's commands.
 //! * [`locks`], [`deadlocks`]: the row locks it holds, and circles of those who wait.
 //! * [`observed`]: what it heard of the clocks of nodes.
-//! * [`snapshot`]: when it reads; `pages`: scans over several ranges; [`costs`]: what it has cost.
+//! * [`snapshot`]: when it reads; `pages`: scans over several ranges.
+//! * [`terms`]: what the session says of a statement; [`costs`]: what it has cost.
 //! * [`tokens`]: names of transactions to ask by.
 //! * [`errors`]: what clients are told.
 
@@ -25,6 +26,7 @@ pub mod ranges;
 pub mod reads;
 pub mod sender;
 pub mod snapshot;
+pub mod terms;
 pub mod tokens;
 pub mod txn;
 
@@ -64,6 +66,8 @@ pub struct Dist {
     pub commits: commit::CommitMetrics,
     /// Who holds row locks.
     pub lock_owners: deadlocks::LockOwners,
+    /// Where the next look for old tokens begins.
+    tokens_swept: parking_lot::Mutex<Option<Bytes>>,
 }
 
 impl fmt::Debug for Dist {
@@ -80,6 +84,7 @@ impl Dist {
             sql,
             commits: commit::CommitMetrics::default(),
             lock_owners: deadlocks::LockOwners::default(),
+            tokens_swept: parking_lot::Mutex::default(),
         }
     }
 
@@ -100,6 +105,9 @@ impl Dist {
 
     /// A key for a DETAIL line.
     pub fn name(&self, key: &[u8]) -> String {
+        if let Some(token) = tokens::token_of(key) {
+            return format!("Commit token \"{token}\"");
+        }
         match self.sql.describe(key) {
             Some(names) => {
                 format!("Key {} of table \"{}\"", names.key(), names.table)

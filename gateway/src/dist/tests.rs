@@ -17,7 +17,7 @@ use quorate_txn::config::{MAX_CLOCK_OFFSET, TXN_TTL};
 use quorate_txn::recovery::Leftover;
 
 use super::sender::{ATTEMPT_TIMEOUT, Outgoing, Sender};
-use super::txn::Terms;
+use super::terms::Terms;
 use super::{Dist, SqlSide, Txn};
 use crate::runtime;
 use crate::testing::{FakeNode, FaultKind, OneNode, TestClock};

@@ -20,7 +20,7 @@ use quorate_planner::parse::IsolationLevel;
 use quorate_proto::Timestamp;
 use quorate_txn::keys;
 
-use super::txn::Terms;
+use super::terms::Terms;
 use super::{Dist, Txn};
 use crate::runtime;
 
@@ -192,13 +192,15 @@ impl Dist {
     /// What reading and writing say.
     pub async fn sweep_tokens(self: &Arc<Self>, kept: Duration) -> Result<usize, SqlError> {
         let txn = Txn::begin(self.clone(), true);
-        let start = keys::system_prefix(CLASS);
-        let end = keys::prefix_end(&start);
-        let span = Span::new(start, end);
-        let page = ScanRequest { rows_max: Some(SWEEP_ROWS), ..ScanRequest::all(span) };
+        let first = keys::system_prefix(CLASS);
+        let end = keys::prefix_end(&first);
+        // Where the one before has stopped.
+        let start = self.tokens_swept.lock().take().unwrap_or(first);
+        let request = ScanRequest::all(Span::new(start, end));
+        let page = txn.scan(ScanRequest { rows_max: Some(SWEEP_ROWS), ..request }).await?;
+        *self.tokens_swept.lock() = page.resume.map(|rest| rest.start);
         let oldest = self.clock().physical().bound_before(kept);
-        let rows = txn.scan(page).await?.rows;
-        let old = rows.into_iter().filter(|(_, v)| read(v).is_none_or(|(_, at)| at < oldest));
+        let old = page.rows.into_iter().filter(|(_, v)| read(v).is_none_or(|(_, at)| at < oldest));
         let mut count = 0;
         for (key, _) in old {
             txn.write(WriteOp::delete(key))?;

@@ -32,6 +32,7 @@ use super::pages::{clip, progress};
 use super::reads::ReadSet;
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
 use super::snapshot::Snapshot;
+use super::terms::Terms;
 use crate::runtime;
 
 /// How long a read keeps trying while leaders change before the statement fails.
@@ -74,23 +75,6 @@ struct Current {
     locked_rows: Mutex<BTreeSet<Bytes>>,
     /// How often it has moved the read timestamp.
     moves: AtomicU64,
-}
-
-/// What the session says of a statement.
-#[derive(Debug, Clone)]
-pub struct Terms {
-    /// The session's application.
-    pub application: String,
-    /// The statement's text.
-    pub statement: Arc<str>,
-    /// `lock_timeout`
-    pub lock_timeout: Option<Duration>,
-}
-
-impl Default for Terms {
-    fn default() -> Self {
-        Self { application: String::new(), statement: Arc::from(""), lock_timeout: None }
-    }
 }
 
 /// What the transaction did, whatever it read.
@@ -186,6 +170,20 @@ impl Txn {
                 row_locks_before: self.locks.mark(),
                 ..Current::default()
             }),
+            counters: self.counters.clone(),
+            ..*self
+        }
+    }
+
+    /// The same handle for something that is no statement.
+    #[must_use]
+    pub fn saying(&self, terms: Terms) -> Self {
+        Self {
+            dist: self.dist.clone(),
+            own: self.own.clone(),
+            locks: self.locks.clone(),
+            snapshot: self.snapshot.clone(),
+            current: Arc::new(Current { terms, ..Current::default() }),
             counters: self.counters.clone(),
             ..*self
         }

@@ -155,7 +155,11 @@ impl Connection {
     /// Runs the steps of the block; whether each gave what it had given.
     async fn run_steps(&mut self) -> Result<bool, Failure> {
         let Some(block) = self.block.take() else { return Ok(false) };
-        let mut same = Ok(true);
+        let mut same = self.session.reopen_token().await.map(|()| true).map_err(Failure::from);
+        if same.is_err() {
+            self.block = Some(block);
+            return same;
+        }
         for step in &block.steps {
             let mark = self.wire.mark();
             self.keeps_deadline = true;

@@ -134,6 +134,9 @@ impl Session {
         } else {
             self.state = match std::mem::replace(&mut self.state, State::Idle) {
                 // What the same pipeline did before belongs to the block, as in Postgres.
+                State::Implicit(open) if open.txn.as_of().is_some() => {
+                    return Err(SqlError::unsupported("BEGIN after AS OF SYSTEM TIME in one text"));
+                }
                 State::Implicit(open) => {
                     open.txn.lock_before_writing();
                     State::Block(open)
@@ -155,13 +158,14 @@ impl Session {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Block(open) => {
                 let (plain, before) = (open.is_plain(), open.txn.clone());
+                let token = open.token.clone();
                 let result = self.commit_open(open).await;
                 if let Err(error) = &result
                     && error.sqlstate == SqlState::SERIALIZATION_FAILURE
                     && self.keeps_block
                     && plain
                 {
-                    self.state = State::Block(self.begin_anew(&before, true));
+                    self.state = State::Block(self.begin_anew(&before, token, true));
                     return Err(error.clone());
                 }
                 // Whatever still holds its rows, a portal perhaps: they are others' now.

@@ -44,7 +44,7 @@ pub use settings::SessionSettings;
 use crate::Gateway;
 use crate::catalog::Pin;
 use crate::dist::Txn;
-use crate::dist::txn::Terms;
+use crate::dist::terms::Terms;
 use crate::pg::startup::Hello;
 use crate::schema::PendingSchema;
 use savepoints::Savepoint;
@@ -116,6 +116,8 @@ struct Open {
     schema: PendingSchema,
     /// The oldest first.
     savepoints: Vec<Savepoint>,
+    /// Its commit token: once given it stays, whatever is rolled back or reset.
+    token: Option<String>,
 }
 
 impl Open {
@@ -271,17 +273,18 @@ impl Session {
     /// Begins the open block anew: it has not run anything, as of the same `now()`. Answers whether
     /// it could: schema changes and savepoints are not begun anew.
     pub fn restart_block(&mut self, keep_locks: bool) -> bool {
-        let begun = match &self.state {
-            State::Block(open) if open.is_plain() => open.txn.clone(),
+        let (begun, token) = match &self.state {
+            State::Block(open) if open.is_plain() => (open.txn.clone(), open.token.clone()),
             _ => return false,
         };
-        self.state = State::Block(self.begin_anew(&begun, keep_locks));
+        self.state = State::Block(self.begin_anew(&begun, token, keep_locks));
         true
     }
 
     /// A block in the place of one with this transaction.
-    fn begin_anew(&self, before: &Txn, keep_locks: bool) -> Open {
+    fn begin_anew(&self, before: &Txn, token: Option<String>, keep_locks: bool) -> Open {
         let mut open = self.begin_txn(true);
+        open.token = token;
         open.txn = Arc::new(before.anew(keep_locks));
         open
     }
@@ -356,6 +359,7 @@ impl Session {
             self.gateway.catalog().loaded().await?;
         }
         self.planner_settings.time_zone = self.settings.time_zone();
+        self.planner_settings.past = self.reads_the_past(&statement);
         let param_types = param_types.to_vec();
         let (plan, columns) = match &statement.kind {
             StatementKind::Plan => {
@@ -451,6 +455,7 @@ impl Session {
         let statement = &ready.statement;
         self.refuse_when_failed(statement)?;
         self.planner_settings.time_zone = self.settings.time_zone();
+        self.planner_settings.past = self.reads_the_past(statement);
         if let StatementKind::TxnStatus(source) = &statement.kind {
             return self.txn_status(source, &params).await;
         }
@@ -460,9 +465,7 @@ impl Session {
         if matches!(self.state, State::Idle) {
             self.begin_implicit();
         }
-        if let Some(as_of) = &statement.as_of {
-            self.read_the_past(as_of)?;
-        }
+        self.settle_the_past(statement)?;
         let params = match &ready.args {
             Some(args) => Box::pin(self.argument_values(ready, args)).await?,
             None => params,
@@ -584,18 +587,22 @@ impl Session {
         let pin = self.gateway.catalog().pin();
         let level = self.settings.isolation();
         let txn = Arc::new(Txn::begin_at(self.gateway.dist().clone(), explicit, level));
-        Open { txn, pin, schema: PendingSchema::default(), savepoints: Vec::new() }
+        Open { txn, pin, schema: PendingSchema::default(), savepoints: Vec::new(), token: None }
     }
 
     /// A statement begins in the open transaction.
     fn next_statement(&mut self, text: &Arc<str>) {
+        let terms = self.terms(text);
         if let State::Implicit(open) | State::Block(open) = &mut self.state {
-            let terms = Terms {
-                application: self.settings.application_name(),
-                statement: text.clone(),
-                lock_timeout: self.settings.lock_timeout(),
-            };
             open.txn = Arc::new(open.txn.statement(terms));
+        }
+    }
+
+    fn terms(&self, text: &Arc<str>) -> Terms {
+        Terms {
+            application: self.settings.application_name(),
+            statement: text.clone(),
+            lock_timeout: self.settings.lock_timeout(),
         }
     }
 
@@ -611,6 +618,33 @@ impl Session {
             ));
         }
         Ok(())
+    }
+
+    /// A statement reads a moment of the past only as a transaction of its own: others that belong
+    /// to the same one would read it too, without saying so.
+    fn settle_the_past(&self, statement: &Statement) -> Result<(), SqlError> {
+        match (&statement.as_of, &self.state) {
+            (Some(as_of), State::Implicit(_)) => self.read_the_past(as_of),
+            (Some(_), _) => Err(SqlError::new(
+                SqlState::ACTIVE_SQL_TRANSACTION,
+                "AS OF SYSTEM TIME of a block is said in its BEGIN or SET TRANSACTION",
+            )),
+            (None, State::Implicit(open)) if open.txn.as_of().is_some() => {
+                Err(SqlError::unsupported(
+                    "statements with and without AS OF SYSTEM TIME in one transaction",
+                ))
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Whether a statement reads a moment of the past.
+    fn reads_the_past(&self, statement: &Statement) -> bool {
+        let open = match &self.state {
+            State::Implicit(open) | State::Block(open) => open.txn.as_of().is_some(),
+            State::Idle | State::Failed(_) => false,
+        };
+        open || statement.as_of.is_some()
     }
 
     /// The open transaction reads a moment of the past.
@@ -679,7 +713,7 @@ impl Session {
     }
 
     async fn commit_open(&mut self, open: Open) -> Result<(), SqlError> {
-        self.write_token(&open.txn)?;
+        self.write_token(&open)?;
         let since = self.monotonic();
         let done = self.gateway.commit(&open.txn, &open.pin).await;
         let now = self.monotonic();

@@ -49,6 +49,10 @@ impl Ready {
 
     /// Whether running it decides the fate of a transaction: it must not be interrupted.
     pub fn decides_transaction(&self) -> bool {
+        if let StatementKind::Set(name, ..) = &self.statement.kind {
+            // It may wait for another that has it.
+            return !name.eq_ignore_ascii_case(super::tokens::TOKEN_SETTING);
+        }
         !matches!(
             self.statement.kind,
             StatementKind::Plan

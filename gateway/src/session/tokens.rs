@@ -4,22 +4,23 @@ use datafusion::common::ScalarValue;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::parse::{SetValue, TokenSource};
 
-use super::{Outcome, RowSource, Session, State};
-use crate::dist::Txn;
+use super::{Open, Outcome, RowSource, Session, State};
 
 /// The setting.
 pub(super) const TOKEN_SETTING: &str = "quorate.commit_token";
 
+fn not_now(message: &str) -> SqlError {
+    SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message)
+}
+
 impl Session {
-    /// The open block gets a token. It belongs to one transaction: only `SET LOCAL` in a block that
-    /// has none gives it.
+    /// The open block gets a token, for good: it is not undone by `RESET` or `ROLLBACK TO`. (What a
+    /// setting's value is trimmed to is not the token.)
     pub(super) async fn set_token(
         &mut self,
         value: &SetValue,
         local: bool,
     ) -> Result<(), SqlError> {
-        let SetValue::Values(values) = value else { return Ok(()) };
-        let token = values.join(", ");
         let State::Block(open) = &self.state else {
             let message = format!("{TOKEN_SETTING} is set with SET LOCAL in a transaction block");
             return Err(SqlError::new(SqlState::NO_ACTIVE_SQL_TRANSACTION, message));
@@ -27,21 +28,39 @@ impl Session {
         if !local {
             return Err(SqlError::unsupported(format_args!("SET {TOKEN_SETTING} without LOCAL")));
         }
-        if self.token().is_some_and(|before| before != token) {
-            let message = "the transaction has another commit token";
-            return Err(SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message));
+        let token = match value {
+            SetValue::Values(values) => values.join(", "),
+            SetValue::Default => return Err(not_now("a commit token cannot be taken back")),
+        };
+        if open.token.as_ref().is_some_and(|before| *before != token) {
+            return Err(not_now("the transaction has another commit token"));
         }
-        open.txn.open_token(&token).await
+        if !open.savepoints.is_empty() {
+            return Err(not_now("a commit token is set before the first savepoint"));
+        }
+        let terms = self.terms(&"SET LOCAL quorate.commit_token".into());
+        open.txn.saying(terms).open_token(&token).await?;
+        if let State::Block(open) = &mut self.state {
+            open.token = Some(token);
+        }
+        Ok(())
     }
 
-    fn token(&self) -> Option<String> {
-        self.settings.get(TOKEN_SETTING).ok().filter(|token| !token.is_empty())
+    /// A block that was begun anew: its token is locked again.
+    ///
+    /// # Errors
+    /// As for any lock; `23505` if it was closed meanwhile.
+    pub async fn reopen_token(&mut self) -> Result<(), SqlError> {
+        let State::Block(open) = &self.state else { return Ok(()) };
+        let Some(token) = &open.token else { return Ok(()) };
+        let terms = self.terms(&"SET LOCAL quorate.commit_token".into());
+        open.txn.saying(terms).open_token(token).await
     }
 
     /// Adds the row of the token, if there is one, to what is about to be committed.
-    pub(super) fn write_token(&self, txn: &Txn) -> Result<(), SqlError> {
-        let Some(token) = self.token() else { return Ok(()) };
-        txn.write_token(&token)?;
+    pub(super) fn write_token(&self, open: &Open) -> Result<(), SqlError> {
+        let Some(token) = &open.token else { return Ok(()) };
+        open.txn.write_token(token)?;
         self.gateway.dist().sweep_tokens_sometimes();
         Ok(())
     }

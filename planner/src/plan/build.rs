@@ -44,6 +44,8 @@ pub struct Build<'a> {
     pub params: Vec<Option<PgType>>,
     /// Its locking clauses.
     pub locks: Vec<LockClause>,
+    /// It reads a moment of the past.
+    pub past: bool,
 }
 
 /// Names of one SELECT that are not in the catalog.
@@ -83,6 +85,7 @@ impl Build<'_> {
         super::qualified::strip(&mut statement, self.catalog)?;
         rewrite::name_columns(&mut statement);
         let mut names = Names::new(self.engine, self.catalog, self.database);
+        names.past = self.past;
         names.own = scope.own;
         names.hidden = scope.hidden;
         let set_operation = matches!(

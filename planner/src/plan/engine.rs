@@ -40,7 +40,7 @@ use datafusion::sql::sqlparser::ast;
 use super::apply;
 use super::nodes::Nodes;
 use super::table::KvTable;
-use crate::catalog::CatalogSnapshot;
+use crate::catalog::{CatalogSnapshot, IndexId, TableDef};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::exec::concat::WithoutTasks;
 use crate::exec::lock::SmallFirstPages;
@@ -306,12 +306,14 @@ pub struct Names<'a> {
     pub own: HashMap<String, Arc<dyn TableSource>>,
     /// Whether stored tables show their hidden columns.
     pub hidden: bool,
+    /// Whether a moment of the past is read.
+    pub past: bool,
 }
 
 impl<'a> Names<'a> {
     /// The names of a catalog.
     pub fn new(engine: &'a Engine, catalog: &'a Arc<CatalogSnapshot>, database: &'a str) -> Self {
-        Self { engine, catalog, database, own: HashMap::new(), hidden: false }
+        Self { engine, catalog, database, own: HashMap::new(), hidden: false, past: false }
     }
 
     fn find(&self, name: &TableReference) -> DfResult<Arc<dyn TableSource>> {
@@ -332,7 +334,8 @@ impl<'a> Names<'a> {
         if matches!(name.schema(), None | Some("public"))
             && let Some(def) = self.catalog.table(table)
         {
-            let provider = KvTable::new(Arc::clone(def), self.hidden);
+            let def = if self.past { Arc::new(without_indexes(def)) } else { Arc::clone(def) };
+            let provider = KvTable::new(def, self.hidden);
             return Ok(provider_as_source(Arc::new(provider)));
         }
         let schema = name.schema().unwrap_or("pg_catalog");
@@ -341,6 +344,13 @@ impl<'a> Names<'a> {
         );
         Ok(provider_as_source(provider))
     }
+}
+
+/// The table with its primary key alone: other indexes may be younger than what is read.
+fn without_indexes(table: &TableDef) -> TableDef {
+    let mut table = table.clone();
+    table.indexes.retain(|index| index.id == IndexId::PRIMARY);
+    table
 }
 
 impl ContextProvider for Names<'_> {

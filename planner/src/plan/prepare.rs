@@ -23,11 +23,14 @@ pub struct Settings {
     pub database: String,
     /// `TimeZone`
     pub time_zone: Zone,
+    /// It reads a moment of the past, when later indexes were not there: rows are found by primary
+    /// keys alone.
+    pub past: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { database: "quorate".into(), time_zone: Zone::utc() }
+        Self { database: "quorate".into(), time_zone: Zone::utc(), past: false }
     }
 }
 
@@ -144,6 +147,7 @@ impl Planner {
             database: &settings.database,
             params: vec![],
             locks: vec![],
+            past: false,
         };
         for column in columns.iter().filter(|column| column.default.is_some()) {
             let column = ColumnDef {
@@ -219,6 +223,7 @@ impl Planner {
             database: &settings.database,
             params,
             locks: parsed.locks,
+            past: settings.past,
         };
         let (kind, body, columns) = plan_statement(&mut build, parsed.statement)?;
         let all_types = build.param_types();
