@@ -224,7 +224,7 @@ mod tests {
     fn who(id: u128) -> pb::LockOwner {
         pb::LockOwner {
             id: TxnId(id).to_bytes(),
-            began: u64::try_from(id).unwrap(),
+            began: u64::try_from(id).expect("a small number"),
             ..pb::LockOwner::default()
         }
     }

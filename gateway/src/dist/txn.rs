@@ -252,7 +252,7 @@ impl Txn {
             who: pb::LockOwner {
                 node_id: self.dist.sender().connector().own().map_or(0, |node| node.0),
                 began: self.begun.0,
-                application: terms.application.clone(),
+                application: errors::shortened(&terms.application),
                 statement: errors::shortened(&terms.statement),
                 ..pb::LockOwner::default()
             },

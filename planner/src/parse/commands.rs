@@ -187,7 +187,13 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
     let mut r = Reader::new(tokens, text);
     r.at = 1;
     let kind = match first.as_str() {
-        "select" if is_word(tokens.get(1), "txn_status") => txn_status(&mut r)?,
+        // Not a column of that name.
+        "select"
+            if is_word(tokens.get(1), "txn_status")
+                && tokens.get(2).is_some_and(|token| token.token == Token::LParen) =>
+        {
+            txn_status(&mut r)?
+        }
         "begin" => {
             let _ = r.take("work") || r.take("transaction");
             StatementKind::Begin(modes(&mut r)?)

@@ -114,6 +114,17 @@ fn locking_clauses_are_taken_off() {
 }
 
 #[test]
+fn txn_status_is_a_command_only_where_it_is_called() {
+    let token = |source| StatementKind::TxnStatus(source);
+    assert_eq!(kind("select txn_status('a')"), token(TokenSource::Text("a".into())));
+    assert_eq!(kind("SELECT txn_status($1) AS s"), token(TokenSource::Parameter));
+    assert_eq!(kind("select txn_status from t"), StatementKind::Plan);
+    for text in ["select txn_status()", "select txn_status('a') from t", "select txn_status(b)"] {
+        assert_eq!(parse(text).expect_err(text).sqlstate, SqlState::SYNTAX_ERROR, "{text}");
+    }
+}
+
+#[test]
 fn syntax_errors_point_at_the_token() {
     let error = |text: &str| parse(text).and_then(|all| all[0].parse_plan()).expect_err(text);
     let e = error("selekt 1");

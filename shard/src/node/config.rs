@@ -34,6 +34,8 @@ pub const SPREAD_EVERY: Duration = Duration::from_secs(3);
 pub const FLOORS_EVERY: Duration = Duration::from_secs(10);
 /// Row locks told in one answer at most.
 pub const LISTED_LOCKS_MAX: usize = 10_000;
+/// And about how many bytes they may have: far less than one message may.
+pub const LISTED_LOCKS_BYTES_MAX: usize = 8 << 20;
 /// Calls that a node made before a restart may be worked on elsewhere for so long.
 pub const OWN_CALLS_LIVE: Duration = Duration::from_secs(5);
 /// How often a range is swept for what dead coordinators have left.

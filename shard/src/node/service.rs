@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
+use prost::Message as _;
 use quorate_proto::pb::node_request::Body as Ask;
 use quorate_proto::pb::node_response::Body as Answer;
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::{CallError, FORMAT_VERSION, NodeService, Timestamp, TxnId, pb};
 use tokio::time::Instant;
 
-use super::config::{LISTED_LOCKS_MAX, OWN_CALLS_LIVE, Storage};
+use super::config::{LISTED_LOCKS_BYTES_MAX, LISTED_LOCKS_MAX, OWN_CALLS_LIVE, Storage};
 use super::{Node, runtime};
 use crate::disk::{FolderSpace, FreeSpace as _};
 use crate::range::config::{CALL_TIMEOUT_DEFAULT, CALL_TIMEOUT_MAX};
@@ -141,10 +142,17 @@ impl Node {
 
     fn list_locks(&self, request: pb::ListLocksRequest) -> Answer {
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX).min(LISTED_LOCKS_MAX);
-        let mut locks = Vec::new();
+        let (mut locks, mut bytes) = (Vec::new(), 0);
         for replica in self.led() {
             let left = u32::try_from(limit - locks.len()).unwrap_or(u32::MAX);
-            locks.extend(replica.list_locks(pb::ListLocksRequest { limit: left, ..request }));
+            for lock in replica.list_locks(pb::ListLocksRequest { limit: left, ..request }) {
+                // Keys may be long, and what does not fit into a message breaks the connection.
+                bytes += lock.encoded_len();
+                if bytes > LISTED_LOCKS_BYTES_MAX {
+                    return Answer::ListLocks(pb::ListLocksResponse { locks });
+                }
+                locks.push(lock);
+            }
             if locks.len() >= limit {
                 break;
             }
