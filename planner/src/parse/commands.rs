@@ -187,13 +187,7 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
     let mut r = Reader::new(tokens, text);
     r.at = 1;
     let kind = match first.as_str() {
-        // Not a column of that name.
-        "select"
-            if is_word(tokens.get(1), "txn_status")
-                && tokens.get(2).is_some_and(|token| token.token == Token::LParen) =>
-        {
-            txn_status(&mut r)?
-        }
+        "select" if calls_txn_status(tokens) => txn_status(&mut r)?,
         "begin" => {
             let _ = r.take("work") || r.take("transaction");
             StatementKind::Begin(modes(&mut r)?)
@@ -403,6 +397,12 @@ fn setting_name(r: &mut Reader<'_>) -> SqlResult<String> {
         name.push_str(&r.name()?.to_lowercase());
     }
     Ok(name)
+}
+
+/// Not a column of that name.
+fn calls_txn_status(tokens: &[TokenWithSpan]) -> bool {
+    let opens = tokens.get(2).is_some_and(|token| token.token == Token::LParen);
+    is_word(tokens.get(1), "txn_status") && opens
 }
 
 /// `SELECT txn_status('token')`, which asks more than tables and so is a command.
