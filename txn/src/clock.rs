@@ -39,6 +39,55 @@ impl ClockError {
     }
 }
 
+/// What a node holds of its own clock, having compared it with those of the others (rule T3).
+/// `ahead_us`: by how much it is ahead of them, in microseconds, if they say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standing {
+    /// There was nobody to compare it with yet.
+    #[default]
+    Unknown,
+    /// Most others agree with it.
+    Agrees,
+    /// It is close to the limit: the node hands its leads over, all else goes on.
+    Apart {
+        /// By how much it is ahead.
+        ahead_us: Option<i64>,
+    },
+    /// Most others do not take its readings, or it not theirs: the node neither leads nor answers.
+    Off {
+        /// By how much it is ahead.
+        ahead_us: Option<i64>,
+    },
+}
+
+impl Standing {
+    /// Whether the node may lead.
+    pub fn leads(self) -> bool {
+        matches!(self, Self::Unknown | Self::Agrees)
+    }
+
+    /// By how much its clock is ahead of the others', in microseconds, if it is out of bounds.
+    pub fn ahead_us(self) -> Option<i64> {
+        match self {
+            Self::Unknown | Self::Agrees => None,
+            Self::Apart { ahead_us } | Self::Off { ahead_us } => ahead_us,
+        }
+    }
+}
+
+impl std::fmt::Display for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("not compared"),
+            Self::Agrees => f.write_str("in agreement"),
+            Self::Apart { ahead_us } | Self::Off { ahead_us } => match ahead_us {
+                Some(us) => write!(f, "off by {:+} ms", us / 1000),
+                None => f.write_str("off"),
+            },
+        }
+    }
+}
+
 /// A hybrid logical clock. Physical time is an argument (rule T2).
 ///
 /// # Invariants
@@ -100,12 +149,21 @@ pub struct NodeClock {
     floor: Timestamp,
     physical: Arc<dyn PhysicalClock>,
     max_offset: Duration,
+    standing: Mutex<Standing>,
+    refusals: AtomicU64,
 }
 
 impl NodeClock {
     /// A clock above `floor` (rule T3: the bound written down before a restart).
     pub fn new(physical: Arc<dyn PhysicalClock>, floor: Timestamp, max_offset: Duration) -> Self {
-        Self { hlc: Mutex::new(Hlc::new(floor)), floor, physical, max_offset }
+        Self {
+            hlc: Mutex::new(Hlc::new(floor)),
+            floor,
+            physical,
+            max_offset,
+            standing: Mutex::default(),
+            refusals: AtomicU64::new(0),
+        }
     }
 
     fn hlc(&self) -> MutexGuard<'_, Hlc> {
@@ -123,8 +181,32 @@ impl NodeClock {
     /// # Errors
     /// [`ClockError::TooFarAhead`]: the message must be refused (rule T3).
     pub fn observe(&self, remote: Timestamp) -> Result<(), ClockError> {
-        let mut hlc = self.hlc();
-        hlc.observe(remote, self.physical.now(), self.max_offset)
+        let observed = self.hlc().observe(remote, self.physical.now(), self.max_offset);
+        if observed.is_err() {
+            self.note_refusal();
+        }
+        observed
+    }
+
+    /// Another node refused a reading of this clock.
+    pub fn note_refusal(&self) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often a reading of this clock was refused, or it refused another's: one of the two is
+    /// off, and it is worth while to compare it again.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
+    }
+
+    /// What comparing it with the other nodes' clocks came to last.
+    pub fn standing(&self) -> Standing {
+        *self.standing.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// It was compared with the other nodes' clocks.
+    pub fn set_standing(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(|e| e.into_inner()) = standing;
     }
 
     /// The last reading given out or taken over.
@@ -257,6 +339,16 @@ mod tests {
         physical.advance(wait);
         assert_eq!(clock.wait_after_restart(), Duration::ZERO);
         assert!(clock.physical() > at(4000));
+    }
+
+    #[test]
+    fn refusals_are_counted() {
+        let clock =
+            NodeClock::new(Arc::new(ManualClock::new(at(1000))), Timestamp::ZERO, MAX_CLOCK_OFFSET);
+        assert_eq!(clock.observe(at(1100)), Ok(()));
+        assert_eq!(clock.refusals(), 0);
+        assert!(clock.observe(at(2000)).is_err());
+        assert_eq!(clock.refusals(), 1);
     }
 
     #[test]

@@ -2,8 +2,18 @@
 
 use std::time::Duration;
 
-/// How far apart the clocks of two nodes may be (rule T3). A node further off stops leading.
+/// How far apart the clocks of two nodes may be (rule T3), unless the cluster was begun with
+/// another `max_clock_offset`. A node further off stops leading.
 pub const MAX_CLOCK_OFFSET: Duration = Duration::from_millis(250);
+/// The least that a cluster may be begun with: no network tells less apart.
+pub const MAX_CLOCK_OFFSET_MIN: Duration = Duration::from_millis(1);
+/// The most: the times below that have to outlast it are fixed.
+pub const MAX_CLOCK_OFFSET_MAX: Duration = Duration::from_millis(500);
+/// A node that is further from most others than this part of what is allowed, in percent, hands its
+/// leads over: beyond the whole of it nobody takes its messages, and so no lead either.
+pub const CLOCK_LEADS_PERCENT: u32 = 90;
+/// And it leads again below this part, so that it does not change its mind with every message.
+pub const CLOCK_LEADS_AGAIN_PERCENT: u32 = 75;
 
 /// How often a node writes down an upper bound of its clock (rule T3).
 pub const CLOCK_BOUND_INTERVAL: Duration = Duration::from_secs(2);
@@ -62,6 +72,15 @@ pub const SAFE_POINT_LAG: Duration = Duration::from_secs(600);
 pub const RECORDS_DROPPED_MAX: usize = 4096;
 
 const _: () = assert!(
+    MAX_CLOCK_OFFSET_MIN.as_millis() <= MAX_CLOCK_OFFSET.as_millis()
+        && MAX_CLOCK_OFFSET.as_millis() <= MAX_CLOCK_OFFSET_MAX.as_millis(),
+    "the default can be chosen"
+);
+const _: () = assert!(
+    CLOCK_LEADS_AGAIN_PERCENT < CLOCK_LEADS_PERCENT && CLOCK_LEADS_PERCENT < 100,
+    "T3: leads are handed over while messages are still taken"
+);
+const _: () = assert!(
     LEASE.as_millis() * 10 <= (RAFT_ELECTION_TICKS as u128 - 1) * RAFT_TICK.as_millis() * 9,
     "L1: a lease ends before anybody else can be elected, clock drift of a tenth included"
 );
@@ -81,7 +100,7 @@ const _: () = assert!(
     TXN_FLOOR_LAG_MIN.as_millis()
         >= COMMIT_RETRY_DEADLINE.as_millis()
             + ABORT_RETRY_GRACE.as_millis()
-            + MAX_CLOCK_OFFSET.as_millis(),
+            + MAX_CLOCK_OFFSET_MAX.as_millis(),
     "P6: records outlive every retry of the commit they answer for"
 );
 const _: () = assert!(
@@ -89,7 +108,7 @@ const _: () = assert!(
     "P11: two lost heartbeats do not make a live coordinator look dead"
 );
 const _: () = assert!(
-    TXN_TTL.as_millis() > MAX_CLOCK_OFFSET.as_millis() + LEASE_WAIT.as_millis(),
+    TXN_TTL.as_millis() > MAX_CLOCK_OFFSET_MAX.as_millis() + LEASE_WAIT.as_millis(),
     "P11: a change of leader is not taken for a dead coordinator"
 );
 const _: () = assert!(
@@ -105,3 +124,35 @@ const _: () = assert!(
     SAFE_POINT_LAG.as_millis() > TXN_FLOOR_LAG.as_millis(),
     "S1: a transaction that may still be retried can still read what it conflicts with"
 );
+
+/// Whether a cluster may have this `max_clock_offset`.
+///
+/// # Errors
+/// The bounds, and the reason for them.
+pub fn check_max_clock_offset(offset: Duration) -> Result<(), String> {
+    if (MAX_CLOCK_OFFSET_MIN..=MAX_CLOCK_OFFSET_MAX).contains(&offset) {
+        return Ok(());
+    }
+    Err(format!(
+        "{offset:?} is not between {MAX_CLOCK_OFFSET_MIN:?} and {MAX_CLOCK_OFFSET_MAX:?}: no \
+         network tells clocks apart more exactly, and the times for which records are kept for late \
+         coordinators allow for no more"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_offset_out_of_bounds_is_refused_with_the_bounds() {
+        for fits in [MAX_CLOCK_OFFSET_MIN, MAX_CLOCK_OFFSET, MAX_CLOCK_OFFSET_MAX] {
+            assert_eq!(check_max_clock_offset(fits), Ok(()));
+        }
+        let nanosecond = Duration::from_nanos(1);
+        for wrong in [MAX_CLOCK_OFFSET_MIN - nanosecond, MAX_CLOCK_OFFSET_MAX + nanosecond] {
+            let why = check_max_clock_offset(wrong).unwrap_err();
+            assert!(why.contains("1ms") && why.contains("500ms"), "{why}");
+        }
+    }
+}

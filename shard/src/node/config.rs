@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_txn::clock::PhysicalClock;
 use quorate_txn::config::{
     ABORT_RETRY_GRACE, ATTEMPT_TIMEOUT, CLOCK_BOUND_INTERVAL, COMMIT_RETRY_DEADLINE,
-    FINISH_DEADLINE, MAX_CLOCK_OFFSET, SAFE_POINT_LAG, TXN_FLOOR_LAG,
+    FINISH_DEADLINE, SAFE_POINT_LAG, TXN_FLOOR_LAG,
 };
 
 use super::connector::Fabric;
@@ -24,6 +24,10 @@ pub const REPORT_AFTER: Duration = Duration::from_millis(20);
 pub const PING_EVERY: Duration = Duration::from_secs(2);
 /// How long one such question may take.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// And how soon again after a reading was refused.
+pub const PING_AGAIN: Duration = Duration::from_millis(500);
+/// How long a node whose clock is off tries to hand its leads over before it gives them up.
+pub const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// A node that has not answered for so long gets no replicas and no leaders.
 pub const LIVE_FOR: Duration = Duration::from_secs(5);
 /// How often replicas are looked at.
@@ -182,8 +186,9 @@ pub struct NodeConfig {
     pub clock: Arc<dyn PhysicalClock>,
     /// Runs scan programs.
     pub programs: Arc<dyn ScanEngine>,
-    /// How far clocks may be apart; the same on all nodes.
-    pub max_clock_offset: Duration,
+    /// How far clocks may be apart; `None`: as the cluster has it. Another value than the
+    /// cluster's is refused.
+    pub max_clock_offset: Option<Duration>,
     /// Replicas of a range.
     pub replication_factor: usize,
     /// How long ended versions can be read.
@@ -220,7 +225,7 @@ impl NodeConfig {
             http_addr: String::new(),
             clock,
             programs,
-            max_clock_offset: MAX_CLOCK_OFFSET,
+            max_clock_offset: None,
             replication_factor: REPLICATION_FACTOR_DEFAULT,
             gc_window: SAFE_POINT_LAG,
             range_bytes_max: RANGE_BYTES_MAX_DEFAULT,

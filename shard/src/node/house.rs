@@ -2,8 +2,7 @@
 //!
 //! * *keeper*: the clock's bound (T3) and the disk (S5). Nothing else may hold it up.
 //! * *reporter*: tells the meta range what is led here.
-//! * *pinger*: asks the other nodes for their clocks; both sides learn where the other is. It goes
-//!   on while the meta range has no leader: that may be what it cures.
+//! * *pinger*: asks the other nodes for their clocks (`pinger`).
 //! * *placer*: for the ranges led here: replicas on enough nodes, leaders spread evenly, floors,
 //!   splits by size. Each leader decides for its own ranges: nothing has to be elected for it.
 
@@ -15,15 +14,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use quorate_proto::pb::node_request::Body as Ask;
 use quorate_proto::pb::node_response::Body as Answer;
-use quorate_proto::pb::range_error::Kind;
-use quorate_proto::{Connector as _, NodeId, RangeId, Timestamp, pb};
+use quorate_proto::{NodeId, RangeId, Timestamp, pb};
 use quorate_txn::apply::ViewError;
 use quorate_txn::config::{CLOCK_BOUND_AHEAD, CLOCK_BOUND_INTERVAL, TXN_FLOOR_LAG};
 use quorate_txn::recovery::Leftover;
 use tokio::time::Instant;
 
 use super::config::*;
-use super::{Node, Seen, identity, runtime};
+use super::{Node, identity, runtime};
 use crate::engine::{KeySpan, find_split_key};
 use crate::range::{META_RANGE, Replica, SweepCursor};
 
@@ -171,7 +169,7 @@ impl Node {
         self.save_addresses().await;
     }
 
-    async fn save_addresses(&self) {
+    pub(super) async fn save_addresses(&self) {
         let _one_at_a_time = self.saving.lock().await;
         let Some(book) = self.connector.take_unsaved() else { return };
         let log = self.log.clone();
@@ -182,74 +180,6 @@ impl Node {
         {
             self.fail(&error.to_string());
         }
-    }
-
-    // ------------------------------------------------------------ pinger
-
-    async fn ping_on(&self) {
-        loop {
-            self.ping_all().await;
-            tokio::time::sleep(PING_EVERY).await;
-        }
-    }
-
-    /// Asks every other node for its clock: who answers lives, and whose clock is off is known.
-    async fn ping_all(&self) {
-        let others = self.connector.nodes().into_iter().filter(|node| *node != self.id());
-        let others: Vec<NodeId> = others.collect();
-        let ping = || Some(Ask::Ping(pb::PingRequest { node: Some(self.info()) }));
-        let asked = others.iter().map(|node| self.ask(*node, ping(), PING_TIMEOUT));
-        let answers = join_all(asked).await;
-        for reply in answers.iter().flatten() {
-            if let Some(Answer::Ping(known)) = reply.node.as_ref().and_then(|n| n.body.as_ref()) {
-                self.connector.adopt_unknown(&known.nodes);
-            }
-        }
-        self.save_addresses().await;
-        let at = self.ranges.clock.monotonic();
-        {
-            let mut seen = self.seen.lock();
-            for (node, answer) in others.iter().zip(answers) {
-                let skewed = match &answer {
-                    Ok(_) => false,
-                    Err(error) if matches!(error.kind, Some(Kind::ClockSkew(_))) => true,
-                    Err(_) => continue,
-                };
-                seen.insert(*node, Seen { at, skewed });
-            }
-        }
-        self.judge_clock();
-    }
-
-    /// Rule T3: a node whose clock is off from the majority's stops leading and says so.
-    fn judge_clock(&self) {
-        let now = self.ranges.clock.monotonic();
-        let seen = self.seen.lock();
-        let fresh = seen.values().filter(|seen| now.saturating_sub(seen.at) < LIVE_FOR);
-        let (off, all) = fresh.fold((0, 0), |(off, all), s| (off + usize::from(s.skewed), all + 1));
-        drop(seen);
-        let may = off * 2 <= all;
-        if !may {
-            tracing::error!(
-                node = %self.id(),
-                off,
-                all,
-                "this node's clock is off from the majority's: it does not lead"
-            );
-        }
-        if self.may_lead.swap(may, Ordering::SeqCst) != may {
-            self.raft.set_may_lead(may);
-        }
-    }
-
-    /// The other nodes that answered lately.
-    fn live(&self) -> Vec<NodeId> {
-        let now = self.ranges.clock.monotonic();
-        let seen = self.seen.lock();
-        let live = seen.iter().filter(|(_, s)| now.saturating_sub(s.at) < LIVE_FOR && !s.skewed);
-        let mut live: Vec<_> = live.map(|(node, _)| *node).collect();
-        live.sort_unstable();
-        live
     }
 
     // ------------------------------------------------------------ placer
@@ -342,7 +272,7 @@ impl Node {
         }
     }
 
-    async fn move_lead(&self, range: RangeId, to: NodeId) {
+    pub(super) async fn move_lead(&self, range: RangeId, to: NodeId) {
         let moved = tokio::time::timeout(STEP_TIMEOUT, self.raft.transfer(range, to)).await;
         match moved {
             Ok(Ok(())) => tracing::info!(%range, %to, "the lead moved"),
@@ -467,14 +397,7 @@ impl Node {
             }
         }
         let live = self.live();
-        let moves = self.led().into_iter().filter_map(|replica| {
-            let replicas = replica.descriptor().replicas;
-            let voter = |r: &&pb::Replica| r.role() == pb::ReplicaRole::Voter;
-            let mut nodes = replicas.iter().filter(voter).map(|r| NodeId(r.node_id));
-            let to = nodes.find(|node| live.contains(node))?;
-            Some((replica.range, to))
-        });
-        let moves: Vec<_> = moves.collect();
+        let moves = self.moves_to(&live);
         let all = join_all(moves.into_iter().map(|(range, to)| self.move_lead(range, to)));
         if tokio::time::timeout_at(ends, all).await.is_err() {
             tracing::warn!(node = %self.id(), "stops before all its leaders have moved");

@@ -1,8 +1,11 @@
 //! Who a node is and what it must not forget: kept in the Raft log's store, which is durable before
 //! the engine is.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quorate_proto::{FORMAT_VERSION, NodeId, Timestamp, pb};
+use quorate_txn::config::MAX_CLOCK_OFFSET;
 
 use super::OpenError;
 use crate::log::{LogBatch, LogError, LogStore};
@@ -22,12 +25,41 @@ pub struct Identity {
     pub node_id: NodeId,
     /// It began the cluster and has not finished that yet.
     pub bootstrapping: bool,
+    /// How far clocks may be apart in its cluster. Folders from before it was a setting have the
+    /// default.
+    #[serde(default = "default_clock_offset_us")]
+    pub max_clock_offset_us: u64,
+}
+
+fn default_clock_offset_us() -> u64 {
+    clock_offset_us(MAX_CLOCK_OFFSET)
+}
+
+/// In the unit in which it is written down and sent.
+pub fn clock_offset_us(offset: Duration) -> u64 {
+    u64::try_from(offset.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl Identity {
     /// Of a node of this release.
-    pub fn new(cluster_id: &[u8], node_id: NodeId, bootstrapping: bool) -> Self {
-        Self { format: FORMAT_VERSION, cluster_id: cluster_id.to_vec(), node_id, bootstrapping }
+    pub fn new(
+        cluster_id: &[u8],
+        node_id: NodeId,
+        bootstrapping: bool,
+        max_clock_offset: Duration,
+    ) -> Self {
+        Self {
+            format: FORMAT_VERSION,
+            cluster_id: cluster_id.to_vec(),
+            node_id,
+            bootstrapping,
+            max_clock_offset_us: clock_offset_us(max_clock_offset),
+        }
+    }
+
+    /// How far clocks may be apart in its cluster.
+    pub fn max_clock_offset(&self) -> Duration {
+        Duration::from_micros(self.max_clock_offset_us)
     }
 
     /// Reads it; `None` in an empty folder.
@@ -103,7 +135,7 @@ mod tests {
     fn identity_survives_and_a_newer_one_is_refused_by_name() {
         let log = MemLog::new();
         assert_eq!(Identity::load(&log).expect("empty"), None);
-        let mut identity = Identity::new(&[7; 16], NodeId(3), true);
+        let mut identity = Identity::new(&[7; 16], NodeId(3), true, Duration::from_millis(80));
         identity.store(&log).expect("in memory");
         log.crash();
         assert_eq!(Identity::load(&log).expect("written"), Some(identity.clone()));
@@ -111,6 +143,19 @@ mod tests {
         identity.store(&log).expect("in memory");
         let error = Identity::load(&log).expect_err("newer");
         assert!(error.to_string().contains("newer release"), "{error}");
+    }
+
+    #[test]
+    fn an_identity_from_before_the_setting_has_the_default_clock_offset() {
+        let log = MemLog::new();
+        let id = [7; 16];
+        let old = serde_json::json!({
+            "format": FORMAT_VERSION, "cluster_id": id, "node_id": 3, "bootstrapping": false,
+        });
+        put(&log, IDENTITY_KEY, old.to_string().into()).expect("in memory");
+        let identity = Identity::load(&log).expect("it decodes").expect("written");
+        assert_eq!(identity, Identity::new(&id, NodeId(3), false, MAX_CLOCK_OFFSET));
+        assert_eq!(identity.max_clock_offset(), Duration::from_millis(250));
     }
 
     #[test]

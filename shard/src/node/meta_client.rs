@@ -128,7 +128,25 @@ impl Node {
     }
 
     /// One call to another node, for itself: it must not ask on.
-    pub(super) async fn ask(
+    async fn ask(
+        &self,
+        node: NodeId,
+        request: Option<Ask>,
+        timeout: Duration,
+    ) -> Result<pb::Reply, pb::RangeError> {
+        let reply = self.call_node(node, request, timeout).await?;
+        if let Some(error) = reply.error {
+            if matches!(error.kind, Some(Kind::ClockSkew(_))) {
+                self.ranges.clock.note_refusal();
+            }
+            return Err(error);
+        }
+        self.ranges.clock.observe(Timestamp(reply.clock)).map_err(|e| e.to_range_error())?;
+        Ok(reply)
+    }
+
+    /// The same, as it was answered: it may be a refusal, and its clock is not looked at.
+    pub(super) async fn call_node(
         &self,
         node: NodeId,
         request: Option<Ask>,
@@ -144,14 +162,9 @@ impl Node {
             ..pb::Call::default()
         };
         let answered = tokio::time::timeout(timeout, service.call(call)).await;
-        let reply = answered
+        answered
             .map_err(|_| errors::unknown(format!("{node} did not answer in time")))?
-            .map_err(|e| errors::unknown(e.to_string()))?;
-        if let Some(error) = reply.error {
-            return Err(error);
-        }
-        self.ranges.clock.observe(Timestamp(reply.clock)).map_err(|e| e.to_range_error())?;
-        Ok(reply)
+            .map_err(|e| errors::unknown(e.to_string()))
     }
 
     fn connector_node(
@@ -192,7 +205,13 @@ impl Node {
                 // node that cannot reach the meta range's leader never hears of it again.
                 let nodes = self.connector.book();
                 let cluster_id = self.cluster_id();
-                Ok(Answer::Join(pb::JoinResponse { cluster_id, node_id, nodes }))
+                let max_clock_offset_us = self.identity.max_clock_offset_us;
+                Ok(Answer::Join(pb::JoinResponse {
+                    cluster_id,
+                    node_id,
+                    nodes,
+                    max_clock_offset_us,
+                }))
             }
             Ask::Report(request) => self.take_report(replica, request, deadline).await,
             Ask::Locate(_)

@@ -13,8 +13,8 @@
 //!    the clock has passed the bound of its earlier life (T3), and starts replication.
 //! 2. [`Node`] answers calls (`service`); requests to the meta range find its leader
 //!    (`meta_client`).
-//! 3. House-keeping (`house`): the clock's bound, reports to the meta range, pings, placement,
-//!    spreading leaders, floors, splits by size.
+//! 3. House-keeping (`house`, `pinger`): the clock's bound, reports to the meta range, comparing
+//!    clocks, placement, spreading leaders, floors, splits by size.
 //! 4. [`Node::shutdown`] drains: no new calls, leaders move away, flush.
 
 #![expect(
@@ -29,7 +29,9 @@ mod folder;
 mod house;
 pub mod identity;
 mod meta_client;
+mod offsets;
 mod open;
+mod pinger;
 mod runtime;
 pub mod server;
 mod service;
@@ -105,6 +107,20 @@ pub enum OpenError {
         /// Of the seeds.
         others: String,
     },
+    /// `max_clock_offset` is the cluster's, not a node's.
+    #[error(
+        "this node was started with max-clock-offset {asked:?}, its cluster was begun with \
+         {cluster:?}: leave the setting out, or say {cluster:?}"
+    )]
+    OtherClockOffset {
+        /// What it was started with.
+        asked: Duration,
+        /// What the cluster has.
+        cluster: Duration,
+    },
+    /// No cluster may have this `max_clock_offset`.
+    #[error("max-clock-offset: {0}")]
+    ClockOffset(String),
     /// No seed let it in.
     #[error("no node of the cluster could be joined: {0}")]
     NotJoined(String),
@@ -161,14 +177,6 @@ impl RangeEvents for Events {
     }
 }
 
-/// What is known of another node from asking it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Seen {
-    pub at: Duration,
-    /// Its clock is further from this node's than allowed.
-    pub skewed: bool,
-}
-
 /// A node.
 ///
 /// # Invariants
@@ -184,13 +192,12 @@ pub struct Node {
     pub(crate) connector: Arc<NodeConnector>,
     pub(crate) events: Arc<Events>,
     pub(crate) gateway: OnceLock<Arc<dyn GatewayHook>>,
-    pub(crate) seen: Mutex<HashMap<NodeId, Seen>>,
+    pub(crate) seen: Mutex<HashMap<NodeId, offsets::Seen>>,
     pub(crate) loads: Mutex<Vec<pb::NodeLoad>>,
     pub(crate) meta_leader: AtomicU64,
     pub(crate) started: Duration,
     /// It had an earlier life.
     pub(crate) restarted: bool,
-    pub(crate) may_lead: AtomicBool,
     pub(crate) sweeping: AtomicBool,
     pub(crate) stopping: AtomicBool,
     pub(crate) in_flight: AtomicUsize,

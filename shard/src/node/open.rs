@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_proto::pb::{node_request, node_response};
 use quorate_proto::{FORMAT_VERSION, NodeId, NodeService, RemoteNode, Timestamp, pb};
 use quorate_txn::clock::NodeClock;
-use quorate_txn::config::CLOCK_BOUND_AHEAD;
+use quorate_txn::config::{CLOCK_BOUND_AHEAD, MAX_CLOCK_OFFSET, check_max_clock_offset};
 use quorate_txn::keys;
 use tokio::sync::{Notify, watch};
 
@@ -111,8 +112,8 @@ impl Node {
         let known = Identity::load(&*log)?;
         // Rule T3: what was served before the restart is below this bound.
         let floor = identity::load_clock_bound(&*log);
-        let clock = NodeClock::new(config.clock.clone(), floor, config.max_clock_offset);
-        let clock = Arc::new(clock);
+        let max_offset = clock_offset(&config, known.as_ref())?;
+        let clock = NodeClock::new(config.clock.clone(), floor, max_offset);
         let wait = clock.wait_after_restart();
         if !wait.is_zero() {
             tracing::info!(?wait, "waits until its clock has passed its earlier life");
@@ -129,6 +130,9 @@ impl Node {
             }
             None => begin(&config, &opened, &clock).await?,
         };
+        // Who has just joined takes the cluster's limit over, and its own readings go on.
+        let max_offset = identity.max_clock_offset();
+        let clock = Arc::new(NodeClock::new(config.clock.clone(), clock.last(), max_offset));
         let node = Self::start(config, opened, identity, restarted, clock)?;
         if node.identity.bootstrapping {
             node.bootstrap().await?;
@@ -183,7 +187,6 @@ impl Node {
             seen: Mutex::new(HashMap::new()),
             loads: Mutex::new(Vec::new()),
             meta_leader: AtomicU64::new(0),
-            may_lead: AtomicBool::new(true),
             sweeping: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
@@ -273,6 +276,33 @@ fn start_driver(
     }
 }
 
+/// How far clocks may be apart: the folder's cluster says, else the one who starts the node, and a
+/// node that joins goes by the default until it is told.
+fn clock_offset(config: &NodeConfig, known: Option<&Identity>) -> Result<Duration, OpenError> {
+    if let Some(asked) = config.max_clock_offset {
+        check_max_clock_offset(asked).map_err(OpenError::ClockOffset)?;
+    }
+    match known {
+        Some(identity) => agreed(config, identity.max_clock_offset()),
+        None => Ok(config.max_clock_offset.unwrap_or(MAX_CLOCK_OFFSET)),
+    }
+}
+
+/// The cluster's, if the node was not started with another.
+fn agreed(config: &NodeConfig, cluster: Duration) -> Result<Duration, OpenError> {
+    match config.max_clock_offset {
+        Some(asked) if asked != cluster => Err(OpenError::OtherClockOffset { asked, cluster }),
+        _ => check_max_clock_offset(cluster).map(|()| cluster).map_err(OpenError::ClockOffset),
+    }
+}
+
+fn offset_of(joined: &pb::JoinResponse) -> Duration {
+    match joined.max_clock_offset_us {
+        0 => MAX_CLOCK_OFFSET,
+        us => Duration::from_micros(us),
+    }
+}
+
 /// Gives an empty folder an identity.
 async fn begin(
     config: &NodeConfig,
@@ -281,11 +311,16 @@ async fn begin(
 ) -> Result<Identity, OpenError> {
     let identity = match &config.start {
         Start::Restart => return Err(OpenError::NoNode(opened.name.clone())),
-        Start::Bootstrap => Identity::new(&runtime::cluster_id(config.seed), BOOTSTRAP_NODE, true),
+        Start::Bootstrap => {
+            let cluster_id = runtime::cluster_id(config.seed);
+            Identity::new(&cluster_id, BOOTSTRAP_NODE, true, clock.max_offset())
+        }
         Start::Join(seeds) => {
             let joined = join(config, seeds, clock).await?;
             identity::store_addresses(&*opened.log, joined.nodes.clone())?;
-            Identity::new(&joined.cluster_id, NodeId(joined.node_id), false)
+            let max_offset = offset_of(&joined);
+            agreed(config, max_offset)?;
+            Identity::new(&joined.cluster_id, NodeId(joined.node_id), false, max_offset)
         }
     };
     identity.store(&*opened.log)?;
@@ -325,8 +360,12 @@ async fn join(
     loop {
         let mut whys = Vec::new();
         for (name, node) in seed_nodes(config, seeds) {
-            match ask_to_join(&*node, &info, clock).await {
-                Ok(joined) => return Ok(joined),
+            match ask_to_join(config, &*node, &info, clock).await {
+                Ok(joined) if joined.node_id != 0 => return Ok(joined),
+                Ok(refused) => {
+                    agreed(config, offset_of(&refused))?;
+                    whys.push(format!("{name}: it gave no number"));
+                }
                 Err(why) => whys.push(format!("{name}: {why}")),
             }
         }
@@ -340,11 +379,16 @@ async fn join(
 }
 
 async fn ask_to_join(
+    config: &NodeConfig,
     node: &dyn NodeService,
     info: &pb::NodeInfo,
     clock: &NodeClock,
 ) -> Result<pb::JoinResponse, String> {
-    let request = pb::JoinRequest { node: Some(info.clone()), format_version: FORMAT_VERSION };
+    let request = pb::JoinRequest {
+        node: Some(info.clone()),
+        format_version: FORMAT_VERSION,
+        max_clock_offset_us: config.max_clock_offset.map_or(0, identity::clock_offset_us),
+    };
     let call = pb::Call {
         clock: clock.now().0,
         timeout_ms: u32::try_from(JOIN_TIMEOUT.as_millis() / 3).unwrap_or(u32::MAX),
@@ -357,7 +401,7 @@ async fn ask_to_join(
         return Err(error.message);
     }
     match reply.node.and_then(|node| node.body) {
-        Some(node_response::Body::Join(joined)) if joined.node_id != 0 => Ok(joined),
+        Some(node_response::Body::Join(joined)) => Ok(joined),
         Some(node_response::Body::Error(error)) => Err(error.message),
         _ => Err(String::from("it gave no answer to the request to join")),
     }

@@ -57,6 +57,13 @@ impl NodeService for Node {
         };
         let mut reply = pb::Reply { node_id: self.id().0, ..pb::Reply::default() };
         if refused.is_some() {
+            // Rule T3: who is off learns it from the clocks of those who refuse it.
+            let skewed = matches!(&refused, Some(e) if matches!(e.kind, Some(Kind::ClockSkew(_))));
+            if let Some(pb::NodeRequest { body: Some(Ask::Ping(_)) }) = &call.node
+                && skewed
+            {
+                reply.node = Some(pb::NodeResponse { body: Some(self.ping_answer(Vec::new())) });
+            }
             reply.error = refused;
             reply.clock = self.ranges.clock.now().0;
             return Ok(reply);
@@ -113,6 +120,11 @@ impl Node {
                     request.format_version
                 )))
             }
+            Some(Ask::Join(request)) if self.differs(&request) => {
+                // Before it gets a number: one that nobody has counts as a node that is silent.
+                let max_clock_offset_us = self.identity.max_clock_offset_us;
+                Ok(Answer::Join(pb::JoinResponse { max_clock_offset_us, ..Default::default() }))
+            }
             Some(Ask::Join(request)) => self.at_meta(Ask::Join(request), direct, deadline).await,
             Some(Ask::Allocate(request)) => {
                 self.at_meta(Ask::Allocate(request), direct, deadline).await
@@ -126,11 +138,17 @@ impl Node {
             Some(Ask::ListLocks(request)) => Ok(self.list_locks(request)),
             Some(Ask::Ping(request)) => {
                 self.learn(request.node.as_slice()).await;
-                Ok(Answer::Ping(pb::PingResponse { nodes: self.connector.book() }))
+                Ok(self.ping_answer(self.connector.book()))
             }
             None => Err(errors::invalid("a request this release does not know")),
         };
         pb::NodeResponse { body: Some(outcome.unwrap_or_else(Answer::Error)) }
+    }
+
+    /// Whether it was started with another `max_clock_offset` than the cluster was begun with.
+    fn differs(&self, request: &pb::JoinRequest) -> bool {
+        let asked = request.max_clock_offset_us;
+        asked != 0 && asked != self.identity.max_clock_offset_us
     }
 
     fn keep_locks(&self, request: &pb::KeepLocksRequest) -> Answer {
@@ -253,6 +271,8 @@ impl Node {
             ranges,
             nodes: self.connector.book(),
             metrics: self.metrics(),
+            clock: Some(self.clock_state()),
+            clock_offsets: self.clock_offsets(),
         }
     }
 
@@ -282,8 +302,16 @@ impl Node {
             ("ranges_here", self.ranges.replicas().len() as u64),
             ("ranges_led", self.led().len() as u64),
         ];
+        let clock = self.clock_state();
         let named = raft.into_iter().chain(ranges).chain(engine);
-        named.map(|(name, value)| (name.to_owned(), value as f64)).collect()
+        let named = named.map(|(name, value)| (name.to_owned(), value as f64));
+        let clock = [
+            ("clock_off", f64::from(u8::from(clock.off))),
+            ("clock_ahead_us", clock.ahead_us as f64),
+            ("clock_refusals", self.ranges.clock.refusals() as f64),
+            ("max_clock_offset_us", clock.max_offset_us as f64),
+        ];
+        named.chain(clock.map(|(name, value)| (name.to_owned(), value))).collect()
     }
 
     /// The replicas that lead with a valid lease now.

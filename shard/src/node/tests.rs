@@ -16,6 +16,9 @@ use tempfile::TempDir;
 use super::config::NodeConfig;
 use super::{LocalNetwork, MemoryDisk, Network, Node, Start, Storage, SystemClock};
 use crate::range::{FIRST_DB_RANGE, META_RANGE, NoPrograms};
+use clocks::ShiftedClock;
+
+mod clocks;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -34,23 +37,30 @@ async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut
 struct Cluster {
     network: Option<Arc<LocalNetwork>>,
     disks: Vec<MemoryDisk>,
+    clocks: Vec<Arc<ShiftedClock>>,
     nodes: Vec<Option<Arc<Node>>>,
     next_txn: AtomicU64,
     dir: TempDir,
 }
 
 impl Cluster {
-    /// In memory: bootstraps the first node, joins the others, waits for three replicas.
-    async fn start(count: usize) -> Self {
+    /// In memory, and no node is open yet.
+    fn empty(count: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let disks = (0..count).map(|i| MemoryDisk::new(dir.path().join(format!("n{i}"))));
-        let mut cluster = Self {
+        Self {
             network: Some(LocalNetwork::new()),
             disks: disks.collect(),
+            clocks: (0..count).map(|_| Arc::default()).collect(),
             nodes: vec![None; count],
             next_txn: AtomicU64::new(1),
             dir,
-        };
+        }
+    }
+
+    /// Bootstraps the first node, joins the others, waits for three replicas.
+    async fn start(count: usize) -> Self {
+        let mut cluster = Self::empty(count);
         for i in 0..count {
             let start = match i {
                 0 => Start::Bootstrap,
@@ -62,17 +72,22 @@ impl Cluster {
         cluster
     }
 
-    async fn open(&mut self, i: usize, start: Start) {
+    fn config(&self, i: usize, start: Start) -> NodeConfig {
         let network = self.network.clone().expect("in process");
         let mut config = NodeConfig::new(
             Storage::Memory(self.disks[i].clone()),
             start,
             format!("n{i}"),
-            Arc::new(SystemClock),
+            self.clocks[i].clone(),
             Arc::new(NoPrograms),
         );
         config.network = Network::InProcess(network);
         config.seed = Some(7 + i as u64);
+        config
+    }
+
+    async fn open(&mut self, i: usize, start: Start) {
+        let config = self.config(i, start);
         self.nodes[i] = Some(Node::open(config).await.expect("it opens"));
     }
 
@@ -644,8 +659,7 @@ async fn nodes_over_tcp_on_rocksdb_and_raft_engine() {
         servers.push(tokio::spawn(server));
         nodes.push(Some(node));
     }
-    let cluster =
-        Cluster { network: None, disks: Vec::new(), nodes, next_txn: AtomicU64::new(1), dir };
+    let cluster = Cluster { network: None, nodes, dir, ..Cluster::empty(0) };
     cluster.wait_for_replicas(3).await;
     for n in 0..10 {
         cluster.commit(&key(&format!("k{n}")), b"v").await.expect("committed");

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use quorate_proto::Timestamp;
 use quorate_txn::clock::PhysicalClock;
-use quorate_txn::config::MAX_CLOCK_OFFSET;
+use quorate_txn::config::{CLOCK_LEADS_PERCENT, MAX_CLOCK_OFFSET};
 
 use super::system;
 
 /// How far a node's wall clock may be from true time, so that two nodes stay within the bound.
 pub const OFFSET_MAX: Duration = Duration::from_millis(110);
 const _: () = assert!(
-    OFFSET_MAX.as_millis() * 2 < MAX_CLOCK_OFFSET.as_millis(),
-    "two nodes at both ends are within max_clock_offset of each other"
+    OFFSET_MAX.as_millis() * 2 * 100 < MAX_CLOCK_OFFSET.as_millis() * CLOCK_LEADS_PERCENT as u128,
+    "two nodes at both ends are so close that both may lead"
 );
 
 /// How much faster than true time a node's monotonic clock may run, in millionths: drift between
