@@ -32,9 +32,12 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, node: Arc<dyn N
     }
 }
 
-/// 200 while this node can run statements, 503 while it cannot reach the catalog.
+/// 200 while this node can run statements, 503 while it cannot reach the catalog or its clock is
+/// off.
 async fn health(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if shared.gateway.catalog().is_fresh() {
+    if shared.gateway.check_clock().is_err() {
+        (StatusCode::SERVICE_UNAVAILABLE, "the clock is off from most other nodes'\n")
+    } else if shared.gateway.catalog().is_fresh() {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "the catalog cannot be reached\n")
@@ -60,6 +63,9 @@ async fn metrics(State(shared): State<Shared>) -> String {
         for (name, value) in sorted {
             line(&mut out, &format!("shard_{name}"), value);
         }
+        for seen in status.clock_offsets {
+            clock_lines(&mut out, &seen);
+        }
     }
     out
 }
@@ -69,6 +75,21 @@ fn line(out: &mut String, name: &str, value: f64) {
         name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     // Writing to a string cannot fail.
     let _ = writeln!(out, "quorate_{name} {value}");
+}
+
+/// Another node's clock minus this one's, as measured last.
+fn clock_lines(out: &mut String, seen: &pb::ClockOffset) {
+    let node = seen.node_id;
+    let mut line = |name: &str, value: f64| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "quorate_shard_{name}{{node=\"{node}\"}} {value}");
+    };
+    if seen.measured {
+        line("clock_offset_us", seen.offset_us as f64);
+        line("clock_offset_error_us", seen.error_us as f64);
+    }
+    line("clock_offset_age_ms", seen.age_ms as f64);
+    line("clock_refused", f64::from(u8::from(seen.refused)));
 }
 
 impl Gateway {
@@ -96,5 +117,28 @@ impl Gateway {
         ]
         .map(|(name, value)| (name.to_string(), value))
         .to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_has_its_node_as_a_label() {
+        let mut out = String::new();
+        let seen = pb::ClockOffset {
+            node_id: 3,
+            measured: true,
+            offset_us: -812_000,
+            error_us: 70,
+            refused: true,
+            age_ms: 20,
+        };
+        clock_lines(&mut out, &seen);
+        assert!(out.contains("quorate_shard_clock_offset_us{node=\"3\"} -812000\n"), "{out}");
+        let mut silent = String::new();
+        clock_lines(&mut silent, &pb::ClockOffset { measured: false, ..seen });
+        assert!(!silent.contains("offset_us"), "{silent}");
     }
 }

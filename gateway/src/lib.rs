@@ -112,6 +112,23 @@ impl Gateway {
         &self.catalog
     }
 
+    /// Returns once statements can run here.
+    ///
+    /// # Errors
+    /// `57P03` while the node's clock is off; the stored catalog could not be read.
+    pub async fn ready(&self) -> Result<(), SqlError> {
+        self.check_clock()?;
+        self.catalog.loaded().await
+    }
+
+    /// Whether the node's clock lets it run statements (rule T3).
+    ///
+    /// # Errors
+    /// `57P03` while it is off.
+    pub fn check_clock(&self) -> Result<(), SqlError> {
+        dist::errors::check_own_clock(self.dist.clock())
+    }
+
     /// Commits a transaction that goes by the pinned catalog. `None`: nothing was written.
     ///
     /// # Errors
@@ -120,6 +137,8 @@ impl Gateway {
         let Some(mut intent) = txn.intent() else {
             return Ok(None);
         };
+        // Nothing has been sent yet: the client can be told that nothing will be.
+        self.check_clock()?;
         if !self.catalog.is_fresh() {
             // The copy was not compared for a while, perhaps only because this node is busy.
             self.catalog.refresh().await?;

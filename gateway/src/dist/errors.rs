@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_proto::pb;
 use quorate_proto::pb::range_error::Kind;
-use quorate_txn::clock::ClockError;
+use quorate_txn::clock::{ClockError, NodeClock, Standing};
 
 use super::Dist;
 use super::sender::Failure;
@@ -25,6 +25,25 @@ pub fn clock(error: &ClockError) -> SqlError {
     SqlError::new(SqlState::CANNOT_CONNECT_NOW, "the clocks of the cluster disagree")
         .with_detail(error.to_string())
         .with_hint("Check time synchronisation on every node.")
+}
+
+/// `57P03` for whatever is asked of a node whose own clock is off (rule T3).
+///
+/// # Errors
+/// That.
+pub fn check_own_clock(clock: &NodeClock) -> Result<(), SqlError> {
+    let standing = clock.standing();
+    if !matches!(standing, Standing::Off { .. }) {
+        return Ok(());
+    }
+    let limit = clock.max_offset();
+    let detail = format!(
+        "Clocks may be {limit:?} apart (max_clock_offset); this node runs no statements until its \
+         clock agrees with most others'."
+    );
+    Err(SqlError::new(SqlState::CANNOT_CONNECT_NOW, format!("this node's clock is {standing}"))
+        .with_detail(detail)
+        .with_hint("Connect to another node, and check time synchronisation on this one."))
 }
 
 /// `40001` for a write that met a newer event.
@@ -169,9 +188,10 @@ pub fn of_range(dist: &Dist, error: &pb::RangeError) -> SqlError {
                 full.free, full.reserve
             ))
             .with_hint("Delete or truncate data, or add space; reads go on."),
-        Some(Kind::ClockSkew(skew)) => {
+        Some(Kind::ClockSkew(_)) => {
             SqlError::new(SqlState::CANNOT_CONNECT_NOW, "the clocks of the cluster disagree")
-                .with_detail(format!("A clock is off by {} µs.", skew.offset_us))
+                .with_detail(format!("{text}."))
+                .with_hint("Check time synchronisation on every node.")
         }
         Some(
             Kind::NotLeader(_)

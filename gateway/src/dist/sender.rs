@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::{node_request, node_response, range_request, range_response};
 use quorate_proto::{CallError, Connector, NodeId, RetryClass, pb};
-use quorate_txn::clock::NodeClock;
+use quorate_txn::clock::{NodeClock, Standing};
 
 use super::observed::Observed;
 use super::ranges::RangeCache;
@@ -121,12 +121,47 @@ impl Sender {
             }
         };
         self.doubted.lock().remove(&node);
-        if let Err(e) = self.clock.observe(quorate_proto::Timestamp(reply.clock)) {
-            // Rule T3: one of the two clocks is wrong; what was read may be stale.
-            tracing::warn!(%node, error = %e, "clock of a reply refused");
-            return Ok(pb::Reply { error: Some(e.to_range_error()), ..pb::Reply::default() });
+        self.compare(node, reply)
+    }
+
+    /// Rule T3: if one of the two refuses the other's clock, one of them is wrong, and what was
+    /// read may be stale. A node whose clock agrees with most others' takes the other one for silent:
+    /// whoever leads in its place is asked. Else the refusal is the answer.
+    fn compare(&self, node: NodeId, reply: pb::Reply) -> Result<pb::Reply, CallError> {
+        let whole = reply.error.as_ref();
+        let (error, unsent) = match whole.filter(|e| matches!(e.kind, Some(Kind::ClockSkew(_)))) {
+            Some(error) => {
+                self.clock.note_refusal();
+                (error.clone(), true)
+            }
+            None => match self.clock.observe(quorate_proto::Timestamp(reply.clock)) {
+                Err(e) => (e.to_range_error(), false),
+                Ok(()) => return Ok(reply),
+            },
+        };
+        tracing::debug!(%node, why = error.message, "a clock was refused");
+        if self.clock.standing() != Standing::Agrees {
+            return Ok(pb::Reply { error: Some(error), ..pb::Reply::default() });
         }
-        Ok(reply)
+        self.doubted.lock().insert(node, self.clock.monotonic() + DOUBT);
+        let node = node.to_string();
+        Err(match unsent {
+            true => CallError::Unreachable { node, why: error.message },
+            false => CallError::Broken { node },
+        })
+    }
+
+    /// Rule T3: a node whose clock is off asks nobody; each would refuse it.
+    fn refuse_if_off(&self) -> Result<(), Failure> {
+        let standing = self.clock.standing();
+        if !matches!(standing, Standing::Off { .. }) {
+            return Ok(());
+        }
+        let offset_us = standing.ahead_us().unwrap_or_default();
+        let kind = Kind::ClockSkew(pb::ClockSkew { offset_us });
+        let limit = self.clock.max_offset();
+        let message = format!("this node's clock is {standing} (limit {limit:?})");
+        Err(Failure::Range(pb::RangeError::new(kind, message)))
     }
 
     /// The route of the range that holds `key`, from the cache or from the meta range.
@@ -171,6 +206,7 @@ impl Sender {
     ) -> Result<pb::RangeRoute, Failure> {
         let mut why = String::from("no node is known");
         for attempt in 0..LOCATE_ATTEMPTS {
+            self.refuse_if_off()?;
             let (sure, doubted): (Vec<_>, Vec<_>) =
                 self.connector.nodes().into_iter().partition(|node| !self.doubts(*node));
             for node in sure.into_iter().chain(doubted) {
@@ -221,6 +257,9 @@ impl Sender {
         requests: Vec<Outgoing>,
         timeout: Duration,
     ) -> Vec<Result<range_response::Body, Failure>> {
+        if let Err(refused) = self.refuse_if_off() {
+            return requests.iter().map(|_| Err(refused.clone())).collect();
+        }
         self.metrics.rounds.fetch_add(1, Ordering::Relaxed);
         let mut answers: Vec<Option<Result<range_response::Body, Failure>>> =
             requests.iter().map(|_| None).collect();
@@ -462,6 +501,7 @@ mod tests {
     struct Pair {
         route: Mutex<pb::RangeRoute>,
         first_is_down: AtomicBool,
+        first_is_ahead: AtomicBool,
         calls_to_first: AtomicU64,
     }
 
@@ -498,7 +538,10 @@ mod tests {
                 }),
             };
             let responses = call.requests.into_iter().map(answer).collect();
-            Ok(pb::Reply { node, responses, clock: call.clock, ..pb::Reply::default() })
+            let ahead = *id == NodeId(1) && pair.first_is_ahead.load(Ordering::Relaxed);
+            let by = if ahead { Duration::from_secs(1) } else { Duration::ZERO };
+            let clock = Timestamp(call.clock).bound_after(by).0;
+            Ok(pb::Reply { node, responses, clock, ..pb::Reply::default() })
         }
     }
 
@@ -531,6 +574,7 @@ mod tests {
         let pair = Arc::new(Pair {
             route: Mutex::new(route(replicas, 1)),
             first_is_down: AtomicBool::default(),
+            first_is_ahead: AtomicBool::default(),
             calls_to_first: AtomicU64::default(),
         });
         let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
@@ -560,6 +604,32 @@ mod tests {
             sender.settle(request.clone(), patience).await.expect("the second node leads");
         }
         assert_eq!(asked(), 1);
+    }
+
+    /// T3: the clock of the leader jumps. A gateway that knows its own to be right goes on with
+    /// whoever leads next; one that does not know answers nothing; one that is off asks nobody.
+    #[tokio::test]
+    async fn a_leader_whose_clock_is_off_is_left_by_who_agrees_with_the_others() {
+        let (pair, sender, request) = pair_led_by_the_first(&[1, 2]);
+        let patience = Duration::from_secs(5);
+        sender.settle(request.clone(), patience).await.expect("the first node leads");
+        pair.first_is_ahead.store(true, Ordering::Relaxed);
+        let skewed = |answer: Result<_, Failure>| match answer {
+            Err(Failure::Range(e)) => matches!(e.kind, Some(Kind::ClockSkew(_))),
+            _ => false,
+        };
+        assert!(skewed(sender.settle(request.clone(), patience).await));
+        assert!(sender.clock.refusals() > 0);
+        *pair.route.lock() = route(&[1, 2], 2);
+        sender.clock.set_standing(Standing::Agrees);
+        sender.settle(request.clone(), patience).await.expect("the second node leads");
+        sender.clock.set_standing(Standing::Off { ahead_us: Some(-812_000) });
+        let before = sender.metrics.calls.load(Ordering::Relaxed);
+        let refused = sender.settle(request.clone(), patience).await;
+        assert!(matches!(&refused, Err(e) if e.to_string().contains("-812 ms")), "{refused:?}");
+        sender.cache.lock().forget(&request.key);
+        assert!(skewed(sender.settle(request, patience).await));
+        assert_eq!(sender.metrics.calls.load(Ordering::Relaxed), before);
     }
 
     /// The route was cached while the range had one replica, and that replica's node dies.

@@ -356,7 +356,7 @@ impl Session {
     ) -> Result<Arc<Ready>, SqlError> {
         self.refuse_when_failed(&statement)?;
         if matches!(statement.kind, StatementKind::Plan | StatementKind::Begin(_)) {
-            self.gateway.catalog().loaded().await?;
+            self.gateway.ready().await?;
         }
         self.planner_settings.time_zone = self.settings.time_zone();
         self.planner_settings.past = self.reads_the_past(&statement);
@@ -462,6 +462,7 @@ impl Session {
         let Some(described) = &ready.plan else {
             return self.command(ready).await;
         };
+        self.gateway.check_clock()?;
         if matches!(self.state, State::Idle) {
             self.begin_implicit();
         }

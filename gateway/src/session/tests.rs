@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_planner::error::SqlError;
+use quorate_planner::error::{SqlError, SqlState};
 use quorate_proto::Timestamp;
-use quorate_txn::clock::NodeClock;
+use quorate_txn::clock::{NodeClock, Standing};
 use quorate_txn::config::MAX_CLOCK_OFFSET;
 
 use super::{Outcome, Session};
@@ -58,4 +58,25 @@ async fn a_block_on_a_gateway_that_has_just_started_knows_the_tables() {
     let started = gateway(&node, &clock);
     let text = "BEGIN; SELECT k FROM t";
     assert_eq!(run(&mut session(&started), text).await, Ok(2));
+}
+
+/// T3: on a node whose clock is off every statement says so at once, and nothing is written.
+#[tokio::test]
+async fn a_node_whose_clock_is_off_runs_no_statements_and_says_by_how_much() {
+    let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
+    let clock = Arc::new(clock);
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::default()));
+    let gateway = gateway(&node, &clock);
+    let mut client = session(&gateway);
+    run(&mut client, "CREATE TABLE t (k bigint PRIMARY KEY)").await.unwrap();
+    run(&mut client, "BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+    clock.set_standing(Standing::Off { ahead_us: Some(812_345) });
+    for text in ["COMMIT", "SELECT k FROM t", "INSERT INTO t VALUES (2)", "BEGIN"] {
+        let error = run(&mut client, text).await.unwrap_err();
+        assert_eq!(error.sqlstate, SqlState::CANNOT_CONNECT_NOW, "{text}: {error:?}");
+        assert!(error.message.contains("+812 ms"), "{text}: {error:?}");
+        assert!(error.detail.as_ref().is_some_and(|d| d.contains("250ms")), "{text}: {error:?}");
+    }
+    clock.set_standing(Standing::Apart { ahead_us: Some(230_000) });
+    assert_eq!(run(&mut client, "SELECT k FROM t").await, Ok(0));
 }
