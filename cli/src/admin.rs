@@ -10,6 +10,8 @@ use crate::args::{AdminArgs, AdminCommand};
 
 /// Milliseconds a node may take to answer.
 const STATUS_TIMEOUT_MS: u32 = 3_000;
+/// A clock that was not asked for so long says nothing of now.
+const CLOCK_AGE_MS_MAX: u64 = 30_000;
 
 /// Why an admin command failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,8 @@ pub async fn run(args: AdminArgs) -> Result<(), AdminError> {
 
 /// What every node says, or why it says nothing.
 struct Seen {
+    /// The node that was named: clocks are shown as it sees them.
+    named: u64,
     nodes: Vec<(pb::NodeInfo, Result<pb::StatusResponse, String>)>,
 }
 
@@ -82,7 +86,7 @@ async fn gather(addr: &str) -> Result<Seen, AdminError> {
         };
         nodes.push((info, answer));
     }
-    Ok(Seen { nodes })
+    Ok(Seen { named: own, nodes })
 }
 
 impl Seen {
@@ -100,6 +104,47 @@ impl Seen {
         let mut ranges: Vec<_> = best.into_values().collect();
         ranges.sort_by_key(|r| r.descriptor.as_ref().map(|d| d.start.clone()));
         ranges
+    }
+}
+
+/// Microseconds as milliseconds: whole ones, or two digits where they are few.
+fn millis(us: i64) -> String {
+    match us {
+        us if us.unsigned_abs() >= 10_000 => format!("{:+}", us / 1000),
+        us => format!("{:+.1}", us as f64 / 1000.0),
+    }
+}
+
+/// `+3 ms ± 1`, as the named node sees it; `-` is its own clock, `?` one it has not heard of.
+fn clock_of(seen: &Seen, node: u64) -> String {
+    if node == seen.named {
+        return String::from("-");
+    }
+    let named = seen.nodes.iter().find(|(info, _)| info.node_id == seen.named);
+    let offsets = named.and_then(|(_, answer)| Some(&answer.as_ref().ok()?.clock_offsets));
+    let offset = offsets.into_iter().flatten().find(|offset| offset.node_id == node);
+    match offset.filter(|offset| offset.age_ms < CLOCK_AGE_MS_MAX) {
+        None => String::from("?"),
+        Some(offset) if !offset.measured && offset.refused => String::from("off"),
+        Some(offset) if !offset.measured => String::from("?"),
+        Some(offset) => {
+            let error = offset.error_us.div_ceil(1000);
+            format!("{} ms ± {error}", millis(offset.offset_us))
+        }
+    }
+}
+
+/// A node that answers: up, and what its clock keeps it from.
+fn state_of(status: &pb::StatusResponse) -> String {
+    let clock = status.clock.unwrap_or_default();
+    let off = match clock.ahead_us {
+        0 => String::from("clock off"),
+        us => format!("clock off by {} ms", millis(us)),
+    };
+    match (clock.off, clock.refuses) {
+        (false, _) => String::from("up"),
+        (true, false) => format!("{off}: does not lead"),
+        (true, true) => format!("{off}: does not lead, runs no statements"),
     }
 }
 
@@ -139,7 +184,8 @@ fn to_text(seen: &Seen, with_ranges: bool, with_metrics: bool) -> String {
         let mut row = vec![info.node_id.to_string(), info.rpc_addr.clone(), info.sql_addr.clone()];
         match answer {
             Ok(status) => row.extend([
-                String::from("up"),
+                state_of(status),
+                clock_of(seen, info.node_id),
                 status.ranges.len().to_string(),
                 led(info.node_id).to_string(),
                 bytes(status.disk_used),
@@ -150,7 +196,8 @@ fn to_text(seen: &Seen, with_ranges: bool, with_metrics: bool) -> String {
         }
         rows.push(row);
     }
-    let head = ["node", "rpc", "sql", "state", "replicas", "leads", "used", "free", "uptime"];
+    let head =
+        ["node", "rpc", "sql", "state", "clock", "replicas", "leads", "used", "free", "uptime"];
     let mut out = table(&head, rows);
     let without_leader = ranges.iter().filter(|r| !r.leader).count();
     out += &format!("\n{} ranges, {without_leader} without a leader\n", ranges.len());
@@ -192,6 +239,14 @@ fn ranges_table(ranges: &[&pb::RangeStatus]) -> String {
     table(&head, ranges.iter().map(row).collect())
 }
 
+fn offset_json(offset: &pb::ClockOffset) -> serde_json::Value {
+    serde_json::json!({
+        "node": offset.node_id, "offset_us": offset.measured.then_some(offset.offset_us),
+        "error_us": offset.measured.then_some(offset.error_us), "refused": offset.refused,
+        "age_ms": offset.age_ms,
+    })
+}
+
 fn to_json(seen: &Seen) -> serde_json::Value {
     let node = |(info, answer): &(pb::NodeInfo, Result<pb::StatusResponse, String>)| {
         let mut value = serde_json::json!({
@@ -204,6 +259,12 @@ fn to_json(seen: &Seen) -> serde_json::Value {
                 value["disk_free"] = status.disk_free.into();
                 value["uptime_ms"] = status.uptime_ms.into();
                 value["metrics"] = serde_json::json!(status.metrics);
+                let clock = status.clock.unwrap_or_default();
+                value["clock"] = serde_json::json!({
+                    "max_offset_us": clock.max_offset_us, "off": clock.off,
+                    "refuses": clock.refuses, "ahead_us": clock.ahead_us,
+                    "others": status.clock_offsets.iter().map(offset_json).collect::<Vec<_>>(),
+                });
             }
             Err(why) => {
                 value["up"] = false.into();
@@ -245,6 +306,7 @@ mod tests {
         let status = |range| pb::StatusResponse { ranges: vec![range], ..Default::default() };
         let info = |id| pb::NodeInfo { node_id: id, ..Default::default() };
         let seen = Seen {
+            named: 1,
             nodes: vec![
                 (info(1), Ok(status(range(false, 9, 2)))),
                 (info(2), Ok(status(range(true, 3, 2)))),
@@ -257,5 +319,39 @@ mod tests {
         assert!(text.contains("down"), "{text}");
         assert!(text.contains("1 ranges, 0 without a leader"), "{text}");
         assert_eq!(to_json(&seen)["ranges"][0]["leader"], 2);
+    }
+
+    #[test]
+    fn clocks_are_shown_as_the_named_node_sees_them_and_a_bad_one_in_its_own_words() {
+        let info = |id| pb::NodeInfo { node_id: id, ..Default::default() };
+        let offset = |node_id, offset_us, error_us| pb::ClockOffset {
+            node_id,
+            measured: true,
+            offset_us,
+            error_us,
+            ..Default::default()
+        };
+        let named = pb::StatusResponse {
+            clock_offsets: vec![offset(2, 812_345, 700), offset(3, -340, 1_200)],
+            ..Default::default()
+        };
+        let off = pb::ClockState { off: true, ahead_us: 812_100, ..Default::default() };
+        let status = |clock| pb::StatusResponse { clock: Some(clock), ..Default::default() };
+        let seen = Seen {
+            named: 1,
+            nodes: vec![
+                (info(1), Ok(named)),
+                (info(2), Ok(status(off))),
+                (info(3), Ok(status(pb::ClockState::default()))),
+                (info(4), Ok(pb::StatusResponse::default())),
+            ],
+        };
+        let clocks: Vec<String> = (1..=4).map(|node| clock_of(&seen, node)).collect();
+        assert_eq!(clocks, ["-", "+812 ms ± 1", "-0.3 ms ± 2", "?"]);
+        let text = to_text(&seen, false, false);
+        assert!(text.contains("clock off by +812 ms: does not lead"), "{text}");
+        let refuses = state_of(&status(pb::ClockState { refuses: true, ahead_us: 0, ..off }));
+        assert_eq!(refuses, "clock off: does not lead, runs no statements");
+        assert_eq!(to_json(&seen)["nodes"][0]["clock"]["others"][0]["offset_us"], 812_345);
     }
 }

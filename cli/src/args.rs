@@ -2,8 +2,10 @@
 //! environment variable; a flag wins over the variable, the variable over the file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use quorate_benches::args::parse_duration;
 
 /// A sharded SQL database that speaks the Postgres protocol.
 #[derive(Debug, Parser)]
@@ -46,6 +48,11 @@ pub struct DemoArgs {
     /// Port of the first node's SQL on 127.0.0.1; the others choose theirs. 0: chosen by the system
     #[arg(long, default_value_t = 0)]
     pub sql_port: u16,
+    /// How far the nodes' clocks may be apart, from 1ms to 500ms; fixed when the cluster is begun
+    /// [default: 250ms, or what the cluster has]
+    #[arg(long, env = "QUORATE_MAX_CLOCK_OFFSET", value_name = "TIME",
+          value_parser = parse_duration)]
+    pub max_clock_offset: Option<Duration>,
     /// Serve without the shell until SIGTERM or Ctrl-C
     #[arg(long)]
     pub no_shell: bool,
@@ -102,6 +109,12 @@ pub struct StartArgs {
     /// Bytes at which a range is split [default: 268435456, that is 256 MiB]
     #[arg(long, env = "QUORATE_RANGE_BYTES_MAX")]
     pub range_bytes_max: Option<u64>,
+    /// How far the clocks of the cluster's nodes may be apart, from 1ms to 500ms; fixed when the
+    /// cluster is begun, so a node that is started with another is refused [default: 250ms, or
+    /// what the cluster has]
+    #[arg(long, env = "QUORATE_MAX_CLOCK_OFFSET", value_name = "TIME",
+          value_parser = parse_duration)]
+    pub max_clock_offset: Option<Duration>,
 }
 
 /// `quorate admin`

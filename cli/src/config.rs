@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quorate_benches::args::parse_duration;
+use quorate_txn::config::check_max_clock_offset;
 use serde::Deserialize;
 
 use crate::args::StartArgs;
@@ -43,6 +45,8 @@ pub struct StartConfig {
     pub gc_window: Duration,
     /// Size at which a range is split.
     pub range_bytes_max: u64,
+    /// How far clocks may be apart; `None`: as the cluster has it.
+    pub max_clock_offset: Option<Duration>,
 }
 
 /// Why the settings are refused.
@@ -97,8 +101,19 @@ struct File {
     sql_memory_bytes: Option<u64>,
     gc_window_s: Option<u64>,
     range_bytes_max: Option<u64>,
+    max_clock_offset: Option<String>,
 }
 
+impl File {
+    /// Written as in the flag.
+    fn max_clock_offset(&self) -> Result<Option<Duration>, ConfigError> {
+        let parsed = self.max_clock_offset.as_deref().map(parse_duration).transpose();
+        parsed.map_err(|why| ConfigError::Invalid { name: MAX_CLOCK_OFFSET, why })
+    }
+}
+
+/// The name of the flag.
+const MAX_CLOCK_OFFSET: &str = "max-clock-offset";
 /// Smallest size at which a range may be split.
 const RANGE_BYTES_MIN: u64 = 64 << 10;
 /// Least size of the block cache.
@@ -121,6 +136,7 @@ impl StartConfig {
             Some(path) => read(path)?,
             None => File::default(),
         };
+        let max_clock_offset = args.max_clock_offset.or(file.max_clock_offset()?);
         let or = |flag: Option<String>, file: Option<String>| flag.or(file);
         let join = if args.join.is_empty() { file.join } else { args.join };
         let config = Self {
@@ -144,6 +160,7 @@ impl StartConfig {
                     .unwrap_or(quorate_txn::config::SAFE_POINT_LAG.as_secs()),
             ),
             range_bytes_max: args.range_bytes_max.or(file.range_bytes_max).unwrap_or(256 << 20),
+            max_clock_offset,
         };
         config.check()?;
         Ok(config)
@@ -183,8 +200,14 @@ impl StartConfig {
             let least = quorate_txn::config::TXN_FLOOR_LAG.as_secs();
             return invalid("gc-window-s", &format!("at least {least}"));
         }
-        Ok(())
+        check_clock_offset(self.max_clock_offset)
     }
+}
+
+/// Refuses a `max_clock_offset` that no cluster may have.
+fn check_clock_offset(given: Option<Duration>) -> Result<(), ConfigError> {
+    let checked = given.map_or(Ok(()), check_max_clock_offset);
+    checked.map_err(|why| ConfigError::Invalid { name: MAX_CLOCK_OFFSET, why })
 }
 
 fn cache_bytes(given: Option<u64>) -> usize {
@@ -239,6 +262,32 @@ mod tests {
         .unwrap();
         assert_eq!((config.sql_addr.as_str(), config.rpc_addr.as_str()), ("h:9", "h:2"));
         assert_eq!((config.replicas, config.range_bytes_max), (5, 256 << 20));
+    }
+
+    #[test]
+    fn the_clock_offset_has_a_unit_and_bounds_and_no_default_of_the_nodes_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("node.toml");
+        let settle = |flag, text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let max_clock_offset = flag;
+            StartConfig::settle(StartArgs {
+                config: Some(file.clone()),
+                max_clock_offset,
+                ..args("d")
+            })
+        };
+        let ms = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(settle(None, "").unwrap().max_clock_offset, None);
+        let in_file = "max_clock_offset = \"80ms\"";
+        assert_eq!(settle(None, in_file).unwrap().max_clock_offset, ms(80));
+        assert_eq!(settle(ms(500), in_file).unwrap().max_clock_offset, ms(500));
+        for (flag, text) in [(ms(501), ""), (ms(0), ""), (None, "max_clock_offset = \"1s\"")] {
+            let said = settle(flag, text).unwrap_err().to_string();
+            assert!(said.contains("max-clock-offset: ") && said.contains("500ms"), "{said}");
+        }
+        let said = settle(None, "max_clock_offset = \"soon\"").unwrap_err().to_string();
+        assert!(said.contains("max-clock-offset: not a time"), "{said}");
     }
 
     #[test]

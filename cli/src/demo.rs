@@ -7,9 +7,12 @@ use quorate_cli::shell::{self, ShellOptions};
 use quorate_shard::disk::Reserve;
 use quorate_shard::engine::BlockCache;
 use quorate_shard::node::config::NodeConfig;
-use quorate_shard::node::{LocalNetwork, Network, Start, Storage, SystemClock};
+use quorate_shard::node::{LocalNetwork, Network, OpenError, Start, Storage};
+use quorate_txn::clock::PhysicalClock;
+use quorate_txn::config::check_max_clock_offset;
 
 use crate::args::DemoArgs;
+use crate::clock;
 use crate::process::{Programs, told_to_stop};
 use crate::serving::{Listeners, ServeError, Serving, listen};
 
@@ -23,6 +26,10 @@ const BALLAST_BYTES: u64 = 16 << 20;
 /// # Errors
 /// [`ServeError`]
 pub async fn run(args: DemoArgs) -> Result<u8, ServeError> {
+    if let Some(offset) = args.max_clock_offset {
+        check_max_clock_offset(offset).map_err(OpenError::ClockOffset)?;
+    }
+    let clock = clock::of_this_process();
     let (folder, _removed_at_the_end) = match &args.data_dir {
         Some(folder) => (folder.clone(), None),
         None => {
@@ -37,7 +44,8 @@ pub async fn run(args: DemoArgs) -> Result<u8, ServeError> {
     for number in 1..=args.nodes {
         let port = if number == 1 { args.sql_port } else { 0 };
         let sql = listen("SQL", &format!("127.0.0.1:{port}")).await?;
-        let mut config = node_config(&folder, number, &network)?;
+        let mut config = node_config(&folder, number, &network, clock.clone())?;
+        config.max_clock_offset = args.max_clock_offset;
         config.cache = Some(cache.clone());
         config.sql_addr = sql.local_addr()?.to_string();
         config.replication_factor = if args.nodes >= 3 { 3 } else { 1 };
@@ -54,6 +62,7 @@ fn node_config(
     folder: &Path,
     number: u32,
     network: &Arc<LocalNetwork>,
+    clock: Arc<dyn PhysicalClock>,
 ) -> Result<NodeConfig, ServeError> {
     let own = folder.join(format!("node{number}"));
     std::fs::create_dir_all(&own)?;
@@ -63,7 +72,7 @@ fn node_config(
         Storage::Folder(own.clone()),
         start,
         format!("in-process:{number}"),
-        Arc::new(SystemClock),
+        clock,
         Arc::new(Programs::default()),
     );
     config.network = Network::InProcess(network.clone());

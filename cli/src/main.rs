@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod clock;
 mod config;
 mod demo;
 mod process;
@@ -13,8 +14,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use quorate_benches::verify::VerifyArgs;
 use quorate_benches::{BenchError, Report};
+use quorate_shard::node::OpenError;
 
 use args::{BenchArgs, Cli, Command, Workload};
+use serving::ServeError;
 
 /// A query is many small allocations on several threads; the system's allocator took two fifths of
 /// the CPU time of TPC-C.
@@ -58,9 +61,11 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> u8 {
     let result: Result<u8, (u8, String)> = match command {
-        Command::Demo(args) => demo::run(args).await.map_err(|e| (FAILED, e.to_string())),
+        Command::Demo(args) => demo::run(args).await.map_err(|e| (exit_code(&e), e.to_string())),
         Command::Start(args) => match config::StartConfig::settle(*args) {
-            Ok(config) => start::run(config).await.map(|()| 0).map_err(|e| (FAILED, e.to_string())),
+            Ok(config) => {
+                start::run(config).await.map(|()| 0).map_err(|e| (exit_code(&e), e.to_string()))
+            }
             Err(e) => Err((USAGE, e.to_string())),
         },
         Command::Sql(options) => {
@@ -76,6 +81,14 @@ async fn run(command: Command) -> u8 {
         eprintln!("quorate: {message}");
         code
     })
+}
+
+/// A setting may also turn out to be wrong when it is compared with the cluster's.
+fn exit_code(error: &ServeError) -> u8 {
+    match error {
+        ServeError::Open(OpenError::OtherClockOffset { .. } | OpenError::ClockOffset(_)) => USAGE,
+        _ => FAILED,
+    }
 }
 
 /// Runs a verification and prints its verdict; fails if there is a violation.

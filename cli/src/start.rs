@@ -5,8 +5,9 @@ use std::sync::Arc;
 use quorate_shard::disk::Reserve;
 use quorate_shard::engine::BlockCache;
 use quorate_shard::node::config::NodeConfig;
-use quorate_shard::node::{Start, Storage, SystemClock};
+use quorate_shard::node::{Start, Storage};
 
+use crate::clock;
 use crate::config::StartConfig;
 use crate::process::{Programs, told_to_stop};
 use crate::serving::{Listeners, ServeError, Serving, listen};
@@ -37,7 +38,7 @@ pub async fn run(config: StartConfig) -> Result<(), ServeError> {
         Storage::Folder(config.data_dir.clone()),
         start,
         advertised,
-        Arc::new(SystemClock),
+        clock::of_this_process(),
         Arc::new(Programs::default()),
     );
     node.sql_addr = config.advertise_sql_addr.clone().unwrap_or_else(|| sql_addr.clone());
@@ -47,6 +48,7 @@ pub async fn run(config: StartConfig) -> Result<(), ServeError> {
     node.cache = Some(BlockCache::new(config.cache_bytes));
     node.gc_window = config.gc_window;
     node.range_bytes_max = config.range_bytes_max;
+    node.max_clock_offset = config.max_clock_offset;
     if let Some(bytes) = config.disk_reserve {
         node.reserve = Reserve::Bytes(bytes);
     }

@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "a test's name says what it shows")]
 
 mod anomalies;
+mod clocks;
 mod conformity;
 mod crash;
 mod disk;

@@ -12,6 +12,11 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs `quorate start` with these arguments, expecting it to refuse; what it says.
 fn refusal(args: &[&str]) -> String {
+    refusal_with(1, args)
+}
+
+/// The same with another exit code: 2 is for wrong settings.
+fn refusal_with(code: i32, args: &[&str]) -> String {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let log_path = folder.path().join("log");
     let log = std::fs::File::create(&log_path).expect("a file can be made");
@@ -28,7 +33,7 @@ fn refusal(args: &[&str]) -> String {
     child.wait().ok();
     let said = std::fs::read_to_string(&log_path).expect("the file is there");
     let status = status.unwrap_or_else(|| panic!("it runs on, saying:\n{said}"));
-    assert_eq!(status.code(), Some(1), "it says:\n{said}");
+    assert_eq!(status.code(), Some(code), "it says:\n{said}");
     assert!(!said.contains("panicked at"), "{said}");
     said
 }
@@ -157,4 +162,31 @@ async fn a_folder_in_use_is_refused() {
     assert!(said.contains(&data), "{said}");
     let client = bank::connect(&cluster.url(0)).await.expect("the first node still serves");
     client.batch_execute("SELECT 1").await.expect("it runs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_clock_offset_than_the_clusters_is_refused_with_both_named() {
+    let _alone = cluster::alone().await;
+    let mut options = single();
+    options.args.extend(["--max-clock-offset".to_owned(), "80ms".to_owned()]);
+    let mut cluster = Cluster::start(options).await;
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let new = folder.path().join("data").display().to_string();
+    let addrs = ["--sql-addr", "127.0.0.1:0", "--rpc-addr", "127.0.0.1:0"];
+    let differs = [&addrs[..], &["--max-clock-offset", "100ms"]].concat();
+    let seed = cluster.rpc_addr(0).to_owned();
+    let joins = refusal_with(2, &[&["--data-dir", &new, "--join", &seed], &differs[..]].concat());
+    cluster.kill(0);
+    let data = cluster.data_dir(0).display().to_string();
+    let restarts = refusal_with(2, &[&["--data-dir", &data], &differs[..]].concat());
+    for said in [joins, restarts] {
+        assert!(said.contains("100ms") && said.contains("80ms"), "{said}");
+        // A log that a kill has cut off may be told of, too.
+        let own = said.lines().filter(|line| line.starts_with("quorate: "));
+        assert_eq!(own.count(), 1, "{said}");
+    }
+    let none = [&["--data-dir", &new, "--bootstrap", "--max-clock-offset", "1s"], &addrs[..]];
+    let said = refusal_with(2, &none.concat());
+    assert!(said.contains("500ms"), "{said}");
+    cluster.restart(0);
 }
