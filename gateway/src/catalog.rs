@@ -19,6 +19,7 @@ use quorate_planner::kv::{KvTxn, ScanRequest};
 use quorate_proto::Timestamp;
 use tokio::sync::Notify;
 
+use crate::dist::errors::check_own_clock;
 use crate::dist::intent::Hold;
 use crate::dist::{Dist, Txn};
 use crate::runtime;
@@ -211,7 +212,10 @@ impl CatalogStore {
     /// Keeps the copy fresh until the store is no longer used by anybody else.
     pub async fn keep_fresh(self: Arc<Self>) {
         while Arc::strong_count(&self) > 1 {
-            if let Err(e) = self.refresh().await {
+            // While the node's clock is off it fails each time; that was said once.
+            if check_own_clock(self.dist.clock()).is_ok()
+                && let Err(e) = self.refresh().await
+            {
                 tracing::warn!(error = %e, "cannot refresh the catalog");
             }
             runtime::pause(REFRESH_INTERVAL).await;

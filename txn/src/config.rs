@@ -135,8 +135,8 @@ pub fn check_max_clock_offset(offset: Duration) -> Result<(), String> {
     }
     Err(format!(
         "{offset:?} is not between {MAX_CLOCK_OFFSET_MIN:?} and {MAX_CLOCK_OFFSET_MAX:?}: no \
-         network tells clocks apart more exactly, and the times for which records are kept for late \
-         coordinators allow for no more"
+         network tells clocks apart more exactly, and the times for which records are kept for \
+         late coordinators allow for no more"
     ))
 }
 

@@ -125,8 +125,8 @@ impl Sender {
     }
 
     /// Rule T3: if one of the two refuses the other's clock, one of them is wrong, and what was
-    /// read may be stale. A node whose clock agrees with most others' takes the other one for silent:
-    /// whoever leads in its place is asked. Else the refusal is the answer.
+    /// read may be stale. A node whose clock agrees with most others' takes the other one for
+    /// silent: whoever leads in its place is asked. Else the refusal is the answer.
     fn compare(&self, node: NodeId, reply: pb::Reply) -> Result<pb::Reply, CallError> {
         let whole = reply.error.as_ref();
         let (error, unsent) = match whole.filter(|e| matches!(e.kind, Some(Kind::ClockSkew(_)))) {
