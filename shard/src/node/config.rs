@@ -21,7 +21,7 @@ pub const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// A change is told after this at the earliest, so that several travel together.
 pub const REPORT_AFTER: Duration = Duration::from_millis(20);
 /// How often nodes ask each other for their clocks.
-pub const PING_EVERY: Duration = Duration::from_secs(2);
+pub const PING_EVERY: Duration = Duration::from_secs(1);
 /// How long one such question may take.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// And how soon again after a reading was refused.
@@ -71,7 +71,7 @@ pub const RANGE_BYTES_MAX_DEFAULT: u64 = 256 << 20;
 pub const REPLICATION_FACTOR_DEFAULT: usize = 3;
 
 const _: () = assert!(
-    LIVE_FOR.as_millis() > 2 * PING_EVERY.as_millis(),
+    LIVE_FOR.as_millis() > 2 * (PING_EVERY.as_millis() + PING_TIMEOUT.as_millis()),
     "one lost answer does not make a node look dead"
 );
 const _: () = assert!(

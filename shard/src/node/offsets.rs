@@ -72,31 +72,52 @@ impl Seen {
     }
 }
 
-/// What all the others' clocks say of ours. More than half of those that answered lately must be
-/// apart from it: with fewer it may be the other one that is off, and one of two decides nothing.
-/// With no answer at all it stays as it was.
+/// What all clocks together say of ours: how far it is from the middle one, our own counting as
+/// one of them. With an even number the middle is anywhere between the two middle ones, so of two
+/// nodes neither is off. Whatever is wrong, the node in the middle agrees with itself: there is one
+/// left to lead. With no answer at all it stays as it was.
+///
+/// `ahead` is how far our hybrid clock is ahead of our wall clock: what we send is refused as long
+/// as that is more than the limit, though the wall clock be right again.
 pub(crate) fn judge(
     before: Standing,
     seen: &HashMap<NodeId, Seen>,
     now: Duration,
     limit: Duration,
+    ahead: Duration,
 ) -> Standing {
     let fresh: Vec<&Seen> = seen.values().filter(|seen| seen.fresh(now)).collect();
+    let given_out = Standing::Off { ahead_us: Some(micros(ahead)) };
     if fresh.is_empty() {
-        return before;
+        return if ahead > limit { given_out } else { before };
     }
-    let most = |limit| fresh.iter().filter(|seen| seen.apart(limit)).count() * 2 > fresh.len();
-    let ahead_us = median(&fresh).map(|offset| -offset);
-    if most(limit) {
-        return Standing::Off { ahead_us };
-    }
-    let percent = match before.leads() {
-        true => CLOCK_LEADS_PERCENT,
-        false => CLOCK_LEADS_AGAIN_PERCENT,
+    let middle = middle(&fresh);
+    let beyond = |percent| middle.beyond(limit * percent / 100);
+    let ahead_us = Some(-middle.us);
+    let (off, apart) = match before {
+        Standing::Off { .. } => (CLOCK_LEADS_PERCENT, CLOCK_LEADS_AGAIN_PERCENT),
+        Standing::Apart { .. } => (100, CLOCK_LEADS_AGAIN_PERCENT),
+        Standing::Unknown | Standing::Agrees => (100, CLOCK_LEADS_PERCENT),
     };
-    match most(limit * percent / 100) {
-        true => Standing::Apart { ahead_us },
-        false => Standing::Agrees,
+    match (beyond(off), beyond(apart)) {
+        (true, _) => Standing::Off { ahead_us },
+        _ if ahead > limit => given_out,
+        (false, true) => Standing::Apart { ahead_us },
+        (false, false) => Standing::Agrees,
+    }
+}
+
+/// Where the middle of all clocks is, as an offset from ours.
+fn middle(fresh: &[&Seen]) -> Offset {
+    let own = Offset { us: 0, error_us: 0 };
+    let mut all: Vec<Offset> = fresh.iter().filter_map(|seen| seen.offset).collect();
+    all.push(own);
+    all.sort_unstable_by_key(|offset| offset.us);
+    let (below, above) = (all[(all.len() - 1) / 2], all[all.len() / 2]);
+    match (below.us > 0, above.us < 0) {
+        (true, _) => below,
+        (_, true) => above,
+        _ => own,
     }
 }
 
@@ -104,7 +125,7 @@ pub(crate) fn judge(
 /// its messages, and agree with most others.
 pub(crate) fn heirs(seen: &HashMap<NodeId, Seen>, now: Duration, limit: Duration) -> Vec<NodeId> {
     let fresh: Vec<&Seen> = seen.values().filter(|seen| seen.fresh(now)).collect();
-    let Some(middle) = median(&fresh) else { return Vec::new() };
+    let middle = middle(&fresh).us;
     let agrees = |offset: Offset| {
         let from_middle = Offset { us: offset.us.saturating_sub(middle), ..offset };
         !from_middle.beyond(limit * CLOCK_LEADS_AGAIN_PERCENT / 100)
@@ -116,15 +137,6 @@ pub(crate) fn heirs(seen: &HashMap<NodeId, Seen>, now: Duration, limit: Duration
     let mut heirs: Vec<_> = seen.iter().filter(|(_, s)| fits(s)).map(|(node, _)| *node).collect();
     heirs.sort_unstable();
     heirs
-}
-
-/// The middle one of the offsets, or the middle between two.
-fn median(fresh: &[&Seen]) -> Option<i64> {
-    let mut offsets: Vec<i64> = fresh.iter().filter_map(|s| Some(s.offset?.us)).collect();
-    offsets.sort_unstable();
-    let above = *offsets.get(offsets.len() / 2)?;
-    let below = offsets[(offsets.len() - 1) / 2];
-    Some(below + (above - below) / 2)
 }
 
 #[cfg(test)]
@@ -152,7 +164,7 @@ mod tests {
     }
 
     fn judged(before: Standing, seen: &[Seen]) -> Standing {
-        judge(before, &of(seen), NOW, LIMIT)
+        judge(before, &of(seen), NOW, LIMIT, Duration::ZERO)
     }
 
     #[test]
@@ -179,14 +191,43 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_off_when_more_than_half_of_the_others_say_so() {
-        let off = Standing::Off { ahead_us: Some(1_000_000) };
-        assert_eq!(judged(Standing::Agrees, &[off_by(-1000), off_by(-1000)]), off);
+    fn a_clock_is_off_when_it_is_far_from_the_middle_of_all() {
+        let off = |ms: i64| Standing::Off { ahead_us: Some(ms * 1000) };
+        assert_eq!(judged(Standing::Agrees, &[off_by(-1000), off_by(-1000)]), off(1000));
+        assert_eq!(judged(Standing::Agrees, &[off_by(2000), off_by(900)]), off(-900));
         assert_eq!(judged(Standing::Agrees, &[off_by(-1000), off_by(3)]), Standing::Agrees);
-        assert_eq!(judged(Standing::Agrees, &[off_by(2000)]).ahead_us(), Some(-2_000_000));
-        let by_refusal = judged(Standing::Unknown, &[refused(), refused(), off_by(0)]);
-        assert_eq!(by_refusal, Standing::Off { ahead_us: Some(0) });
-        assert_eq!(judged(Standing::Agrees, &[refused()]), Standing::Off { ahead_us: None });
+        // Of two nobody can tell which is wrong; nor of four that are two and two.
+        assert_eq!(judged(Standing::Agrees, &[off_by(2000)]), Standing::Agrees);
+        let two_and_two = [off_by(2000), off_by(2000), off_by(0)];
+        assert_eq!(judged(Standing::Agrees, &two_and_two), Standing::Agrees);
+        // A refusal may be the other one's fault.
+        assert_eq!(judged(Standing::Agrees, &[refused(), refused()]), Standing::Agrees);
+    }
+
+    #[test]
+    fn somebody_is_always_left_to_lead() {
+        // One far ahead, one far behind, one between them; one that drifts away from two.
+        for clocks in [[-230, 0, 230], [240, 0, -20], [0, 0, 400], [-600, 0, 600]] {
+            let standing = |own: usize| {
+                let others = clocks.iter().enumerate().filter(|(i, _)| *i != own);
+                let seen: Vec<Seen> = others.map(|(_, at)| off_by(at - clocks[own])).collect();
+                judged(Standing::Agrees, &seen)
+            };
+            let leads: Vec<bool> = (0..3).map(|own| standing(own).leads()).collect();
+            assert!(leads[1], "{clocks:?}: {leads:?}");
+            assert_eq!(leads[2], clocks[2] == -20, "{clocks:?}: {leads:?}");
+        }
+        // One of three is dead.
+        assert_eq!(judged(Standing::Agrees, &[off_by(230)]), Standing::Agrees);
+    }
+
+    #[test]
+    fn what_was_given_out_counts_until_it_has_passed() {
+        let seen = of(&[off_by(0), off_by(0)]);
+        let ahead = Duration::from_millis(251);
+        let judged = judge(Standing::Agrees, &seen, NOW, LIMIT, ahead);
+        assert_eq!(judged, Standing::Off { ahead_us: Some(251_000) });
+        assert_eq!(judge(Standing::Agrees, &seen, NOW, LIMIT, LIMIT), Standing::Agrees);
     }
 
     #[test]
@@ -207,6 +248,10 @@ mod tests {
         assert!(!judged(apart, &[off_by(200), off_by(200)]).leads());
         assert_eq!(judged(apart, &[off_by(150), off_by(150)]), Standing::Agrees);
         assert!(!apart.leads() && Standing::Unknown.leads());
+        // Statements are run again below what leads are given up at.
+        let off = Standing::Off { ahead_us: None };
+        let refuses = |seen: &[Seen]| matches!(judged(off, seen), Standing::Off { .. });
+        assert!(refuses(&[off_by(230), off_by(230)]) && !refuses(&[off_by(200), off_by(200)]));
     }
 
     #[test]

@@ -33,16 +33,15 @@ impl Node {
     async fn ping_all(&self) {
         let others = self.connector.nodes().into_iter().filter(|node| *node != self.id());
         let others: Vec<NodeId> = others.collect();
-        let answers = join_all(others.iter().map(|node| self.ping(*node))).await;
-        for known in answers.iter().flatten().map(|(_, known)| known) {
-            self.connector.adopt_unknown(known);
-        }
-        self.save_addresses().await;
-        for (node, answer) in others.iter().zip(answers) {
-            if let Some((seen, _)) = answer {
+        // Each answer counts when it comes: the slowest node holds nobody up.
+        join_all(others.iter().map(async |node| {
+            if let Some((seen, known)) = self.ping(*node).await {
                 self.note(*node, seen);
+                self.connector.adopt_unknown(&known);
             }
-        }
+        }))
+        .await;
+        self.save_addresses().await;
         self.judge_clock().await;
     }
 
@@ -52,7 +51,9 @@ impl Node {
         let request = Ask::Ping(pb::PingRequest { node: Some(self.info()) });
         let sent = clock.monotonic();
         let reply = self.call_node(node, Some(request), PING_TIMEOUT).await.ok()?;
-        let (at, own) = (clock.monotonic(), clock.physical());
+        // In this order a pause between the two counts as a longer round trip.
+        let own = clock.physical();
+        let at = clock.monotonic();
         let refused = match reply.error {
             Some(pb::RangeError { kind: Some(Kind::ClockSkew(_)), .. }) => true,
             Some(_) => return None,
@@ -84,15 +85,9 @@ impl Node {
     async fn judge_clock(&self) {
         let clock = &self.ranges.clock;
         let (now, limit, before) = (clock.monotonic(), clock.max_offset(), clock.standing());
-        let standing = judge(before, &self.seen.lock(), now, limit);
+        let ahead = clock.last().to_duration().saturating_sub(clock.physical().to_duration());
+        let standing = judge(before, &self.seen.lock(), now, limit, ahead);
         clock.set_standing(standing);
-        if !before.leads() && standing.leads() {
-            tracing::info!(
-                node = %self.id(),
-                "this node's clock agrees with most others': it may lead"
-            );
-            self.raft.set_may_lead(true);
-        }
         let refuses = |standing| matches!(standing, Standing::Off { .. });
         if refuses(standing) && !refuses(before) {
             tracing::error!(
@@ -104,14 +99,20 @@ impl Node {
                 node = %self.id(), %standing, ?limit,
                 "this node's clock is almost off from most others': it hands its leads over"
             );
+        } else if !before.leads() && standing.leads() {
+            tracing::info!(
+                node = %self.id(),
+                "this node's clock agrees with most others': it may lead"
+            );
         }
-        if before.leads() && !standing.leads() {
+        if !standing.leads() {
             self.hand_over_all().await;
-            self.raft.set_may_lead(false);
         }
+        self.raft.set_may_lead(!refuses(standing));
     }
 
-    /// Asks others to take the leads over, for a bounded time; what is left then is given up.
+    /// Asks others to take the leads over, for a bounded time. What is left then stays while the
+    /// clock is within the limit, for there may be nobody else; beyond it, it is given up.
     ///
     /// Beyond the limit nobody takes this node's messages, a proposal of a hand-over neither: there
     /// are no heirs, and the leads end at once. A transfer that is cut off in the middle has given
@@ -134,9 +135,12 @@ impl Node {
         let moves = self.led().into_iter().filter_map(|replica| {
             let replicas = replica.descriptor().replicas;
             let voter = |r: &&pb::Replica| r.role() == pb::ReplicaRole::Voter;
-            let mut voters = replicas.iter().filter(voter).map(|r| NodeId(r.node_id));
-            let to = voters.find(|node| nodes.contains(node))?;
-            Some((replica.range, to))
+            let voters = replicas.iter().filter(voter).map(|r| NodeId(r.node_id));
+            let fit: Vec<NodeId> = voters.filter(|node| nodes.contains(node)).collect();
+            // Not all of them to one.
+            let turn = usize::try_from(replica.range.0).unwrap_or(0);
+            let to = fit.get(turn.checked_rem(fit.len())?)?;
+            Some((replica.range, *to))
         });
         moves.collect()
     }
