@@ -98,7 +98,7 @@ impl Connection {
                     self.block = None;
                 }
             }
-            StatementKind::Empty | StatementKind::Show(_) | StatementKind::TxnStatus(_) => {}
+            StatementKind::Empty | StatementKind::Show(_) | StatementKind::Fate(_) => {}
             // Settings may change what a statement means: they must not come between two.
             StatementKind::Set(..) | StatementKind::SetTransaction(_)
                 if self.block.as_ref().is_some_and(|block| block.steps.is_empty()) => {}

@@ -59,7 +59,7 @@ impl Session {
                 self.set_modes(modes, "default_transaction", false)?;
                 Ok(tag("SET"))
             }
-            StatementKind::TxnStatus(_) => Err(SqlError::internal("it is no command")),
+            StatementKind::Fate(_) => Err(SqlError::internal("it is no command")),
             StatementKind::Set(name, value, local) => {
                 if name.eq_ignore_ascii_case(TOKEN_SETTING) {
                     self.set_token(value, *local).await?;

@@ -373,7 +373,7 @@ impl Session {
                 (None, None)
             }
             StatementKind::Show(name) => (None, Some(commands::show_columns(name.as_deref())?)),
-            StatementKind::TxnStatus(_) => (None, Some(rows::text_columns(&["txn_status"]))),
+            StatementKind::Fate(query) => (None, Some(tokens::columns(query))),
             _ => (None, None),
         };
         Ok(Arc::new(Ready { statement, param_types, plan, columns, args: None }))
@@ -456,8 +456,8 @@ impl Session {
         self.refuse_when_failed(statement)?;
         self.planner_settings.time_zone = self.settings.time_zone();
         self.planner_settings.past = self.reads_the_past(statement);
-        if let StatementKind::TxnStatus(source) = &statement.kind {
-            return self.txn_status(source, &params).await;
+        if let StatementKind::Fate(query) = &statement.kind {
+            return self.fate(query, &params).await;
         }
         let Some(described) = &ready.plan else {
             return self.command(ready).await;

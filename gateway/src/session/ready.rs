@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_planner::parse::{Statement, StatementKind, TokenSource};
+use quorate_planner::parse::{Statement, StatementKind};
 use quorate_planner::plan::Prepared;
 use quorate_planner::types::PgType;
 
@@ -23,7 +23,7 @@ impl Ready {
     pub fn parameters(&self) -> &[PgType] {
         match (&self.args, &self.statement.kind) {
             (Some(_), _) => &[],
-            (None, StatementKind::TxnStatus(TokenSource::Parameter)) => &[PgType::Text],
+            (None, StatementKind::Fate(query)) => super::tokens::parameters(query),
             (None, _) => self.param_types(),
         }
     }
@@ -58,7 +58,7 @@ impl Ready {
             StatementKind::Plan
                 | StatementKind::Empty
                 | StatementKind::Show(_)
-                | StatementKind::TxnStatus(_)
+                | StatementKind::Fate(_)
         )
     }
 }

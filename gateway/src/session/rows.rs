@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::Schema;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::memory::MemoryStream;
@@ -59,6 +59,15 @@ impl RowSource {
         Ok(Self::new(text_columns(names), Box::pin(stream)))
     }
 
+    /// One number, or NULL.
+    pub fn of_number(name: &str, number: Option<i64>) -> Result<Self, SqlError> {
+        let schema = Arc::new(Schema::new(vec![PgType::Int8.field(name, true)]));
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![number]));
+        let batch = RecordBatch::try_new(schema.clone(), vec![column])?;
+        let stream = MemoryStream::try_new(vec![batch], schema, None)?;
+        Ok(Self::new(columns_of(&[name], PgType::Int8), Box::pin(stream)))
+    }
+
     /// Makes sure the current batch has a row left; `false` at the end.
     async fn fill(&mut self) -> Result<bool, SqlError> {
         loop {
@@ -96,11 +105,12 @@ impl RowSource {
 
 /// Columns of text.
 pub fn text_columns(names: &[&str]) -> Arc<[OutColumn]> {
-    let column = |name: &&str| OutColumn {
-        name: (*name).to_string(),
-        ty: PgType::Text,
-        table_oid: 0,
-        column_no: 0,
-    };
+    columns_of(names, PgType::Text)
+}
+
+/// Columns of one type.
+pub fn columns_of(names: &[&str], ty: PgType) -> Arc<[OutColumn]> {
+    let column =
+        |name: &&str| OutColumn { name: (*name).to_string(), ty, table_oid: 0, column_no: 0 };
     names.iter().map(column).collect()
 }

@@ -1,8 +1,11 @@
 //! Sessions over a cluster in memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use datafusion::arrow::array::Array as _;
+use datafusion::arrow::util::display::array_value_to_string;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_proto::Timestamp;
 use quorate_txn::clock::{NodeClock, Standing};
@@ -11,6 +14,7 @@ use quorate_txn::config::MAX_CLOCK_OFFSET;
 use super::{Outcome, Session};
 use crate::Gateway;
 use crate::pg::startup::Hello;
+use crate::runtime;
 use crate::sql_side::CatalogNames;
 use crate::testing::{FakeNode, OneNode, TestClock};
 
@@ -79,4 +83,64 @@ async fn a_node_whose_clock_is_off_runs_no_statements_and_says_by_how_much() {
     }
     clock.set_standing(Standing::Apart { ahead_us: Some(230_000) });
     assert_eq!(run(&mut client, "SELECT k FROM t").await, Ok(0));
+}
+
+/// The only value of a text's last statement, as text; `None` for NULL.
+async fn value(session: &mut Session, text: &str) -> Result<Option<String>, SqlError> {
+    let mut found = None;
+    for statement in session.split(text)? {
+        let ready = session.prepare(statement, &[]).await?;
+        if let Outcome::Rows(mut rows) = session.run(&ready, Vec::new()).await?
+            && let Some((batch, row)) = rows.next().await?
+        {
+            let column = batch.column(0);
+            let text = array_value_to_string(column, row)?;
+            found = column.is_valid(row).then_some(text);
+        }
+        if !session.in_block() {
+            session.finish_implicit().await?;
+        }
+    }
+    Ok(found)
+}
+
+/// A transaction has an id once it has written and is asked for it; by it, others learn its fate.
+#[tokio::test]
+async fn a_transaction_is_known_by_its_id() {
+    let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
+    let clock = Arc::new(clock);
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::default()));
+    let gateway = gateway(&node, &clock);
+    let (mut one, mut other) = (session(&gateway), session(&gateway));
+    run(&mut one, "CREATE TABLE t (k bigint PRIMARY KEY)").await.unwrap();
+    let if_assigned = "SELECT pg_current_xact_id_if_assigned()";
+    assert_eq!(value(&mut one, if_assigned).await, Ok(None));
+    for (end, word) in [("COMMIT", "committed"), ("ROLLBACK", "aborted")] {
+        run(&mut one, "BEGIN").await.unwrap();
+        assert_eq!(value(&mut one, if_assigned).await, Ok(None));
+        run(&mut one, &format!("INSERT INTO t VALUES ({})", end.len())).await.unwrap();
+        let id = value(&mut one, if_assigned).await.unwrap().expect("it has written");
+        assert_eq!(value(&mut one, "SELECT pg_current_xact_id()").await, Ok(Some(id.clone())));
+        let asked = format!("SELECT pg_xact_status({id})");
+        assert_eq!(value(&mut other, &asked).await, Ok(Some("in progress".into())));
+        run(&mut one, end).await.unwrap();
+        let mut said = value(&mut other, &asked).await.unwrap();
+        // A rollback gives its locks back behind the answer.
+        for _ in 0..10_000 {
+            if said.as_deref() != Some("in progress") {
+                break;
+            }
+            runtime::pause(Duration::from_millis(1)).await;
+            said = value(&mut other, &asked).await.unwrap();
+        }
+        assert_eq!(said.as_deref(), Some(word), "{end}");
+    }
+    let id = value(&mut one, "SELECT txid_current()").await.unwrap().expect("it gets one");
+    let asked = format!("SELECT txid_status('{id}')");
+    assert_eq!(value(&mut other, &asked).await, Ok(Some("committed".into())));
+    let error = value(&mut one, "SELECT pg_xact_status('x')").await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION);
+    let text = "BEGIN; SET LOCAL quorate.commit_token = 'mine'; SELECT pg_current_xact_id()";
+    let error = value(&mut one, text).await.unwrap_err();
+    assert_eq!(error.sqlstate, SqlState::ACTIVE_SQL_TRANSACTION);
 }

@@ -1,11 +1,20 @@
-//! `SET LOCAL quorate.commit_token` and `txn_status`.
+//! `SET LOCAL quorate.commit_token` and `txn_status`; ids of transactions, which are tokens too.
+
+use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
+
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::parse::{SetValue, TokenSource};
+use quorate_planner::parse::{FateQuery, SetValue, TokenSource};
+use quorate_planner::types::PgType;
 
-use super::{Open, Outcome, RowSource, Session, State};
+use super::rows::columns_of;
+use super::{Open, OutColumn, Outcome, RowSource, Session, State};
+use crate::dist::Txn;
+use crate::runtime;
 
+/// What the tokens of ids begin with.
+const XACT_PREFIX: &str = "xid:";
 /// The setting.
 pub(super) const TOKEN_SETTING: &str = "quorate.commit_token";
 
@@ -65,22 +74,116 @@ impl Session {
         Ok(())
     }
 
-    /// `SELECT txn_status('token')`
-    pub(super) async fn txn_status(
+    /// `SELECT txn_status('token')` and its kind.
+    pub(super) async fn fate(
         &mut self,
-        source: &TokenSource,
+        query: &FateQuery,
         params: &[ScalarValue],
     ) -> Result<Outcome, SqlError> {
-        let token = match (source, params.first()) {
-            (TokenSource::Text(token), _) => token.clone(),
-            (TokenSource::Parameter, Some(ScalarValue::Utf8(Some(token)))) => token.clone(),
-            (TokenSource::Parameter, _) => {
-                let message = "the token of txn_status must not be NULL";
-                return Err(SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message));
+        let token = match query {
+            FateQuery::XactId { assign } => {
+                let id = self.xact_id(*assign).await?;
+                return Ok(Outcome::Rows(RowSource::of_number(name(query), id)?));
+            }
+            FateQuery::TxnStatus(source) => given(source, params)?,
+            FateQuery::XactStatus(source) => {
+                let id = given(source, params)?;
+                let id = id.trim().parse::<i64>().map_err(|_| {
+                    let message = format!("invalid input syntax for type xid8: \"{id}\"");
+                    SqlError::new(SqlState::INVALID_TEXT_REPRESENTATION, message)
+                })?;
+                xact_token(id)
             }
         };
         let status = self.gateway.dist().token_status(&token).await?;
         let rows = vec![vec![status.word().to_string()]];
-        Ok(Outcome::Rows(RowSource::of_texts(&["txn_status"], rows)?))
+        Ok(Outcome::Rows(RowSource::of_texts(&[name(query)], rows)?))
     }
+
+    /// The id of the current transaction: the number in a commit token that it gets for this. One
+    /// that has written nothing has none, unless it shall get one.
+    async fn xact_id(&mut self, assign: bool) -> Result<Option<i64>, SqlError> {
+        let State::Block(open) = &self.state else {
+            return match assign {
+                true => self.xact_of_its_own().await.map(Some),
+                false => Ok(None),
+            };
+        };
+        match &open.token {
+            Some(token) => match xact_of(token) {
+                Some(id) => Ok(Some(id)),
+                None => Err(not_now("the transaction has a commit token: ask txn_status for it")),
+            },
+            None if assign || open.txn.has_writes() => {
+                let id = new_xact();
+                self.set_token(&SetValue::Values(vec![xact_token(id)]), true).await?;
+                Ok(Some(id))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Outside of a block the statement is a transaction, and commits.
+    async fn xact_of_its_own(&self) -> Result<i64, SqlError> {
+        let (dist, id) = (self.gateway.dist().clone(), new_xact());
+        let txn = Txn::begin(dist.clone(), true);
+        txn.write_token(&xact_token(id))?;
+        if let Some(intent) = txn.intent() {
+            dist.commit(intent).await?;
+        }
+        Ok(id)
+    }
+}
+
+/// What PostgreSQL calls the column of its result.
+fn name(query: &FateQuery) -> &'static str {
+    match query {
+        FateQuery::TxnStatus(_) => "txn_status",
+        FateQuery::XactStatus(_) => "pg_xact_status",
+        FateQuery::XactId { assign: true } => "pg_current_xact_id",
+        FateQuery::XactId { assign: false } => "pg_current_xact_id_if_assigned",
+    }
+}
+
+/// The columns of its result.
+pub(super) fn columns(query: &FateQuery) -> Arc<[OutColumn]> {
+    let ty = match query {
+        FateQuery::XactId { .. } => PgType::Int8,
+        FateQuery::TxnStatus(_) | FateQuery::XactStatus(_) => PgType::Text,
+    };
+    columns_of(&[name(query)], ty)
+}
+
+/// The types of its parameters.
+pub(super) fn parameters(query: &FateQuery) -> &'static [PgType] {
+    match query {
+        FateQuery::TxnStatus(TokenSource::Parameter) => &[PgType::Text],
+        FateQuery::XactStatus(TokenSource::Parameter) => &[PgType::Int8],
+        _ => &[],
+    }
+}
+
+fn given(source: &TokenSource, params: &[ScalarValue]) -> Result<String, SqlError> {
+    match (source, params.first()) {
+        (TokenSource::Text(text), _) => Ok(text.clone()),
+        (TokenSource::Parameter, Some(ScalarValue::Utf8(Some(text)))) => Ok(text.clone()),
+        (TokenSource::Parameter, Some(ScalarValue::Int64(Some(id)))) => Ok(id.to_string()),
+        (TokenSource::Parameter, _) => {
+            let message = "the transaction that is asked about must not be NULL";
+            Err(SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message))
+        }
+    }
+}
+
+/// Drawn, not counted: ids say nothing about the order of transactions.
+fn new_xact() -> i64 {
+    i64::try_from(runtime::random_u128() >> 65).unwrap_or(i64::MAX)
+}
+
+fn xact_token(id: i64) -> String {
+    format!("{XACT_PREFIX}{id}")
+}
+
+fn xact_of(token: &str) -> Option<i64> {
+    token.strip_prefix(XACT_PREFIX)?.parse().ok()
 }

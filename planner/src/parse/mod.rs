@@ -64,7 +64,22 @@ impl Literal {
     }
 }
 
-/// Where the token of `txn_status` comes from.
+/// A function that asks how transactions end, alone in its `SELECT`: it asks more than tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FateQuery {
+    /// `txn_status('token')`
+    TxnStatus(TokenSource),
+    /// `pg_xact_status(id)`, `txid_status(id)`
+    XactStatus(TokenSource),
+    /// `pg_current_xact_id()`, and `pg_current_xact_id_if_assigned()`, which does not give an id to
+    /// a transaction that has written nothing.
+    XactId {
+        /// Give it one.
+        assign: bool,
+    },
+}
+
+/// Where the token of `txn_status`, or the id of `pg_xact_status`, comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSource {
     /// It stands there.
@@ -101,8 +116,8 @@ pub enum StatementKind {
     SetCharacteristics(TxnModes),
     /// `SET`; `true`: `LOCAL`.
     Set(String, SetValue, bool),
-    /// `SELECT txn_status('token')`
-    TxnStatus(TokenSource),
+    /// `SELECT txn_status('token')` and its kind.
+    Fate(FateQuery),
     /// `SHOW`; `None`: `ALL`.
     Show(Option<String>),
     /// `RESET`; `None`: `ALL`.

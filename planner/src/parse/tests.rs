@@ -115,11 +115,26 @@ fn locking_clauses_are_taken_off() {
 
 #[test]
 fn txn_status_is_a_command_only_where_it_is_called() {
-    let token = |source| StatementKind::TxnStatus(source);
+    let token = |source| StatementKind::Fate(FateQuery::TxnStatus(source));
     assert_eq!(kind("select txn_status('a')"), token(TokenSource::Text("a".into())));
     assert_eq!(kind("SELECT txn_status($1) AS s"), token(TokenSource::Parameter));
     assert_eq!(kind("select txn_status from t"), StatementKind::Plan);
     for text in ["select txn_status()", "select txn_status('a') from t", "select txn_status(b)"] {
+        assert_eq!(parse(text).expect_err(text).sqlstate, SqlState::SYNTAX_ERROR, "{text}");
+    }
+}
+
+#[test]
+fn ids_of_transactions_are_asked_for_alone() {
+    let id = |assign| StatementKind::Fate(FateQuery::XactId { assign });
+    assert_eq!(kind("select pg_current_xact_id()"), id(true));
+    assert_eq!(kind("select txid_current() as id"), id(true));
+    assert_eq!(kind("select pg_current_xact_id_if_assigned()"), id(false));
+    let status = |source| StatementKind::Fate(FateQuery::XactStatus(source));
+    assert_eq!(kind("select pg_xact_status(7)"), status(TokenSource::Text("7".into())));
+    assert_eq!(kind("select txid_status('7')"), status(TokenSource::Text("7".into())));
+    assert_eq!(kind("select pg_xact_status($1)"), status(TokenSource::Parameter));
+    for text in ["select pg_xact_status()", "select pg_current_xact_id(1)"] {
         assert_eq!(parse(text).expect_err(text).sqlstate, SqlState::SYNTAX_ERROR, "{text}");
     }
 }
