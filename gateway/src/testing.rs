@@ -321,8 +321,11 @@ impl Range {
                 let admission = self.leader.admit_commit(commit, &floors, &self.view, &mut now);
                 self.admitted(admission.map_err(|e| invalid(&e.to_string()))?)
             }
-            B::Verdict(v) => self
-                .apply(&C::Verdict(pb::VerdictCommand { txn: v.txn.clone(), verdict: v.verdict })),
+            B::Verdict(v) => self.apply(&C::Verdict(pb::VerdictCommand {
+                txn: v.txn.clone(),
+                verdict: v.verdict,
+                resolve: v.resolve.clone(),
+            })),
             B::Close(c) => self.apply(&C::Close(pb::CloseCommand {
                 txn: c.txn.clone(),
                 key: c.key.clone(),

@@ -11,11 +11,12 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 
-use crate::apply::Span;
+use crate::apply::{Span, StateView as _};
 use crate::clock::Hlc;
 use crate::config::{LEASE_WAIT, MAX_CLOCK_OFFSET, TXN_FLOOR_LAG, TXN_TTL};
 use crate::coordinator::{Coordinator, Outcome, Plan};
 use crate::leader::{Admission, LeaderState, ReadSet, ReadStart, Ticket, Window};
+use crate::mistakes::Mistake;
 use crate::recovery::{Leftover, Recovery};
 use crate::state::TxnMeta;
 use crate::step::{Action, CallId, Group, Input, TimerId};
@@ -40,6 +41,8 @@ impl Rng {
 }
 
 type MachineNo = usize;
+/// Whose answer nobody waits for.
+const NOBODYS_CALL: CallId = CallId(u64::MAX);
 
 enum Machine {
     Commit(Coordinator),
@@ -104,6 +107,13 @@ impl SkewedClock {
 }
 
 impl Range {
+    /// Whether a version of the key has this value, or had.
+    fn wrote(&self, key: &Bytes, value: &Bytes) -> bool {
+        let latest = self.view.latest.get(key).is_some_and(|version| version.value == *value);
+        let ended = self.view.history.iter().any(|((k, _), i)| k == key && i.value == *value);
+        latest || ended
+    }
+
     fn contains(&self, key: &[u8]) -> bool {
         crate::keys::in_span(key, &self.start, &self.end)
     }
@@ -123,8 +133,14 @@ struct World {
     messages: Vec<Message>,
     timers: BTreeMap<(MachineNo, TimerId), Duration>,
     outcomes: BTreeMap<TxnId, Outcome>,
+    /// When each committed transaction's client was told, the wait of T4 included.
+    told: BTreeMap<TxnId, Duration>,
     reads: Vec<(Bytes, Timestamp, Option<Bytes>)>,
     calm: bool,
+    /// Of a hundred heartbeats of coordinators, so many are lost.
+    unheard: usize,
+    /// Messages that arrive long after they were sent, and when.
+    held: Vec<(Duration, Message)>,
 }
 
 /// Every key there is.
@@ -143,6 +159,7 @@ fn keys_of(body: &pb::range_request::Body, key: &Bytes) -> Vec<Bytes> {
             m.writes.iter().map(|w| w.key.clone()).chain(checks).collect()
         }
         Body::Resolve(m) => m.keys.clone(),
+        Body::Verdict(m) => m.resolve.iter().cloned().chain([key.clone()]).collect(),
         Body::Check(m) => m.checks.iter().map(|c| c.start.clone()).collect(),
         _ => vec![key.clone()],
     }
@@ -165,6 +182,7 @@ impl World {
             }
         });
         let ranges = ranges.collect();
+        let unheard = if rng.percent(30) { 95 } else { 0 };
         Self {
             rng,
             hlc: Hlc::new(Timestamp::ZERO),
@@ -174,8 +192,11 @@ impl World {
             messages: Vec::new(),
             timers: BTreeMap::new(),
             outcomes: BTreeMap::new(),
+            told: BTreeMap::new(),
             reads: Vec::new(),
             calm: false,
+            unheard,
+            held: Vec::new(),
         }
     }
 
@@ -206,7 +227,14 @@ impl World {
         for i in (1..keys.len()).rev() {
             keys.swap(i, self.rng.below(i + 1));
         }
-        let count = 1 + self.rng.below(4);
+        let mut count = 1 + self.rng.below(4);
+        if self.rng.percent(30) {
+            // Two neighbours, mostly in one range.
+            let first = 2 * self.rng.below(KEYS.len() / 2);
+            keys = KEYS.map(Bytes::from_static).to_vec();
+            keys.rotate_left(first);
+            count = 2;
+        }
         let writes: Vec<pb::Write> = keys[..count]
             .iter()
             .map(|key| {
@@ -263,6 +291,8 @@ impl World {
             Action::Route { call, keys, checks } => {
                 queue.push_back((machine, Input::Routed(call, self.groups(&keys, &checks))));
             }
+            Action::Send { body: pb::range_request::Body::Heartbeat(_), .. }
+                if !self.calm && self.rng.percent(self.unheard) => {}
             Action::Send { call, key, body } => {
                 self.messages.push(Message::Request(machine, call, key, body));
             }
@@ -275,11 +305,23 @@ impl World {
                 self.machines.push(Machine::Recover(recovery, Some((machine, call))));
                 queue.push_back((self.machines.len() - 1, Input::Start));
             }
+            Action::DropLater(record) => {
+                let (key, body) =
+                    (record.anchor.clone(), pb::range_request::Body::DropRecord(record));
+                self.messages.push(Message::Request(machine, NOBODYS_CALL, key, body));
+            }
             Action::Answer(outcome) => {
                 let Machine::Commit(m) = &self.machines[machine] else {
                     panic!("only a coordinator answers a client");
                 };
-                let before = self.outcomes.insert(m.txn().id, outcome);
+                let id = m.txn().id;
+                if let Outcome::Committed(ts) = outcome {
+                    // The clock of a coordinator's node may be ahead, too.
+                    let ahead = Duration::from_millis(self.rng.below(240) as u64);
+                    let passed = ts.to_duration().saturating_sub(ahead);
+                    self.told.insert(id, self.now.max(passed));
+                }
+                let before = self.outcomes.insert(id, outcome);
                 assert_eq!(before, None, "the client is told once");
             }
             Action::Recovered(verdict) => {
@@ -426,6 +468,13 @@ impl World {
             self.timers.remove(&key);
             self.input(key.0, Input::Timer(key.1));
         }
+        let (now, held) = (self.now, std::mem::take(&mut self.held));
+        for (at, message) in held {
+            match at <= now || self.calm {
+                true => self.messages.push(message),
+                false => self.held.push((at, message)),
+            }
+        }
         for at in 0..self.ranges.len() {
             if self.rng.percent(60) {
                 self.apply_one(at);
@@ -452,7 +501,11 @@ impl World {
                 self.messages.push(copy(&message));
                 self.deliver(message);
             }
-            14..18 => {
+            14..16 => {
+                let wait = Duration::from_millis(self.rng.below(6000) as u64);
+                self.held.push((self.now + wait, message));
+            }
+            16..19 => {
                 // Late: it comes again long after, when everything may be over.
                 self.messages.insert(0, copy(&message));
             }
@@ -486,9 +539,46 @@ impl World {
         }
     }
 
+    /// Reads one key as of now by the clock of some node. What was told committed before is seen,
+    /// or is uncertain (R2): nothing is read that is older.
+    fn read_now(&mut self) {
+        let key = Bytes::from_static(KEYS[self.rng.below(KEYS.len())]);
+        let ahead = Duration::from_millis(self.rng.below(240) as u64);
+        let read_ts = Timestamp::from_duration(self.now + ahead);
+        let upto = match Mistake::WindowEmpty.is_made() {
+            true => read_ts,
+            false => read_ts.bound_after(MAX_CLOCK_OFFSET),
+        };
+        let at = self.range_of(&key);
+        let range = &mut self.ranges[at];
+        range.clock.observe(read_ts, self.now);
+        let window = Window { read_ts, upto, observed: Timestamp::ZERO };
+        let asked = ReadSet::Keys(std::slice::from_ref(&key));
+        if range.leader.begin_read(asked, window, None) != ReadStart::Clear {
+            return;
+        }
+        let span = Span::key(&key);
+        let event = range.view.first_event_after(&span, read_ts, upto).expect("memory reads");
+        if event.is_some() {
+            return;
+        }
+        for (id, told) in self.told.iter().filter(|(_, told)| **told < self.now) {
+            let Some(Outcome::Committed(ts)) = self.outcomes.get(id) else { continue };
+            let wrote = range.wrote(&key, &Bytes::from(format!("t{}", id.0)));
+            assert!(
+                *ts <= read_ts || !wrote,
+                "{id} was told at {told:?}, before {:?}, and is not seen at {read_ts}",
+                self.now
+            );
+        }
+    }
+
     fn disturb(&mut self) {
         if self.rng.percent(30) {
             self.read();
+        }
+        if self.rng.percent(20) {
+            self.read_now();
         }
         match self.rng.below(1000) {
             0..8 => {
@@ -504,7 +594,11 @@ impl World {
             }
             14..18 => self.split(),
             18..24 => {
-                let floor = Timestamp::from_duration(self.now - TXN_FLOOR_LAG);
+                let lag = match Mistake::FloorUnheeded.is_made() {
+                    true => Duration::ZERO,
+                    false => TXN_FLOOR_LAG,
+                };
+                let floor = Timestamp::from_duration(self.now - lag);
                 let at = self.rng.below(self.ranges.len());
                 let raise = pb::RaiseFloorsCommand { safe_point: 0, txn_floor: floor.0 };
                 let body = pb::command::Body::RaiseFloors(raise);
@@ -623,7 +717,9 @@ fn command(body: pb::range_request::Body) -> pb::command::Body {
     use pb::command::Body as To;
     use pb::range_request::Body as From;
     match body {
-        From::Verdict(m) => To::Verdict(pb::VerdictCommand { txn: m.txn, verdict: m.verdict }),
+        From::Verdict(m) => {
+            To::Verdict(pb::VerdictCommand { txn: m.txn, verdict: m.verdict, resolve: m.resolve })
+        }
         From::Close(m) => To::Close(pb::CloseCommand { txn: m.txn, key: m.key, record: m.record }),
         From::Resolve(m) => {
             To::Resolve(pb::ResolveCommand { txn_id: m.txn_id, keys: m.keys, verdict: m.verdict })
@@ -681,3 +777,6 @@ fn chaos_commits_and_aborts_and_repeats() {
     }
     assert!(committed > 100 && aborted > 20, "{committed} committed, {aborted} aborted");
 }
+
+#[cfg(feature = "mistakes")]
+mod plants;

@@ -9,6 +9,7 @@
 //! * [`leader`]: how a range's leader orders reads and writes before they are replicated.
 //! * [`coordinator`] commits a transaction, [`recovery`] ends an abandoned one; [`step`] is what
 //!   both say to their driver.
+//! * [`mistakes`]: what the simulator must find.
 //! * [`testing`]: a range's state in memory.
 
 #![expect(
@@ -23,6 +24,7 @@ pub mod config;
 pub mod coordinator;
 pub mod keys;
 pub mod leader;
+pub mod mistakes;
 pub mod recovery;
 pub mod state;
 pub mod step;

@@ -111,6 +111,9 @@ pub enum Action {
         /// May wait for an undecided transaction (P13); else asks once.
         wait: bool,
     },
+    /// Have the anchor's record lose its keys, whenever it suits: every lock is confirmed resolved
+    /// (rule P4), and nothing waits for it.
+    DropLater(pb::DropRecordRequest),
     /// Tell the client. Comes once. Before the client hears of a commit, wait until the physical
     /// clock has passed its timestamp (T4).
     Answer(crate::coordinator::Outcome),
@@ -138,7 +141,13 @@ fn request(body: &pb::range_request::Body) -> String {
         Body::Commit(m) => {
             format!("commit {} checks={}", of_writes(&m.writes), m.checks.len())
         }
-        Body::Verdict(m) => format!("verdict {}", verdict(&m.verdict).unwrap_or_default()),
+        Body::Verdict(m) => {
+            let what = verdict(&m.verdict).unwrap_or_default();
+            match m.resolve.is_empty() {
+                true => format!("verdict {what}"),
+                false => format!("verdict {what} resolve={}", list(&m.resolve)),
+            }
+        }
         Body::Close(m) if m.record => String::from("close record"),
         Body::Close(m) => format!("close {}", Pretty(&m.key)),
         Body::Resolve(m) => {
@@ -172,6 +181,7 @@ impl fmt::Display for Action {
             Self::Clear { call, lock, wait } => {
                 write!(f, "{call} clear {} wait={wait}", Pretty(&lock.key))
             }
+            Self::DropLater(record) => write!(f, "drop later {}", Pretty(&record.anchor)),
             Self::Answer(outcome) => write!(f, "answer {outcome}"),
             Self::Recovered(Some(verdict)) => write!(f, "recovered {verdict}"),
             Self::Recovered(None) => f.write_str("undecided"),

@@ -118,9 +118,13 @@ impl StepRunner {
             "committed" => {
                 reply(args, Body::Commit(pb::CommitResponse { verdict: args.verdict()? }))
             }
-            "stands" => {
-                reply(args, Body::Verdict(pb::VerdictResponse { verdict: args.verdict()? }))
-            }
+            "stands" => reply(
+                args,
+                Body::Verdict(pb::VerdictResponse {
+                    verdict: args.verdict()?,
+                    resolved: !args.has("unresolved"),
+                }),
+            ),
             "resolved" => reply(args, Body::Resolve(pb::ResolveResponse {})),
             "dropped" => reply(args, Body::DropRecord(pb::DropRecordResponse {})),
             "checked" => reply(args, Body::Check(pb::CheckResponse {})),

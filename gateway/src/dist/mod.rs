@@ -5,7 +5,7 @@
 //! * [`txn`]: an open transaction, as the planner sees it.
 //! * [`buffer`], [`reads`]: what it wrote and what it read.
 //! * [`intent`]: what a commit needs of it.
-//! * [`commit`]: runs the coordinator's and the recovery's commands.
+//! * [`commit`]: runs the coordinator's and the recovery's commands; `drops`: what it leaves.
 //! * [`locks`], [`deadlocks`]: the row locks it holds, and circles of those who wait.
 //! * [`observed`]: what it heard of the clocks of nodes.
 //! * [`snapshot`]: when it reads; `pages`: scans over several ranges.
@@ -17,6 +17,7 @@ pub mod buffer;
 pub mod commit;
 pub mod costs;
 pub mod deadlocks;
+mod drops;
 pub mod errors;
 pub mod intent;
 pub mod locks;
@@ -68,6 +69,7 @@ pub struct Dist {
     pub lock_owners: deadlocks::LockOwners,
     /// Where the next look for old tokens begins.
     tokens_swept: parking_lot::Mutex<Option<Bytes>>,
+    drops: drops::Drops,
 }
 
 impl fmt::Debug for Dist {
@@ -85,6 +87,7 @@ impl Dist {
             commits: commit::CommitMetrics::default(),
             lock_owners: deadlocks::LockOwners::default(),
             tokens_swept: parking_lot::Mutex::default(),
+            drops: drops::Drops::default(),
         }
     }
 

@@ -681,7 +681,7 @@ async fn what_a_dead_coordinator_left_is_finished_by_a_sweep() {
         Leftover::Unresolved { .. } => None,
     });
     let verdict = Some(pb::Verdict { committed_ts: ts.0 });
-    let body = Body::Verdict(pb::VerdictRequest { txn: meta, verdict });
+    let body = Body::Verdict(pb::VerdictRequest { txn: meta, verdict, resolve: Vec::new() });
     let request = Outgoing { key: Bytes::from("b"), body };
     dist.sender().settle(request, ATTEMPT_TIMEOUT).await.unwrap();
     let records = node.leftovers().into_iter();

@@ -17,6 +17,7 @@ use quorate_proto::pb::node_response::Body as Answer;
 use quorate_proto::{NodeId, RangeId, Timestamp, pb};
 use quorate_txn::apply::ViewError;
 use quorate_txn::config::{CLOCK_BOUND_AHEAD, CLOCK_BOUND_INTERVAL, TXN_FLOOR_LAG};
+use quorate_txn::mistakes::Mistake;
 use quorate_txn::recovery::Leftover;
 use tokio::time::Instant;
 
@@ -293,7 +294,10 @@ impl Node {
             if state.applied_index != seen.applied {
                 *seen = Activity { applied: state.applied_index, at: now };
             }
-            let txn_floor = now.bound_before(TXN_FLOOR_LAG);
+            let txn_floor = match Mistake::FloorUnheeded.is_made() {
+                true => now,
+                false => now.bound_before(TXN_FLOOR_LAG),
+            };
             let safe_point = now.bound_before(self.config.gc_window);
             let passes = |floor: Timestamp, old: u64| floor > seen.at && old < seen.at.0;
             let busy = seen.at == now;

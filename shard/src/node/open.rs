@@ -13,6 +13,7 @@ use quorate_proto::{FORMAT_VERSION, NodeId, NodeService, RemoteNode, Timestamp, 
 use quorate_txn::clock::NodeClock;
 use quorate_txn::config::{CLOCK_BOUND_AHEAD, MAX_CLOCK_OFFSET, check_max_clock_offset};
 use quorate_txn::keys;
+use quorate_txn::mistakes::Mistake;
 use tokio::sync::{Notify, watch};
 
 use super::config::{JOIN_TIMEOUT, META_RETRY, Network, NodeConfig, Start, Storage};
@@ -111,7 +112,10 @@ impl Node {
         let log = opened.log.clone();
         let known = Identity::load(&*log)?;
         // Rule T3: what was served before the restart is below this bound.
-        let floor = identity::load_clock_bound(&*log);
+        let floor = match Mistake::ClockBoundForgotten.is_made() {
+            true => Timestamp::ZERO,
+            false => identity::load_clock_bound(&*log),
+        };
         let max_offset = clock_offset(&config, known.as_ref())?;
         let clock = NodeClock::new(config.clock.clone(), floor, max_offset);
         let wait = clock.wait_after_restart();

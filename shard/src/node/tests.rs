@@ -347,7 +347,7 @@ async fn two_ranges_commit_by_prepare_verdict_and_resolve() {
     let met = cluster.read(&z).await.expect_err("locked");
     assert!(matches!(met.kind, Some(Kind::Locked(_))), "{met:?}");
     let verdict = Some(pb::Verdict { committed_ts: commit_ts });
-    let request = pb::VerdictRequest { txn: Some(txn.clone()), verdict };
+    let request = pb::VerdictRequest { txn: Some(txn.clone()), verdict, resolve: Vec::new() };
     cluster.send(&a, Ask::Verdict(request)).await.expect("decided");
     let lookup = pb::LookupRequest { txn: Some(txn.clone()), wait_ms: 0 };
     let Ok(Answer::Lookup(found)) = cluster.send(&a, Ask::Lookup(lookup)).await else {
@@ -387,7 +387,7 @@ async fn silent_coordinator_expires_and_its_anchor_is_closed() {
     };
     assert!(found.expired, "{found:?}");
     let verdict = Some(pb::Verdict { committed_ts: 0 });
-    let request = pb::VerdictRequest { txn: Some(txn), verdict };
+    let request = pb::VerdictRequest { txn: Some(txn), verdict, resolve: Vec::new() };
     cluster.send(&anchor, Ask::Verdict(request)).await.expect("aborted");
     let late = cluster.send(&anchor, Ask::Prepare(prepare)).await.expect("decided");
     let Answer::Prepare(late) = late else { panic!("{late:?}") };

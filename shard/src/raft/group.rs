@@ -9,6 +9,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use protobuf::Message as _;
 use quorate_proto::{NodeId, PeerId, RangeId, Timestamp, pb};
+use quorate_txn::mistakes::Mistake;
 use raft::eraftpb::{ConfState, MessageType};
 use raft::{Config, RawNode, StateRole};
 use rand::Rng as _;
@@ -19,7 +20,6 @@ use super::config::*;
 use super::handle::{Answer, NodeShared};
 use super::lease::LeaseRounds;
 use super::machine::{Handover, LeaseState, RangeMachine, RoleEvent};
-use super::mistakes;
 use super::shared::{GroupShared, RaftMetrics};
 use super::storage::GroupLog;
 use crate::transport::SnapshotFile;
@@ -391,7 +391,7 @@ impl Group {
             .filter(|handover| clock.observe(handover.clock).is_ok());
         let (max_read_ts, propose_after) = match spared {
             Some(handover) => (handover.max_read_ts, Timestamp::ZERO),
-            None if now >= lead.won_at + LEADER_WAIT || mistakes::leader_without_wait() => {
+            None if now >= lead.won_at + LEADER_WAIT || Mistake::LeaderWithoutWait.is_made() => {
                 let floor = clock.physical().bound_after(clock.max_offset());
                 (floor, floor)
             }

@@ -4,8 +4,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use quorate_txn::mistakes::Mistake;
+
 use super::config::LEASE;
-use super::mistakes;
 
 /// Rounds remembered; older answers count for nothing.
 const ROUNDS_MAX: usize = 64;
@@ -76,7 +77,8 @@ impl LeaseRounds {
 
     /// When the lease ends: exclusive.
     pub fn end(&self, me: u64, sets: [&[u64]; 2], now: Duration) -> Option<Duration> {
-        Some(self.start(me, sets, now)? + LEASE + mistakes::lease_excess())
+        let lease = if Mistake::LeaseTooLong.is_made() { 5 * LEASE } else { LEASE };
+        Some(self.start(me, sets, now)? + lease)
     }
 }
 

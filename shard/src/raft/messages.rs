@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use protobuf::Message as _;
 use quorate_proto::{NodeId, RangeId, pb};
+use quorate_txn::mistakes::Mistake;
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
@@ -363,7 +364,9 @@ impl Worker {
             let replicas = group.state.descriptor.iter().flat_map(|d| &d.replicas);
             for replica in replicas {
                 let pair = self.pairs.get(&NodeId(replica.node_id));
-                if let Some(at) = pair.and_then(|p| p.buckets[bucket].renewed_at(quiet.since)) {
+                let unheard = Mistake::QuietLeaseUnheard.is_made().then_some(now);
+                let renewed = pair.and_then(|p| p.buckets[bucket].renewed_at(quiet.since));
+                if let Some(at) = unheard.or(renewed) {
                     group.rounds.answer_sent_at(replica.peer_id, at);
                 }
             }

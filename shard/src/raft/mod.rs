@@ -24,7 +24,6 @@ pub mod lease;
 pub mod machine;
 mod maintain;
 mod messages;
-pub mod mistakes;
 pub mod quiet;
 pub mod runtime;
 pub mod shared;

@@ -21,6 +21,7 @@ use quorate_proto::pb::range_response::Body as Answer;
 use quorate_proto::{RangeId, TxnId, pb};
 use quorate_txn::apply::{self, Mutation};
 use quorate_txn::leader::LeaderState;
+use quorate_txn::mistakes::Mistake;
 use quorate_txn::state::{Lock, Record, RecordState, decode_record_key};
 
 use super::errors;
@@ -331,7 +332,9 @@ impl Machine {
         match read_locks(&*snapshot, &span) {
             Ok(locks) => {
                 let mut leader = LeaderState::new(term, node.clock.monotonic());
-                leader.rebuild(locks);
+                if !Mistake::LocksNotRebuilt.is_made() {
+                    leader.rebuild(locks);
+                }
                 self.replica.core.lock().leader = Some(leader);
             }
             Err(why) => {
@@ -415,12 +418,12 @@ fn reads_untouched(command: &Command, touched: &BTreeSet<Bytes>) -> bool {
                 && c.writes.iter().all(|w| clean(&w.key))
                 && c.checks.iter().all(clean_span)
         }
-        Command::Verdict(c) => anchor(&c.txn),
+        Command::Verdict(c) => anchor(&c.txn) && c.resolve.iter().all(clean),
         Command::Close(c) => anchor(&c.txn) && clean(&c.key),
         Command::Resolve(c) => c.keys.iter().all(clean),
+        Command::DropRecord(c) => clean(&c.anchor),
         Command::Split(_) | Command::LeaseHandover(_) => true,
-        Command::DropRecord(_)
-        | Command::RaiseFloors(_)
+        Command::RaiseFloors(_)
         | Command::MetaReport(_)
         | Command::Allocate(_)
         | Command::RegisterNode(_) => touched.is_empty(),

@@ -19,6 +19,7 @@ use quorate_proto::{Timestamp, TxnId, pb};
 use quorate_txn::apply::{Span, StateView, ViewError};
 use quorate_txn::keys::{self, Pretty};
 use quorate_txn::leader::{LeaderState, ReadSet, ReadStart, Window};
+use quorate_txn::mistakes::Mistake;
 use quorate_txn::state::TxnMeta;
 use tokio::time::Instant;
 
@@ -126,7 +127,10 @@ impl Replica {
         ReadAt {
             window: begun.window,
             locks: Locks::Asked,
-            delete_watermark: self.delete_watermark(),
+            delete_watermark: match Mistake::WatermarkUnheeded.is_made() {
+                true => Timestamp::ZERO,
+                false => self.delete_watermark(),
+            },
         }
     }
 

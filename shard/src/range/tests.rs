@@ -691,9 +691,21 @@ fn an_entry_that_reads_what_is_not_written_yet_waits_for_it() {
     let keys = vec![key("m")];
     let resolve = pb::ResolveCommand { txn_id: txn_id.clone(), keys, verdict: None };
     assert!(waits(&mut alone, Command::Resolve(resolve)));
-    let verdict = pb::VerdictCommand { txn: Some(meta(1, "m", Timestamp(10))), verdict: None };
+    let verdict = pb::VerdictCommand {
+        txn: Some(meta(1, "m", Timestamp(10))),
+        ..pb::VerdictCommand::default()
+    };
     assert!(waits(&mut alone, Command::Verdict(verdict)));
-    assert!(waits(&mut alone, Command::DropRecord(pb::DropRecordCommand { txn_id, anchor })));
+    let drop_record =
+        |anchor| Command::DropRecord(pb::DropRecordCommand { txn_id: txn_id.clone(), anchor });
+    assert!(waits(&mut alone, drop_record(key("m"))));
+    assert!(!waits(&mut alone, drop_record(anchor)), "it asks for that record alone");
+    let beside = pb::VerdictCommand {
+        txn: Some(meta(1, "a", Timestamp(10))),
+        resolve: vec![key("m")],
+        ..pb::VerdictCommand::default()
+    };
+    assert!(waits(&mut alone, Command::Verdict(beside)), "a lock that it resolves");
     assert!(waits(&mut alone, Command::RaiseFloors(pb::RaiseFloorsCommand::default())));
     assert!(!waits(&mut alone, commit_command(2, "b")), "another key shares the batch");
     alone.make_visible(&batch);

@@ -236,9 +236,14 @@ impl Replica {
         deadline: Instant,
     ) -> Outcome {
         let anchor = request.txn.as_ref().map(|txn| txn.anchor.clone()).unwrap_or_default();
-        let body =
-            Command::Verdict(pb::VerdictCommand { txn: request.txn, verdict: request.verdict });
-        self.replicate(epoch, &[&anchor], body, deadline).await
+        let resolve = request.resolve.clone();
+        let keys: Vec<&Bytes> = std::iter::once(&anchor).chain(&resolve).collect();
+        let body = Command::Verdict(pb::VerdictCommand {
+            txn: request.txn,
+            verdict: request.verdict,
+            resolve: request.resolve,
+        });
+        self.replicate(epoch, &keys, body, deadline).await
     }
 
     pub(crate) async fn close(

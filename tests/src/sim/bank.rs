@@ -32,7 +32,8 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// How one transfer ended.
 enum Outcome {
-    Acknowledged,
+    /// With what was moved.
+    Acknowledged(Transfer),
     Refused(Failed),
     Unknown(Failed),
 }
@@ -216,9 +217,9 @@ impl Bank {
     fn book(&self, number: i64, transfer: Transfer, machine: usize, outcome: &Outcome) {
         let mut state = self.state.lock();
         let what = match outcome {
-            Outcome::Acknowledged => {
+            Outcome::Acknowledged(transfer) => {
                 state.figures.acknowledged += 1;
-                state.told.acknowledged.insert(number, transfer);
+                state.told.acknowledged.insert(number, *transfer);
                 String::from("acknowledged")
             }
             Outcome::Refused(why) => {
@@ -244,11 +245,12 @@ impl Bank {
             Ok(client) => client,
             Err(why) => return Outcome::Refused(why),
         };
-        if let Err(why) = self.write(&mut client, number, transfer).await {
-            return Outcome::Refused(why);
-        }
+        let moved = match self.write(&mut client, number, transfer).await {
+            Ok(moved) => moved,
+            Err(why) => return Outcome::Refused(why),
+        };
         match client.query("COMMIT").await {
-            Ok(_) => Outcome::Acknowledged,
+            Ok(_) => Outcome::Acknowledged(moved),
             Err(Failed::Sql(error)) if error.sqlstate != SqlState::STATEMENT_COMPLETION_UNKNOWN => {
                 Outcome::Refused(Failed::Sql(error))
             }
@@ -256,47 +258,62 @@ impl Bank {
         }
     }
 
-    /// The statements before the commit.
+    /// The statements before the commit; what is moved. An account without a row has nothing.
     async fn write(
         &self,
         client: &mut Client,
         number: i64,
-        transfer: Transfer,
-    ) -> Result<(), Failed> {
-        let Transfer { from, to, amount } = transfer;
+        mut transfer: Transfer,
+    ) -> Result<Transfer, Failed> {
         client.query("BEGIN").await?;
-        match self.draw(4) {
-            0 | 1 => {
+        match self.draw(8) {
+            0..=2 => {
+                let Transfer { from, to, amount } = transfer;
                 for (id, change) in [(from, -amount), (to, amount)] {
-                    let text =
-                        format!("UPDATE accounts SET balance = balance + {change} WHERE id = {id}");
-                    client.query(&text).await?;
+                    set(client, id, &format!("balance + {change}"), change).await?;
                 }
             }
-            kind => {
-                let lock = if kind == 3 { " FOR UPDATE" } else { "" };
-                let mut balances = Vec::new();
-                for id in [from, to] {
-                    let text = format!("SELECT balance FROM accounts WHERE id = {id}{lock}");
-                    balances.push(one_number(&client.query(&text).await?));
-                }
-                if kind == 3 {
-                    // A key that is locked and not written: the commit has something to check.
-                    let id = self.draw_account();
-                    let text = format!("SELECT balance FROM accounts WHERE id = {id} FOR UPDATE");
-                    client.query(&text).await?;
-                }
-                for ((id, change), balance) in [(from, -amount), (to, amount)].iter().zip(balances)
-                {
-                    let balance = balance + change;
-                    let text = format!("UPDATE accounts SET balance = {balance} WHERE id = {id}");
-                    client.query(&text).await?;
-                }
-            }
+            3 => transfer = self.close(client, transfer).await?,
+            kind => self.read_and_write(client, transfer, kind >= 6).await?,
         }
+        let Transfer { from, to, amount } = transfer;
         let text = format!("INSERT INTO ledger VALUES ({number}, {from}, {to}, {amount})");
         client.query(&text).await?;
+        Ok(transfer)
+    }
+
+    /// Balances are read, and what they shall be is written.
+    async fn read_and_write(
+        &self,
+        client: &mut Client,
+        transfer: Transfer,
+        locks: bool,
+    ) -> Result<(), Failed> {
+        let Transfer { from, to, amount } = transfer;
+        let lock = if locks { " FOR UPDATE" } else { "" };
+        let mut balances = Vec::new();
+        for id in [from, to] {
+            balances.push(balance(client, id, lock).await?);
+        }
+        if locks {
+            // A key that is locked and not written: the commit has something to check.
+            balance(client, self.draw_account(), lock).await?;
+        }
+        for ((id, change), balance) in [(from, -amount), (to, amount)].iter().zip(balances) {
+            let balance = balance + change;
+            set(client, *id, &balance.to_string(), balance).await?;
+        }
         Ok(())
+    }
+
+    /// All that an account has is moved, and its row is deleted: only the history of the key knows
+    /// then what older snapshots must see.
+    async fn close(&self, client: &mut Client, transfer: Transfer) -> Result<Transfer, Failed> {
+        let Transfer { from, to, .. } = transfer;
+        let amount = balance(client, from, " FOR UPDATE").await?;
+        client.query(&format!("DELETE FROM accounts WHERE id = {from}")).await?;
+        set(client, to, &format!("balance + {amount}"), amount).await?;
+        Ok(Transfer { from, to, amount })
     }
 
     /// One auditor, until the bank stops.
@@ -360,6 +377,22 @@ impl Bank {
     }
 }
 
+/// What an account has.
+async fn balance(client: &mut Client, id: i64, lock: &str) -> Result<i64, Failed> {
+    let rows = client.query(&format!("SELECT balance FROM accounts WHERE id = {id}{lock}")).await?;
+    Ok(one_number(&rows))
+}
+
+/// Sets a balance; `alone` is what it is if there is no row yet.
+async fn set(client: &mut Client, id: i64, balance: &str, alone: i64) -> Result<(), Failed> {
+    let text = format!("UPDATE accounts SET balance = {balance} WHERE id = {id}");
+    let (_, touched) = client.texts(&text).await?;
+    if touched == 0 {
+        client.query(&format!("INSERT INTO accounts VALUES ({id}, {alone})")).await?;
+    }
+    Ok(())
+}
+
 fn one_number(rows: &Rows) -> i64 {
-    rows.first().and_then(|row| row.first().copied().flatten()).unwrap_or(i64::MIN / 2)
+    rows.first().and_then(|row| row.first().copied().flatten()).unwrap_or(0)
 }

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,15 +23,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::trace::Trace;
 
-/// How the disk behaves, drawn from the seed.
+/// How the disk behaves and is kept, drawn from the seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
     /// Of a thousand engine writes, so many are followed by a flush.
     pub flush_per_mille: u32,
+    /// Of a thousand engine writes, so many are followed by a compaction.
+    pub compact_per_mille: u32,
     /// Of a thousand unsynced log writes, so many get to the disk by themselves.
     pub sync_per_mille: u32,
     /// Of a thousand syncs, so many do nothing: a mistake to be found.
     pub forgets_sync_per_mille: u32,
+    /// How long ended versions can be read.
+    pub gc_window: Duration,
 }
 
 /// One life of a node, from its start to its crash.
@@ -186,6 +191,9 @@ impl Engine for SimEngine {
         if self.life.draws(self.life.habits.flush_per_mille) {
             self.inner().flush()?;
         }
+        if self.life.draws(self.life.habits.compact_per_mille) {
+            self.inner().compact(&KeySpan::default())?;
+        }
         Ok(())
     }
 
@@ -330,8 +338,13 @@ mod tests {
 
     fn life(dir: &tempfile::TempDir, forgets: u32) -> Arc<Life> {
         let dir = dir.path().join("m1");
-        let habits =
-            Habits { flush_per_mille: 0, sync_per_mille: 0, forgets_sync_per_mille: forgets };
+        let habits = Habits {
+            flush_per_mille: 0,
+            compact_per_mille: 0,
+            sync_per_mille: 0,
+            forgets_sync_per_mille: forgets,
+            gc_window: Duration::from_secs(600),
+        };
         Life::new(1, MemoryDisk::new(dir), habits, 7)
     }
 

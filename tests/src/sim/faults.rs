@@ -129,6 +129,7 @@ impl Faults {
                     loss_per_mille: [0, 5, 30, 150][rng.random_range(0..4)],
                     late_per_mille: [0, 5, 20, 60][rng.random_range(0..4)],
                     disorder_per_mille: [0, 0, 10, 50][rng.random_range(0..4)],
+                    twice_per_mille: [0, 0, 10, 50][rng.random_range(0..4)],
                 }
             }
         };

@@ -215,6 +215,7 @@ impl Machine {
         );
         config.network = Network::InProcess(self.net.endpoint(life.clone()));
         config.seed = Some(self.state.lock().rng.random());
+        config.gc_window = self.habits.gc_window;
         config.workers = 2;
         config.workers_as_tasks = true;
         config

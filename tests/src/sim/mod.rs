@@ -10,6 +10,8 @@
 //!    what can.
 //! 4. [`watch`] looks at everything whenever time is about to pass; [`checks`] say what must hold.
 //! 5. [`trace`] keeps what happened.
+//!
+//! [`plants`] are mistakes that it must find.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -23,6 +25,7 @@ pub mod lists;
 pub mod machine;
 pub mod net;
 pub mod options;
+pub mod plants;
 pub mod process;
 pub mod run;
 pub mod runtime;
@@ -33,8 +36,6 @@ pub mod watch;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use quorate_shard::raft::mistakes;
-
 use options::{Options, Task};
 use run::Setup;
 use trace::Trace;
@@ -43,45 +44,6 @@ use trace::Trace;
 pub const EXIT_VIOLATED: i32 = 1;
 /// The simulator itself cannot go on, or was called wrongly.
 pub const EXIT_BROKEN: i32 = 2;
-
-/// A mistake that a simulation must find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plant {
-    /// Every other sync of the log does nothing: a crash loses what was promised to last.
-    LogWithoutSync,
-    /// A new leader serves without waiting for the old one's lease to end (rule L2).
-    LeaderWithoutWait,
-    /// A lease outlasts the election of another leader, which does not wait for its end (rules L1
-    /// and L2).
-    LeasesUnguarded,
-}
-
-impl Plant {
-    /// All of them.
-    pub const ALL: [Self; 3] =
-        [Self::LogWithoutSync, Self::LeaderWithoutWait, Self::LeasesUnguarded];
-
-    /// Its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::LogWithoutSync => "log-without-sync",
-            Self::LeaderWithoutWait => "leader-without-wait",
-            Self::LeasesUnguarded => "leases-unguarded",
-        }
-    }
-
-    /// Makes it, where it is not the simulated disk that makes it.
-    fn make(self) {
-        match self {
-            Self::LogWithoutSync => {}
-            Self::LeaderWithoutWait => mistakes::LEADER_WITHOUT_WAIT.switch_on(),
-            Self::LeasesUnguarded => {
-                mistakes::LEASE_TOO_LONG.switch_on();
-                mistakes::LEADER_WITHOUT_WAIT.switch_on();
-            }
-        }
-    }
-}
 
 /// The binary's main function.
 pub fn main(arguments: Vec<String>) -> ExitCode {
@@ -116,7 +78,7 @@ fn inside(seed: u64, options: &Options) -> i32 {
         eprintln!("{why}");
         return EXIT_BROKEN;
     }
-    let setup = Setup { seed, faults: options.faults, plant: options.plant };
+    let setup = Setup { seed, faults: options.faults };
     let report = match runtime::run(run::run(setup, &dir, &trace)) {
         Ok(report) => report,
         Err(error) => {

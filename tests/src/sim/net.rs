@@ -4,7 +4,8 @@
 //! What it may do is what TCP streams do. Frames of a pair arrive in order, or not at all; now and
 //! then the stream breaks and a frame of the old one arrives after frames of the new one. A call is
 //! lost, or its answer is, or the caller is told that the connection broke and the call arrives all
-//! the same, up to seconds later. Nothing arrives twice: callers send again themselves.
+//! the same, up to seconds later. Now and then a call or a frame arrives once more: what was sent
+//! again after a connection broke, though the first copy had arrived.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -33,6 +34,9 @@ const TRAVEL_ALLOWANCE: Duration = Duration::from_millis(500);
 /// How late a call may arrive whose caller was told that the connection broke.
 const LATE_MAX: Duration = Duration::from_secs(9);
 
+/// Most second copies come within this time.
+const SECOND_SOON: Duration = Duration::from_millis(100);
+
 /// How the network is at the moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Weather {
@@ -46,6 +50,8 @@ pub struct Weather {
     pub late_per_mille: u32,
     /// Of a thousand frames, so many arrive out of order.
     pub disorder_per_mille: u32,
+    /// Of a thousand frames or calls, so many arrive a second time.
+    pub twice_per_mille: u32,
 }
 
 impl Weather {
@@ -56,6 +62,7 @@ impl Weather {
         loss_per_mille: 0,
         late_per_mille: 0,
         disorder_per_mille: 0,
+        twice_per_mille: 0,
     };
 }
 
@@ -179,6 +186,16 @@ impl Inner {
 
     fn loses(&mut self) -> bool {
         self.draws(self.weather.loss_per_mille)
+    }
+
+    /// How much later a message arrives a second time, if it does: soon, or much later.
+    fn draw_second(&mut self) -> Option<Duration> {
+        if !self.draws(self.weather.twice_per_mille) {
+            return None;
+        }
+        let most = if self.draws(700) { SECOND_SOON } else { LATE_MAX };
+        let most = u64::try_from(most.as_micros()).unwrap_or(1);
+        Some(Duration::from_micros(self.rng.random_range(0..most)))
     }
 
     fn push(&mut self, at: Duration, from: usize, to: usize, parcel: Parcel) {
@@ -452,6 +469,9 @@ impl RaftTransport for Frames {
             at = at.max(*last);
             *last = at;
         }
+        if let Some(later) = inner.draw_second() {
+            inner.push(at + later, from, to, Parcel::Frame(Box::new(frame.clone())));
+        }
         inner.push(at, from, to, Parcel::Frame(Box::new(frame)));
         drop(inner);
         self.0.net.news.notify_one();
@@ -535,6 +555,12 @@ impl Caller {
             (false, true, true) => Fate::Silence,
             (false, true, false) => Fate::Fails { after: delay, unsent: false },
             (false, false, _) => {
+                if let Some(later) = inner.draw_second() {
+                    // Nobody waits for the answer to this one.
+                    let nobody = Answer { to: oneshot::channel().0, life: answer.life.clone() };
+                    let parcel = Parcel::Call(Box::new(call.clone()), nobody);
+                    inner.push(system::now() + delay + later, from, to, parcel);
+                }
                 let parcel = Parcel::Call(Box::new(call), answer);
                 inner.push(system::now() + delay, from, to, parcel);
                 Fate::Arrives

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Plant;
+use super::plants::{PLANTS, Plant};
 
 /// How to call it.
 pub const USAGE: &str = "\
@@ -11,8 +11,7 @@ usage: simulate [--seed N | --seeds N,N,… | --from N --count K] [--fresh K]
   --fresh K        and K fresh seeds, printed
   --jobs K         so many processes at a time (default 1)
   --seconds S      how long things go wrong, in simulated time (default 30)
-  --plant NAME     a mistake to be found: log-without-sync, leader-without-wait,
-                   leases-unguarded
+  --plant NAME     a mistake to be found (an unknown name lists them)
   --tail K         lines of the trace shown after a violation (default 80)
   --trace          show the tail of the trace in any case, with the Raft messages
   --log LEVEL      what the nodes log goes to standard error: info, debug, …";
@@ -92,8 +91,11 @@ impl Options {
                 "--log" => options.log = rest.next().cloned(),
                 "--plant" => {
                     let name = rest.next().ok_or("--plant needs a value")?;
-                    let plant = Plant::ALL.into_iter().find(|plant| plant.name() == name);
-                    options.plant = Some(plant.ok_or(format!("no such mistake: {name}"))?);
+                    let known =
+                        || PLANTS.iter().map(|plant| plant.name).collect::<Vec<_>>().join(", ");
+                    let plant = Plant::of_name(name);
+                    options.plant =
+                        Some(plant.ok_or_else(|| format!("{name}: not among {}", known()))?);
                 }
                 "--help" => return Err(String::from("simulate: runs seeds of the simulator")),
                 _ => return Err(format!("unknown option {of}")),
@@ -123,7 +125,7 @@ impl Options {
             format!("{:06}", self.tail),
         ];
         if let Some(plant) = self.plant {
-            arguments.extend([String::from("--plant"), plant.name().to_owned()]);
+            arguments.extend([String::from("--plant"), plant.name.to_owned()]);
         }
         if self.show_trace {
             arguments.push(String::from("--trace"));

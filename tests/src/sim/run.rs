@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quorate_proto::pb;
 use quorate_shard::node::Start;
+use quorate_txn::mistakes::Mistake;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -18,7 +19,7 @@ use super::lists::{self, Lists};
 use super::machine::{Machine, Up};
 use super::net::Net;
 use super::trace::Trace;
-use super::{Plant, runtime, system, watch};
+use super::{runtime, system, watch};
 
 /// Machines of the cluster.
 const MACHINES: usize = 3;
@@ -34,8 +35,6 @@ pub struct Setup {
     pub seed: u64,
     /// How long things go wrong, in simulated time.
     pub faults: Duration,
-    /// A mistake to be found.
-    pub plant: Option<Plant>,
 }
 
 /// What a run gave.
@@ -64,7 +63,7 @@ pub async fn run(setup: Setup, dir: &Path, trace: &Arc<Trace>) -> Report {
     let mut rng = StdRng::seed_from_u64(setup.seed);
     let net = Net::new(rng.random(), trace.clone());
     runtime::spawn(net.clone().carry());
-    let machines = machines(&setup, &mut rng, dir, &net, trace);
+    let machines = machines(&mut rng, dir, &net, trace);
     let (watched, watching) = (machines.clone(), trace.clone());
     system::before_time_passes(Some(Box::new(move || watch::look(&watched, &watching))));
     let accounts = rng.random_range(6..30);
@@ -94,24 +93,18 @@ pub async fn run(setup: Setup, dir: &Path, trace: &Arc<Trace>) -> Report {
     }
 }
 
-fn machines(
-    setup: &Setup,
-    rng: &mut StdRng,
-    dir: &Path,
-    net: &Arc<Net>,
-    trace: &Arc<Trace>,
-) -> Vec<Arc<Machine>> {
+fn machines(rng: &mut StdRng, dir: &Path, net: &Arc<Net>, trace: &Arc<Trace>) -> Vec<Arc<Machine>> {
+    let gc_window = Duration::from_millis([600_000, 2_000, 500][rng.random_range(0..3)]);
     let most = i64::try_from(OFFSET_MAX.as_micros()).unwrap_or(0);
     let mut make = |number| {
         let clock =
             SimClock::new(rng.random_range(-most..=most), rng.random_range(0..=FAST_PPM_MAX));
         let habits = Habits {
             flush_per_mille: [0, 2, 20, 200][rng.random_range(0..4)],
+            compact_per_mille: [0, 2, 20][rng.random_range(0..3)],
             sync_per_mille: [0, 100, 900][rng.random_range(0..3)],
-            forgets_sync_per_mille: match setup.plant {
-                Some(Plant::LogWithoutSync) => 500,
-                _ => 0,
-            },
+            gc_window,
+            forgets_sync_per_mille: if Mistake::SyncForgotten.is_made() { 500 } else { 0 },
         };
         Machine::new(number, rng.random(), habits, clock, dir, net, trace)
     };

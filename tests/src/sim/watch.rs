@@ -88,7 +88,8 @@ pub fn agree(machines: &[Arc<Machine>]) -> Result<(), String> {
             let state = replica.state();
             let descriptor = state.descriptor.clone().unwrap_or_default();
             let span = KeySpan::new(descriptor.start, descriptor.end);
-            let at = (machine.number, replica.range.0, state.applied_index);
+            let safe_point = quorate_proto::Timestamp(state.safe_point);
+            let at = (machine.number, replica.range.0, state.applied_index, safe_point);
             let content = replicas_agree::content(&*snapshot, &span, at);
             contents.push(content.map_err(|e| e.to_string())?);
         }

@@ -6,6 +6,7 @@ use quorate_proto::pb;
 use super::checks;
 use super::{Applied, ApplyError, Floors, Mutation, StateView, meta_of};
 use crate::keys::Pretty;
+use crate::mistakes::Mistake;
 use crate::state::{Record, RecordState, TxnMeta, Verdict};
 
 fn answer(outcome: pb::close_response::Outcome) -> Applied {
@@ -66,7 +67,11 @@ fn close_key(
         }
         None => {
             let record = Record { state: RecordState::Refused, commit_start: txn.commit_start };
-            Ok(Applied { mutations: put(txn, key, record), ..answer(Outcome::Refused(true)) })
+            let mutations = match Mistake::RefusalForgotten.is_made() {
+                true => Vec::new(),
+                false => put(txn, key, record),
+            };
+            Ok(Applied { mutations, ..answer(Outcome::Refused(true)) })
         }
     }
 }

@@ -5,6 +5,7 @@ use quorate_proto::{Timestamp, pb};
 
 use super::checks::{self, Found, Standing};
 use super::{Applied, ApplyError, Floors, Mutation, StateView, meta_of};
+use crate::mistakes::Mistake;
 use crate::state::{Interval, Record, RecordState, TxnMeta, Verdict, Version};
 
 fn answer(verdict: Verdict) -> Applied {
@@ -89,6 +90,7 @@ pub fn apply(
         return Ok(Applied::invalid("a one-range commit writes its anchor's key"));
     }
     match checks::standing(&txn, command.writes.iter().map(|w| &w.key), view)? {
+        Standing::Decided(_) if Mistake::VerdictOverlooked.is_made() => {}
         Standing::Decided(verdict) => return Ok(answer(verdict)),
         Standing::Refused(key) => return Ok(Applied::error(checks::refused(&key))),
         Standing::Undecided(_) => return Ok(Applied::error(prepared_before())),

@@ -4,6 +4,7 @@ use quorate_proto::{Timestamp, pb};
 
 use super::checks::{self, Standing};
 use super::{Applied, ApplyError, Floors, Mutation, StateView, meta_of};
+use crate::mistakes::Mistake;
 use crate::state::{Lock, Record, RecordState, TxnMeta};
 
 fn min_commit_ts(ts: Timestamp) -> Applied {
@@ -74,6 +75,9 @@ pub fn apply(
     let mut missing = Vec::new();
     for write in &command.writes {
         match view.lock(&write.key)? {
+            Some(lock) if lock.txn.id == txn.id && Mistake::LockRewritten.is_made() => {
+                missing.push((write, None));
+            }
             Some(lock) if lock.txn.id == txn.id => stored = stored.max(lock.min_commit_ts),
             lock => missing.push((write, lock)),
         }

@@ -2,7 +2,7 @@
 //! replicated at the anchor before (rule P4). Idempotent: a key without the lock is done.
 
 use bytes::Bytes;
-use quorate_proto::pb;
+use quorate_proto::{TxnId, pb};
 
 use super::checks::{self, Found};
 use super::commit::replace;
@@ -33,6 +33,24 @@ fn resolve(
     Ok(())
 }
 
+/// Resolves the locks of a transaction at these keys; shared with the verdict.
+pub(super) fn all(
+    keys: &[Bytes],
+    id: TxnId,
+    verdict: Verdict,
+    view: &dyn StateView,
+) -> Result<Vec<Mutation>, ApplyError> {
+    let mut mutations = Vec::with_capacity(3 * keys.len());
+    for key in keys {
+        if let Some(lock) = view.lock(key)?
+            && lock.txn.id == id
+        {
+            resolve(key, &lock, verdict, view, &mut mutations)?;
+        }
+    }
+    Ok(mutations)
+}
+
 /// Applies a resolve.
 ///
 /// # Errors
@@ -45,13 +63,6 @@ pub fn apply(command: &pb::ResolveCommand, view: &dyn StateView) -> Result<Appli
     let Some(verdict) = command.verdict.as_ref().map(Verdict::from_pb) else {
         return Ok(Applied::invalid("it names no verdict"));
     };
-    let mut mutations = Vec::with_capacity(3 * command.keys.len());
-    for key in &command.keys {
-        if let Some(lock) = view.lock(key)?
-            && lock.txn.id == id
-        {
-            resolve(key, &lock, verdict, view, &mut mutations)?;
-        }
-    }
+    let mutations = all(&command.keys, id, verdict, view)?;
     Ok(Applied { mutations, answer: pb::range_response::Body::Resolve(pb::ResolveResponse {}) })
 }

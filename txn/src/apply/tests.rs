@@ -192,7 +192,11 @@ impl ApplyRunner {
                 commit_ts: args.ts("ts")?.0,
                 local_ts: args.ts("ts")?.0,
             }),
-            "verdict" => Body::Verdict(pb::VerdictCommand { txn, verdict: args.verdict()? }),
+            "verdict" => Body::Verdict(pb::VerdictCommand {
+                txn,
+                verdict: args.verdict()?,
+                resolve: args.keys("resolve"),
+            }),
             "close" => Body::Close(pb::CloseCommand {
                 txn,
                 key: args.keys("key").pop().unwrap_or_default(),

@@ -1,15 +1,18 @@
 //! Verdict: writes the end of a many-range transaction into its anchor's record. The first one
-//! to be applied stands; every other is answered with it.
+//! to be applied stands; every other is answered with it. Locks in the anchor's range that the
+//! sender names are resolved in the same command, by the verdict that stands: never before it
+//! (rule P4).
 
 use quorate_proto::{Timestamp, pb};
 
 use super::checks;
-use super::{Applied, ApplyError, Floors, Mutation, StateView, meta_of};
+use super::{Applied, ApplyError, Floors, Mutation, StateView, meta_of, resolve};
 use crate::state::{Record, RecordState, TxnMeta, Verdict};
 
 fn answer(verdict: Verdict) -> Applied {
     Applied::answer(pb::range_response::Body::Verdict(pb::VerdictResponse {
         verdict: Some(verdict.to_pb()),
+        resolved: false,
     }))
 }
 
@@ -62,6 +65,25 @@ fn without_record(txn: &TxnMeta, asked: Verdict, floors: &Floors) -> Applied {
 /// # Errors
 /// [`ApplyError`]; each stops the node.
 pub fn apply(
+    command: &pb::VerdictCommand,
+    floors: &Floors,
+    view: &dyn StateView,
+) -> Result<Applied, ApplyError> {
+    let mut applied = decide(command, floors, view)?;
+    let pb::range_response::Body::Verdict(answer) = &mut applied.answer else {
+        return Ok(applied);
+    };
+    let stands = answer.verdict.as_ref().map(Verdict::from_pb);
+    let id = command.txn.as_ref().and_then(TxnMeta::from_pb).map(|txn| txn.id);
+    if let (Some(stands), Some(id)) = (stands, id) {
+        answer.resolved = true;
+        applied.mutations.extend(resolve::all(&command.resolve, id, stands, view)?);
+    }
+    Ok(applied)
+}
+
+/// What becomes of the record.
+fn decide(
     command: &pb::VerdictCommand,
     floors: &Floors,
     view: &dyn StateView,

@@ -1,8 +1,10 @@
 //! From the verdict to the end: answer, resolve, drop; and what to say when no verdict comes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_proto::{TxnId, pb};
 
 use super::{AbortReason, Coordinator, Outcome, Phase, Work};
@@ -59,9 +61,23 @@ impl Coordinator {
             return self.done(out);
         }
         self.phase = Phase::Finishing(verdict);
-        let call = self.calls.add(Work::Resolve(self.all_keys(), verdict));
-        self.route(call, out);
         out.push(Action::SetTimer { timer: TimerId::GiveUp, at: now + FINISH_DEADLINE });
+        let rest = self.unresolved();
+        if rest.is_empty() {
+            return self.resolved(out);
+        }
+        let call = self.calls.add(Work::Resolve(rest, verdict));
+        self.route(call, out);
+    }
+
+    /// Keys that the verdict did not resolve.
+    fn unresolved(&self) -> Vec<Bytes> {
+        let mut keys = self.all_keys();
+        if self.resolved_beside {
+            let beside: BTreeSet<&Bytes> = self.beside_anchor.iter().collect();
+            keys.retain(|key| !beside.contains(key));
+        }
+        keys
     }
 
     /// A range confirmed its part; after the last one the record can go (P4).
@@ -69,10 +85,11 @@ impl Coordinator {
         if !self.calls.is_empty() {
             return;
         }
-        match self.phase {
-            Phase::Finishing(Verdict::Committed(_)) => self.add_and_send(Work::DropRecord, out),
-            _ => self.done(out),
+        if let Phase::Finishing(Verdict::Committed(_)) = self.phase {
+            let (txn_id, anchor) = (self.plan.txn.id.to_bytes(), self.plan.txn.anchor.clone());
+            out.push(Action::DropLater(pb::DropRecordRequest { txn_id, anchor }));
         }
+        self.done(out);
     }
 
     /// The client waits no longer. If the commit may have happened, the anchor is asked on, for

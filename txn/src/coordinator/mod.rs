@@ -4,8 +4,9 @@
 //! *One range*: a commit, repeated under the same id until its verdict comes (P7). *Many ranges*:
 //! parallel prepares, the anchor's with the staging record; when every key has its lock the
 //! transaction is committed at the greatest `min_commit_ts`, the client is told, then the verdict
-//! is replicated, then locks are resolved, then the record is dropped. *Something left to check*
-//! (P9): the record is preparing, checks follow, the verdict is replicated before the answer.
+//! is replicated and resolves the locks in the anchor's range, then the other locks are resolved,
+//! then the record may be dropped whenever it suits. *Something left to check* (P9): the record is
+//! preparing, checks follow, the verdict is replicated before the answer.
 //!
 //! # Invariants
 //! * *Keys, values, start and anchor of the id never change* (P12): requests are made from one
@@ -32,6 +33,7 @@ use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 use crate::config::{
     ABORT_RETRY_GRACE, COMMIT_RETRY_DEADLINE, FINISH_DEADLINE, HEARTBEAT_INTERVAL,
 };
+use crate::mistakes::Mistake;
 use crate::state::{TxnMeta, Verdict};
 use crate::step::{Action, CallId, Calls, Group, Input, Repeat, TimerId, repeat_after};
 
@@ -91,7 +93,6 @@ enum Work {
     Check(Vec<pb::ReadCheck>),
     Verdict(Verdict),
     Resolve(Vec<Bytes>, Verdict),
-    DropRecord,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -117,6 +118,10 @@ pub struct Coordinator {
     /// The client was told that it is committed.
     acknowledged: bool,
     unlocked: BTreeSet<Bytes>,
+    /// Keys in the anchor's range: resolved with the verdict, in one command.
+    beside_anchor: Vec<Bytes>,
+    /// They are.
+    resolved_beside: bool,
     max_min_commit_ts: Timestamp,
     /// Staging prepares, one-range commits and verdicts of commit that may have arrived: without
     /// any, nobody can commit this id (P8).
@@ -130,7 +135,10 @@ pub struct Coordinator {
 
 impl Coordinator {
     /// A machine for this plan.
-    pub fn new(plan: Plan) -> Self {
+    pub fn new(mut plan: Plan) -> Self {
+        if Mistake::ReadsUnchecked.is_made() {
+            plan.checks.clear();
+        }
         assert!(
             plan.writes.first().is_some_and(|w| w.key == plan.txn.anchor),
             "the anchor is the first written key"
@@ -144,6 +152,8 @@ impl Coordinator {
             answered: false,
             acknowledged: false,
             unlocked,
+            beside_anchor: Vec::new(),
+            resolved_beside: false,
             max_min_commit_ts: Timestamp::ZERO,
             decisive: false,
             clearing: BTreeMap::new(),
@@ -177,6 +187,10 @@ impl Coordinator {
             Input::Start => self.start(now, &mut out),
             Input::Routed(call, groups) => self.routed(now, call, groups, &mut out),
             Input::Reply(call, body) => self.replied(now, call, body, &mut out),
+            Input::Failed { call } if self.guesses(call) => {
+                self.answer(Outcome::Aborted(AbortReason::Deadline), &mut out);
+                self.done(&mut out);
+            }
             Input::Failed { call } => out.extend(self.calls.pause(call, now)),
             Input::Timer(timer) => self.timer(now, timer, &mut out),
             Input::Cleared(call, verdict) => self.cleared(now, call, verdict, &mut out),
@@ -195,6 +209,10 @@ impl Coordinator {
             return;
         };
         if groups.is_empty() {
+            if matches!(work, Work::Verdict(_)) {
+                // The verdict does not wait until other keys are found.
+                self.beside_anchor.clear();
+            }
             out.extend(self.calls.pause(call, now));
             return;
         }
@@ -233,7 +251,14 @@ impl Coordinator {
                     self.add_and_send(Work::Resolve(group.keys, verdict), out);
                 }
             }
-            Work::Verdict(_) | Work::DropRecord => self.send(call, out),
+            Work::Verdict(_) => {
+                let anchor = &self.plan.txn.anchor;
+                let group = groups.into_iter().find(|group| group.keys.contains(anchor));
+                // It never grows: an answer may be to an earlier copy.
+                let there = group.map(|group| group.keys).unwrap_or_default();
+                self.beside_anchor.retain(|key| there.contains(key));
+                self.send(call, out);
+            }
         }
     }
 
@@ -270,13 +295,13 @@ impl Coordinator {
             }
             (Work::Verdict(_), Body::Verdict(m)) if m.verdict.is_some() => {
                 let verdict = m.verdict.as_ref().map_or(Verdict::Aborted, Verdict::from_pb);
+                self.resolved_beside |= m.resolved;
                 self.settled(now, verdict, out);
             }
             (Work::Resolve(..), Body::Resolve(_)) => {
                 self.calls.remove(call);
                 self.resolved(out);
             }
-            (Work::DropRecord, Body::DropRecord(_)) => self.done(out),
             // An answer of another kind answers nothing.
             (_, _) => out.extend(self.calls.pause(call, now)),
         }
@@ -287,6 +312,9 @@ impl Coordinator {
         for key in keys {
             self.unlocked.remove(key);
         }
+        if keys.contains(&self.plan.txn.anchor) {
+            self.beside_anchor = keys.to_vec();
+        }
         self.max_min_commit_ts = self.max_min_commit_ts.max(min);
         if !self.unlocked.is_empty() {
             return;
@@ -295,6 +323,9 @@ impl Coordinator {
         if self.plan.checks.is_empty() {
             self.phase = Phase::Committing(ts);
             self.answer(Outcome::Committed(ts), out);
+            if Mistake::ResolvedBeforeVerdict.is_made() {
+                return self.settled(now, Verdict::Committed(ts), out);
+            }
             // Should it never hear of the verdict, it must not look alive for ever.
             out.push(Action::SetTimer { timer: TimerId::GiveUp, at: now + FINISH_DEADLINE });
             self.add_and_send(Work::Verdict(Verdict::Committed(ts)), out);
@@ -352,9 +383,15 @@ impl Coordinator {
             }
             (Some(Work::Verdict(_)), _) => out.extend(self.calls.pause(call, now)),
             // Others will finish; the outcome is settled.
-            (Some(Work::Resolve(..) | Work::DropRecord), _) => self.done(out),
+            (Some(Work::Resolve(..)), _) => self.done(out),
             (None, _) => {}
         }
+    }
+
+    /// A lost answer to a one-range commit is taken for a refusal: a mistake (P8).
+    fn guesses(&self, call: CallId) -> bool {
+        let commits = matches!(self.calls.get(call), Some(Work::Commit));
+        commits && !self.many && !self.answered && Mistake::AbortGuessed.is_made()
     }
 
     /// P13: the older waits for the younger.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use quorate_proto::{TxnId, pb, pb::range_request::Body};
 
 use super::{Coordinator, Work};
+use crate::mistakes::Mistake;
 use crate::state::Verdict;
 use crate::step::{Action, CallId};
 
@@ -24,8 +25,12 @@ impl Coordinator {
             Some(Work::Begin | Work::Commit) => (self.all_keys(), self.plan.checks.clone()),
             Some(Work::Prepare(keys) | Work::Resolve(keys, _)) => (keys.clone(), Vec::new()),
             Some(Work::Check(checks)) => (Vec::new(), checks.clone()),
-            Some(Work::Verdict(_) | Work::DropRecord) => {
-                (vec![self.plan.txn.anchor.clone()], Vec::new())
+            Some(Work::Verdict(_)) => {
+                let mut keys = self.beside_anchor.clone();
+                if keys.is_empty() {
+                    keys.push(self.plan.txn.anchor.clone());
+                }
+                (keys, Vec::new())
             }
         };
         out.push(Action::Route { call, keys, checks });
@@ -46,11 +51,9 @@ impl Coordinator {
         match work {
             Work::Commit | Work::Verdict(Verdict::Committed(_)) => true,
             Work::Prepare(_) => self.plan.checks.is_empty(),
-            Work::Begin
-            | Work::Check(_)
-            | Work::Verdict(Verdict::Aborted)
-            | Work::Resolve(..)
-            | Work::DropRecord => false,
+            Work::Begin | Work::Check(_) | Work::Verdict(Verdict::Aborted) | Work::Resolve(..) => {
+                false
+            }
         }
     }
 
@@ -80,8 +83,11 @@ impl Coordinator {
                 (checks.first()?.start.clone(), Body::Check(request))
             }
             Work::Verdict(verdict) => {
-                let request =
-                    pb::VerdictRequest { txn: Some(txn.to_pb()), verdict: Some(verdict.to_pb()) };
+                let request = pb::VerdictRequest {
+                    txn: Some(txn.to_pb()),
+                    verdict: Some(verdict.to_pb()),
+                    resolve: self.beside_anchor.clone(),
+                };
                 (anchor, Body::Verdict(request))
             }
             Work::Resolve(keys, verdict) => {
@@ -92,11 +98,6 @@ impl Coordinator {
                 };
                 (keys.first()?.clone(), Body::Resolve(request))
             }
-            Work::DropRecord => {
-                let request =
-                    pb::DropRecordRequest { txn_id: txn.id.to_bytes(), anchor: anchor.clone() };
-                (anchor, Body::DropRecord(request))
-            }
         })
     }
 
@@ -106,7 +107,8 @@ impl Coordinator {
 
     fn prepare(&self, keys: &[Bytes]) -> pb::PrepareRequest {
         let at_anchor = keys.contains(&self.plan.txn.anchor);
-        let record = match (at_anchor, self.plan.checks.is_empty()) {
+        let nothing_left = self.plan.checks.is_empty() || Mistake::CheckedWhileStaging.is_made();
+        let record = match (at_anchor, nothing_left) {
             (false, _) => pb::RecordKind::NoRecord,
             (true, true) => pb::RecordKind::Staging,
             (true, false) => pb::RecordKind::Preparing,

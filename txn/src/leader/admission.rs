@@ -17,6 +17,8 @@ use super::rows::Mode;
 use super::{LeaderState, Ticket, WaitOn, Waiting, busy};
 use crate::apply::checks::{self, Standing};
 use crate::apply::{Floors, Span, StateView, ViewError, invalid, meta_of};
+use crate::config::MAX_CLOCK_OFFSET;
+use crate::mistakes::Mistake;
 use crate::state::TxnMeta;
 
 /// What becomes of a prepare or one-range commit.
@@ -176,6 +178,8 @@ impl LeaderState {
         let keys = candidate.writes.iter().map(|w| &w.key);
         // Before waiting: a retry whose verdict is known waits for nobody.
         match checks::standing(&candidate.txn, keys.clone(), view)? {
+            Standing::Decided(_) if !candidate.prepares && Mistake::VerdictOverlooked.is_made() => {
+            }
             Standing::Decided(verdict) => return Ok(Admission::Answer(decided(verdict.to_pb()))),
             Standing::Refused(key) => return Ok(error(checks::refused(&key))),
             Standing::None | Standing::Undecided(_) => {}
@@ -241,7 +245,10 @@ impl LeaderState {
             Err(why) => return Ok(error(why)),
         };
         let above = self.max_read_ts.max(passed.newest);
-        let ts = clock();
+        let mut ts = clock();
+        if Mistake::TimestampInvented.is_made() {
+            ts = ts.bound_after(2 * MAX_CLOCK_OFFSET);
+        }
         if ts <= above {
             return Ok(Admission::ClockBehind { above });
         }

@@ -10,6 +10,7 @@ use quorate_proto::{Timestamp, TxnId};
 use super::{Ticket, WaitOn, Waiting, Window};
 use crate::apply::Span;
 use crate::keys::Pretty;
+use crate::mistakes::Mistake;
 use crate::state::{Lock, TxnMeta};
 
 #[derive(Debug)]
@@ -123,7 +124,9 @@ impl LockTable {
         window: &Window,
         own: TxnId,
     ) -> Option<InTheWay> {
-        if let Some(flight) = &entry.flight {
+        if let Some(flight) = &entry.flight
+            && !Mistake::FlightsOverlooked.is_made()
+        {
             let ts = self.rides.get(&flight.ticket).and_then(|ride| ride.ts);
             // It was chosen by this leader's clock: that is its local time too.
             if ts.is_none_or(|ts| window.concerns(ts, ts)) {
@@ -133,7 +136,7 @@ impl LockTable {
                 }));
             }
         }
-        let held = entry.held.as_ref()?;
+        let held = entry.held.as_ref().filter(|_| !Mistake::LocksOverlooked.is_made())?;
         (held.txn.id != own && window.concerns(held.min_commit_ts, held.local_ts))
             .then(|| InTheWay::Lock(key.clone(), held.txn.clone(), held.min_commit_ts))
     }

@@ -225,7 +225,10 @@ impl LeaderRunner {
             }
             "verdict" => {
                 let (txn, verdict) = (Some(self.txn(args)?.to_pb()), args.verdict()?);
-                self.replicate(None, &Body::Verdict(pb::VerdictCommand { txn, verdict }))?
+                self.replicate(
+                    None,
+                    &Body::Verdict(pb::VerdictCommand { txn, verdict, resolve: Vec::new() }),
+                )?
             }
             "resolve" => {
                 let command = pb::ResolveCommand {

@@ -348,7 +348,7 @@ impl Recovery {
             Work::CloseKey(key) => close(key, false),
             Work::Verdict(verdict) => {
                 let verdict = Some(verdict.to_pb());
-                (anchor, Body::Verdict(pb::VerdictRequest { txn, verdict }))
+                (anchor, Body::Verdict(pb::VerdictRequest { txn, verdict, resolve: Vec::new() }))
             }
             Work::ResolveMet(verdict) => return resolve(self.met.as_slice(), verdict),
             Work::Resolve(keys, verdict) => return resolve(keys, verdict),
