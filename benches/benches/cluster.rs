@@ -4,12 +4,14 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls, Statement};
 
 const ROWS: i32 = 2_000;
+const PAIRS: i32 = 3_000;
 
 /// A demo process; it ends with the benchmark.
 struct Demo {
@@ -117,5 +119,39 @@ fn statements(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, statements);
+#[expect(clippy::disallowed_methods, reason = "measured from outside of the database")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Commits in one range and in two, by turns, so that both see the same machine: the medians and
+/// their ratio.
+fn paired(_: &mut Criterion) {
+    let demo = Demo::start();
+    let runtime = Runtime::new().expect("a runtime");
+    let client = runtime.block_on(connected(&demo.url));
+    let [_, update_one, update_two] = runtime.block_on(prepared(&client));
+    let (mut one_range, mut two_ranges) = (Vec::new(), Vec::new());
+    for turn in 0..PAIRS {
+        let low = turn % (ROWS / 2) + 1;
+        let high = low + ROWS / 2;
+        let began = now();
+        runtime.block_on(client.execute(&update_one, &[&low])).expect("updated");
+        let then = now();
+        runtime.block_on(client.execute(&update_two, &[&low, &high])).expect("updated");
+        one_range.push(then - began);
+        two_ranges.push(then.elapsed());
+    }
+    let [one_range, two_ranges] = [one_range, two_ranges].map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    });
+    let ratio = two_ranges.as_secs_f64() / one_range.as_secs_f64();
+    println!(
+        "paired medians of {PAIRS}: one-range commit {one_range:?}, two-range commit \
+         {two_ranges:?}, ratio {ratio:.2}"
+    );
+}
+
+criterion_group!(benches, statements, paired);
 criterion_main!(benches);
