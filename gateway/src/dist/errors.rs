@@ -166,7 +166,13 @@ pub fn unknown(why: &str) -> SqlError {
 pub fn of_range(dist: &Dist, error: &pb::RangeError) -> SqlError {
     let text = error.message.clone();
     match &error.kind {
-        Some(Kind::Conflict(c)) => conflict(dist, &c.key),
+        Some(Kind::Conflict(c)) => match &c.writer {
+            Some(writer) => {
+                let (key, by) = (dist.name(&c.key), person(writer));
+                conflict(dist, &c.key).with_detail(format!("{key} was changed by {by}."))
+            }
+            None => conflict(dist, &c.key),
+        },
         Some(Kind::AlreadyExists(e)) => already_exists(dist, &e.key),
         Some(Kind::Uncertain(u)) => uncertain(dist, &u.key, "it met too many such rows"),
         Some(Kind::Locked(l)) => conflict(dist, &l.key),

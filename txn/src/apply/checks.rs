@@ -111,7 +111,11 @@ pub fn locked(key: &Bytes, lock: &Lock) -> Refusal {
 /// The error for an event after a key was read.
 pub fn conflict(key: &Bytes, event: Timestamp, read_at: Timestamp) -> Refusal {
     pb::RangeError::new(
-        Kind::Conflict(pb::Conflict { key: key.clone(), event_ts: event.0, txn_id: Bytes::new() }),
+        Kind::Conflict(pb::Conflict {
+            key: key.clone(),
+            event_ts: event.0,
+            ..pb::Conflict::default()
+        }),
         format!("key {} was changed at {event}, after it was read at {read_at}", Pretty(key)),
     )
 }

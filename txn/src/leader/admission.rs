@@ -242,7 +242,7 @@ impl LeaderState {
     ) -> Result<Admission, ViewError> {
         let passed = match self.look(candidate, floors, view)? {
             Ok(passed) => passed,
-            Err(why) => return Ok(error(why)),
+            Err(why) => return Ok(error(self.named(why))),
         };
         let above = self.max_read_ts.max(passed.newest);
         let mut ts = clock();
@@ -257,9 +257,11 @@ impl LeaderState {
             self.max_read_ts = self.max_read_ts.max(ts);
             let id = candidate.txn.id;
             if let Err(why) = checks::test_reads(id, candidate.checks, ts, view)? {
-                return Ok(error(why));
+                return Ok(error(self.named(why)));
             }
         }
+        let who = candidate.lock_owner.and_then(|owner| self.rows.who(owner));
+        self.recent.note(who, candidate.writes.iter().map(|write| &write.key), ts);
         Ok(Admission::Propose { ticket, body: command(passed, ts) })
     }
 

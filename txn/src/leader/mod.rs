@@ -6,6 +6,7 @@
 //! * [`reading`]: reads and checks against the table (P1, P9, R2).
 //! * [`hearing`]: which coordinators are taken for dead (P11).
 //! * [`rows`]: row locks and their queues; [`locking`]: requests for them.
+//! * [`recent`]: who wrote keys lately, for those who come too late.
 //!
 //! The owner calls every method under one lock (or on one worker) and, per request, in this order:
 //! lease check, method, engine, lease check (L1).
@@ -24,6 +25,7 @@ pub mod admission;
 pub mod hearing;
 pub mod locking;
 pub mod reading;
+pub mod recent;
 pub mod rows;
 pub mod table;
 
@@ -38,6 +40,7 @@ use crate::state::{Lock, Record, TxnMeta};
 pub use admission::Admission;
 use hearing::Hearing;
 pub use reading::{ReadSet, ReadStart, Window};
+use recent::RecentWriters;
 use rows::RowLocks;
 use table::LockTable;
 
@@ -109,6 +112,7 @@ pub struct LeaderState {
     table: LockTable,
     /// Row locks. They decide who waits, never what is right.
     pub rows: RowLocks,
+    recent: RecentWriters,
     hearing: Hearing,
     next_ticket: u64,
 }
@@ -148,6 +152,7 @@ impl LeaderState {
             others_upto: Timestamp::MAX,
             table: LockTable::default(),
             rows: RowLocks::default(),
+            recent: RecentWriters::default(),
             hearing: Hearing::new(began),
             next_ticket: 1,
         }
@@ -206,6 +211,15 @@ impl LeaderState {
     /// The least timestamp that was chosen and is not applied yet, if any.
     pub fn least_in_flight(&self) -> Option<Timestamp> {
         self.table.least_in_flight()
+    }
+
+    /// Adds to a conflict who caused it.
+    fn named(&self, mut error: pb::RangeError) -> pb::RangeError {
+        if let Some(Kind::Conflict(conflict)) = &mut error.kind {
+            let event = Timestamp(conflict.event_ts);
+            conflict.writer = self.recent.writer(&conflict.key, event).cloned();
+        }
+        error
     }
 
     pub(crate) fn check_serves(&self) -> Result<(), pb::RangeError> {

@@ -131,7 +131,7 @@ impl LeaderState {
         }
         match checks::test_reads(own, &request.checks, upto, view)? {
             Ok(()) => Ok(ReadStart::Clear),
-            Err(error) => Ok(ReadStart::Refuse(error)),
+            Err(error) => Ok(ReadStart::Refuse(self.named(error))),
         }
     }
 }

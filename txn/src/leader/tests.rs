@@ -84,7 +84,7 @@ impl LeaderRunner {
                 self.flights.insert(ticket, body);
                 format!("propose {ticket} known-absent={absent}")
             }
-            Admission::Answer(answer) => show(&answer),
+            Admission::Answer(answer) => format!("{}{}", show(&answer), show_writer(&answer)),
             Admission::Wait(waiting) => waiting.to_string(),
             Admission::ClockBehind { above } => format!("clock must pass {above}"),
         })
@@ -270,6 +270,15 @@ impl LeaderRunner {
             other => return Err(format!("unknown command {other}").into()),
         })
     }
+}
+
+/// Who is named for a conflict.
+fn show_writer(answer: &pb::range_response::Body) -> String {
+    use pb::range_error::Kind;
+    let pb::range_response::Body::Error(error) = answer else { return String::new() };
+    let Some(Kind::Conflict(conflict)) = &error.kind else { return String::new() };
+    let writer = conflict.writer.as_ref().and_then(|who| TxnId::from_bytes(&who.id));
+    writer.map(|id| format!(" by {id}")).unwrap_or_default()
 }
 
 impl Runner for LeaderRunner {
