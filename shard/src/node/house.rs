@@ -387,8 +387,7 @@ impl Node {
     // ------------------------------------------------------------ drain
 
     /// Waits for the calls under way and moves the leaders away, both for a bounded time.
-    pub(super) async fn drain(&self) {
-        let ends = Instant::now() + DRAIN_TIMEOUT;
+    pub(super) async fn drain(&self, ends: Instant) {
         loop {
             let idle = self.idle.notified();
             tokio::pin!(idle);
@@ -400,6 +399,12 @@ impl Node {
                 break;
             }
         }
+        // What came meanwhile.
+        self.hand_leads_on(ends).await;
+    }
+
+    /// Moves every lead away, as far as there is somebody to take it.
+    pub(super) async fn hand_leads_on(&self, ends: Instant) {
         let live = self.live();
         let moves = self.moves_to(&live);
         let all = join_all(moves.into_iter().map(|(range, to)| self.move_lead(range, to)));

@@ -15,7 +15,7 @@
 //!    (`meta_client`).
 //! 3. House-keeping (`house`, `pinger`): the clock's bound, reports to the meta range, comparing
 //!    clocks, placement, spreading leaders, floors, splits by size.
-//! 4. [`Node::shutdown`] drains: no new calls, leaders move away, flush.
+//! 4. [`Node::shutdown`] drains: leaders move away, no new calls, flush.
 
 #![expect(
     clippy::result_large_err,
@@ -200,6 +200,8 @@ pub struct Node {
     pub(crate) restarted: bool,
     pub(crate) sweeping: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    /// It is about to stop, and shall get no leads any more.
+    pub(crate) leaving: AtomicBool,
     pub(crate) in_flight: AtomicUsize,
     pub(crate) idle: Notify,
     running: Mutex<Option<Running>>,
@@ -281,13 +283,17 @@ impl Node {
         self.stop_workers().await;
     }
 
-    /// Drains and stops: no new calls, leaders move away, everything is flushed. The next start
+    /// Drains and stops: leaders move away, no new calls, everything is flushed. The next start
     /// has nothing to redo and nothing to wait for.
     pub async fn shutdown(&self) {
-        if self.stopping.swap(true, Ordering::SeqCst) {
+        if self.leaving.swap(true, Ordering::SeqCst) {
             return;
         }
-        self.drain().await;
+        // Calls are taken until others lead: whoever is refused must have somebody to go to.
+        let ends = tokio::time::Instant::now() + config::DRAIN_TIMEOUT;
+        self.hand_leads_on(ends).await;
+        self.stopping.store(true, Ordering::SeqCst);
+        self.drain(ends).await;
         self.leave();
         self.stop_workers().await;
         let ranges = self.ranges.clone();

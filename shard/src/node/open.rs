@@ -193,6 +193,7 @@ impl Node {
             meta_leader: AtomicU64::new(0),
             sweeping: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             idle: Notify::new(),
             running: Mutex::new(Some(running)),

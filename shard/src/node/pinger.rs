@@ -2,6 +2,7 @@
 //! Both sides learn where the other is. It goes on while the meta range has no leader: that may be
 //! what it cures.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -159,7 +160,7 @@ impl Node {
     /// What is told to a node that asks for this one's clock. With `nodes`, also who is known.
     pub(super) fn ping_answer(&self, nodes: Vec<pb::NodeInfo>) -> Answer {
         let clock = &self.ranges.clock;
-        let does_not_lead = !clock.standing().leads();
+        let does_not_lead = !clock.standing().leads() || self.leaving.load(Ordering::SeqCst);
         Answer::Ping(pb::PingResponse { nodes, physical: clock.physical().0, does_not_lead })
     }
 

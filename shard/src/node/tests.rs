@@ -19,6 +19,7 @@ use crate::range::{FIRST_DB_RANGE, META_RANGE, NoPrograms};
 use clocks::ShiftedClock;
 
 mod clocks;
+mod draining;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
