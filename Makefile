@@ -84,7 +84,7 @@ build: tidy
 # A few seeds that always run, so that a failure is seen by whoever causes it, and a few fresh ones,
 # so that each run looks somewhere new. What a fresh one finds is no accident: its seed is printed.
 simulation: build
-	$(STEP) "simulation" $(TARGET_DIR)/debug/simulate --seeds 1,2,3,4 --fresh 3 --jobs 2 --seconds 15
+	$(STEP) "simulation" $(TARGET_DIR)/debug/simulate --from 1 --count 10 --fresh 10 --jobs 2 --seconds 15
 
 tests: build setup-postgres
 	$(STEP) "tests" env QUORATE_BIN=$(abspath $(TARGET_DIR))/debug/quorate \
