@@ -64,7 +64,7 @@ impl Node {
             Some(Answer::Ping(answer)) => answer,
             _ => pb::PingResponse::default(),
         };
-        // A release that does not tell is judged by what is refused alone.
+        // One that does not tell has no say in where the middle of all clocks is.
         let remote = Some(Timestamp(answer.physical)).filter(|remote| !remote.is_zero());
         let offset = remote.map(|remote| Offset::measured(remote, own, at.saturating_sub(sent)));
         Some((Seen { at, offset, refused, leads: !answer.does_not_lead }, answer.nodes))
@@ -82,7 +82,7 @@ impl Node {
         }
     }
 
-    /// Rule T3: a node whose clock is off from the majority's stops leading and says so.
+    /// Rule T3: a node whose clock is far from the middle of all stops leading and says so.
     async fn judge_clock(&self) {
         let clock = &self.ranges.clock;
         let (now, limit, before) = (clock.monotonic(), clock.max_offset(), clock.standing());
