@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_gateway::Gateway;
+use quorate_planner::kv::Span;
+use quorate_proto::Timestamp;
+use quorate_shard::engine::KeySpan;
 use quorate_shard::node::config::NodeConfig;
 use quorate_shard::node::{GatewayHook, Node, OpenError, server};
 use quorate_txn::recovery::Leftover;
@@ -92,6 +95,16 @@ impl GatewayHook for Barrier {
 
     fn building_tables(&self) -> Vec<u64> {
         self.0.building().into_iter().map(|table| table.0).collect()
+    }
+
+    fn oldest_read(&self) -> Option<Timestamp> {
+        self.0.oldest_read()
+    }
+
+    fn gc_windows(&self) -> Option<Vec<(KeySpan, Duration)>> {
+        let windows = self.0.catalog().gc_windows()?;
+        let said = |(span, window): (Span, Duration)| (KeySpan::new(span.start, span.end), window);
+        Some(windows.into_iter().map(said).collect())
     }
 
     async fn clean_up(&self, leftovers: Vec<Leftover>) {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use quorate_planner::catalog::{CatalogSnapshot, catalog_span, decode_catalog};
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::kv::{KvTxn, ScanRequest};
+use quorate_planner::kv::{KvTxn, ScanRequest, Span};
 use quorate_proto::Timestamp;
 use tokio::sync::Notify;
 
@@ -171,10 +171,11 @@ impl CatalogStore {
         Pin(Arc::new(Pinned { store: self.clone(), id, catalog, state }))
     }
 
-    /// Adopts a catalog unless a newer one is known.
+    /// Adopts a catalog unless a newer one is known. Of one version, the one that was read last has
+    /// the storage parameters of now.
     pub fn adopt(&self, catalog: Arc<CatalogSnapshot>) {
         let mut current = self.current.write();
-        if catalog.version() > current.version() {
+        if catalog.version() >= current.version() {
             *current = catalog;
         }
     }
@@ -207,6 +208,23 @@ impl CatalogStore {
     pub fn is_fresh(&self) -> bool {
         let version = self.current().version();
         self.pins.lock().is_good(version, self.dist.clock().monotonic())
+    }
+
+    /// The keys of tables that say how long old versions stay readable, in order, and what they say;
+    /// `None` while that is not known.
+    pub fn gc_windows(&self) -> Option<Vec<(Span, Duration)>> {
+        if !self.is_fresh() {
+            return None;
+        }
+        let catalog = self.current();
+        let said = catalog.tables().filter_map(|table| {
+            let prefix = table.prefix();
+            let end = quorate_txn::keys::prefix_end(&prefix);
+            Some((Span::new(prefix, end), Duration::from_secs(table.gc_window_s?)))
+        });
+        let mut said: Vec<_> = said.collect();
+        said.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start));
+        Some(said)
     }
 
     /// Keeps the copy fresh until the store is no longer used by anybody else.

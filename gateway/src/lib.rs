@@ -47,7 +47,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_planner::error::SqlError;
 use quorate_planner::plan::{Planner, PlannerConfig};
-use quorate_proto::Connector;
+use quorate_proto::{Connector, Timestamp};
 use quorate_txn::clock::NodeClock;
 
 use catalog::{CatalogStore, Pin};
@@ -107,6 +107,11 @@ impl Gateway {
         &self.dist
     }
 
+    /// The oldest moment that a running transaction reads.
+    pub fn oldest_read(&self) -> Option<Timestamp> {
+        self.dist.running.oldest()
+    }
+
     /// The catalog copy.
     pub fn catalog(&self) -> &Arc<CatalogStore> {
         &self.catalog
@@ -139,6 +144,7 @@ impl Gateway {
         };
         // Nothing has been sent yet: the client can be told that nothing will be.
         self.check_clock()?;
+        txn.check_clock()?;
         if !self.catalog.is_fresh() {
             // The copy was not compared for a while, perhaps only because this node is busy.
             self.catalog.refresh().await?;

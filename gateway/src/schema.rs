@@ -44,7 +44,7 @@ impl Gateway {
     /// What the statement is refused with; `40003` if its commit is unknown.
     pub async fn change_schema(&self, op: DdlOp) -> Result<Vec<SqlError>, SqlError> {
         let change = self.commit_change(&op).await?;
-        if change.writes.is_empty() {
+        if change.writes.is_empty() || !op.changes_meaning() {
             return Ok(change.notices);
         }
         let Some((table, index)) = change.backfill else {

@@ -33,6 +33,10 @@ impl SqlSide for NoSql {
         None
     }
 
+    fn gc_window(&self, _: &[u8]) -> Option<(String, Duration)> {
+        None
+    }
+
     fn run_program(
         &self,
         program: &ScanProgram,

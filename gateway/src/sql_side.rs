@@ -2,9 +2,10 @@
 //! rows that a transaction's own writes were laid over.
 
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_planner::catalog::{KeyDescription, describe_key};
+use quorate_planner::catalog::{KeyDescription, TableId, describe_key};
 use quorate_planner::error::SqlError;
 use quorate_planner::kv::ScanProgram;
 use quorate_planner::program::ProgramEngine;
@@ -28,6 +29,13 @@ impl CatalogNames {
 impl SqlSide for CatalogNames {
     fn describe(&self, key: &[u8]) -> Option<KeyDescription> {
         describe_key(&self.catalog.get()?.upgrade()?.current(), key)
+    }
+
+    fn gc_window(&self, key: &[u8]) -> Option<(String, Duration)> {
+        let (storage, _) = quorate_txn::keys::table_and_index(key)?;
+        let catalog = self.catalog.get()?.upgrade()?.current();
+        let table = catalog.table_of_storage(TableId(storage))?;
+        Some((table.name.clone(), Duration::from_secs(table.gc_window_s?)))
     }
 
     fn run_program(

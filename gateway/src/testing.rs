@@ -282,6 +282,7 @@ fn name(body: &range_request::Body) -> &'static str {
         B::Split(_) => "split",
         B::Lock(_) => "lock",
         B::Unlock(_) => "unlock",
+        B::CloseTimestamp(_) => "close_timestamp",
         B::TransferLeader(_) | B::ChangeReplicas(_) | B::RaiseSafePoint(_) => "admin",
     }
 }
@@ -363,7 +364,9 @@ impl Range {
                 safe_point: raise.safe_point,
                 txn_floor: raise.txn_floor,
             })),
-            B::Split(_) | B::TransferLeader(_) | B::ChangeReplicas(_) => Err(invalid("not here")),
+            B::Split(_) | B::TransferLeader(_) | B::ChangeReplicas(_) | B::CloseTimestamp(_) => {
+                Err(invalid("not here"))
+            }
         }
     }
 
@@ -430,6 +433,7 @@ impl Range {
             None => Ok(()),
             Some(event) => Err(pb::RangeError::new(
                 range_error::Kind::Uncertain(pb::Uncertain {
+                    writer: self.leader.writer_of(&event.key, event.ts).cloned(),
                     key: event.key,
                     event_ts: event.ts.0,
                 }),

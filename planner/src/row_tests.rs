@@ -6,7 +6,7 @@ use datafusion::common::ScalarValue;
 use proptest::prelude::*;
 
 use super::*;
-use crate::catalog::{CatalogSnapshot, DdlOp, NewColumn, NewKey, decode_catalog};
+use crate::catalog::{CatalogSnapshot, DdlOp, NewColumn, NewKey, TableOptions, decode_catalog};
 use crate::types::text::from_text;
 
 fn table() -> std::sync::Arc<TableDef> {
@@ -27,6 +27,7 @@ fn table() -> std::sync::Arc<TableDef> {
         ],
         primary_key: Some(NewKey { name: None, columns: vec!["b".into(), "a".into()] }),
         uniques: vec![NewKey { name: None, columns: vec!["h".into()] }],
+        options: TableOptions::default(),
     };
     let change = op.apply(&CatalogSnapshot::default(), &mut || 7).expect("a new table");
     let rows: Vec<_> =

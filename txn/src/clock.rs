@@ -151,6 +151,7 @@ pub struct NodeClock {
     max_offset: Duration,
     standing: Mutex<Standing>,
     refusals: AtomicU64,
+    times_off: AtomicU64,
 }
 
 impl NodeClock {
@@ -163,6 +164,7 @@ impl NodeClock {
             max_offset,
             standing: Mutex::default(),
             refusals: AtomicU64::new(0),
+            times_off: AtomicU64::new(0),
         }
     }
 
@@ -206,7 +208,18 @@ impl NodeClock {
 
     /// It was compared with the other nodes' clocks.
     pub fn set_standing(&self, standing: Standing) {
-        *self.standing.lock().unwrap_or_else(|e| e.into_inner()) = standing;
+        let mut known = self.standing.lock().unwrap_or_else(|e| e.into_inner());
+        let off = |standing: &Standing| matches!(standing, Standing::Off { .. });
+        if off(&standing) && !off(&known) {
+            self.times_off.fetch_add(1, Ordering::SeqCst);
+        }
+        *known = standing;
+    }
+
+    /// How often it was found to be off. What was read by a clock that was off then, perhaps of a
+    /// time that had not come yet, goes together with nothing that is read later.
+    pub fn times_off(&self) -> u64 {
+        self.times_off.load(Ordering::SeqCst)
     }
 
     /// The last reading given out or taken over.

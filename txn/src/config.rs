@@ -36,11 +36,11 @@ pub const TXN_TTL: Duration = Duration::from_secs(2);
 /// How often a coordinator says that it is alive.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// An owner of row locks that was not heard of for so long may lose them.
-pub const LOCK_TTL: Duration = Duration::from_secs(4);
+pub const LOCK_TTL: Duration = Duration::from_millis(2_500);
 /// How often a gateway says which owners of row locks are alive.
-pub const LOCK_KEEP_INTERVAL: Duration = Duration::from_secs(1);
+pub const LOCK_KEEP_INTERVAL: Duration = Duration::from_millis(600);
 /// How long one request waits for a row lock; then it is sent again, its place kept.
-pub const LOCK_WAIT: Duration = Duration::from_secs(1);
+pub const LOCK_WAIT: Duration = Duration::from_millis(800);
 /// How long one attempt of a request may take, at the sender and at the receiver.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a coordinator sends a prepare or commit of one id again, from the first time.
@@ -66,6 +66,20 @@ pub const TXN_FLOOR_LAG: Duration = Duration::from_secs(30);
 pub const TXN_FLOOR_LAG_MIN: Duration = Duration::from_millis(12_500);
 /// How far behind the clock the safe point stays: the longest a snapshot can be read.
 pub const SAFE_POINT_LAG: Duration = Duration::from_secs(600);
+
+/// How long running transactions hold safe points back: beyond it, they are on their own.
+pub const READERS_HOLD_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// A leader that is asked to close a moment closes up to here, so that it is not asked at once
+/// again (rule R6). Far enough back to be in nobody's way.
+pub const CLOSED_LAG: Duration = Duration::from_secs(1);
+/// Reads of a moment that is over for so long are answered by followers: one question to the leader
+/// then serves them for a while.
+pub const FOLLOWER_READ_AGE: Duration = Duration::from_secs(3);
+
+/// What `follower_read_timestamp()` is behind the clock: one question to the leader serves reads of
+/// it for the difference.
+pub const FOLLOWER_READ_TIMESTAMP_LAG: Duration = Duration::from_secs(5);
 
 /// Records that one command drops below the floor. Every replica takes the same ones, so a change
 /// of this number needs a new command (the state machine is deterministic).
@@ -119,6 +133,11 @@ const _: () = assert!(
 const _: () = assert!(
     CLOCK_BOUND_AHEAD.as_millis() >= 2 * CLOCK_BOUND_INTERVAL.as_millis(),
     "T3: one missed write of the bound does not stop the node"
+);
+const _: () = assert!(
+    FOLLOWER_READ_TIMESTAMP_LAG.as_millis() > FOLLOWER_READ_AGE.as_millis()
+        && FOLLOWER_READ_AGE.as_millis() > CLOSED_LAG.as_millis(),
+    "R6: what a leader closes by itself is of use"
 );
 const _: () = assert!(
     SAFE_POINT_LAG.as_millis() > TXN_FLOOR_LAG.as_millis(),

@@ -52,6 +52,8 @@ pub enum Mistake {
     LocksOverlooked,
     /// A key that is absent from `latest` is absent, whenever it is asked for (R5).
     WatermarkUnheeded,
+    /// A follower answers without having applied what a closed moment needs (R6).
+    FollowerAhead,
     /// A flush forgets one column family (S2).
     FamilyNotFlushed,
     /// The log is cut up to what is applied, not up to what is durable (S3).

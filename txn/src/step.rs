@@ -164,7 +164,8 @@ fn request(body: &pb::range_request::Body) -> String {
         | Body::ChangeReplicas(_)
         | Body::RaiseSafePoint(_)
         | Body::Lock(_)
-        | Body::Unlock(_) => String::from("not a transaction's"),
+        | Body::Unlock(_)
+        | Body::CloseTimestamp(_) => String::from("not a transaction's"),
     }
 }
 

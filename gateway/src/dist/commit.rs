@@ -410,6 +410,9 @@ impl Dist {
     pub(super) async fn clear_lock(self: &Arc<Self>, lock: &pb::Locked) -> Result<(), SqlError> {
         let started = self.clock().monotonic();
         while Box::pin(self.verdict_of(lock, true)).await.is_none() {
+            // Nobody is asked then, and no time passes by itself.
+            errors::check_own_clock(self.clock())?;
+            runtime::pause(DECIDING_PAUSE).await;
             if self.clock().monotonic() - started > READ_PATIENCE {
                 return Err(errors::conflict(self, &lock.key)
                     .with_detail("A transaction on this row stays undecided."));

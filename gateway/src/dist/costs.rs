@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Counters {
     /// Rounds of RPCs.
     pub rpc_rounds: AtomicU64,
+    /// Reads that this node's replica answered, or another one that did not lead.
+    pub follower_reads: AtomicU64,
     /// Rows read from storage.
     pub rows_read: AtomicU64,
     /// Microseconds until row locks were got.
@@ -25,6 +27,8 @@ pub struct Counters {
 pub struct Costs {
     /// Rounds of RPCs that followed one another.
     pub rpc_rounds: u64,
+    /// Reads that followers answered.
+    pub follower_reads: u64,
     /// Rows read from storage.
     pub rows_read: u64,
     /// Time until row locks were got.
@@ -43,6 +47,7 @@ impl Costs {
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             rpc_rounds: self.rpc_rounds.saturating_sub(earlier.rpc_rounds),
+            follower_reads: self.follower_reads.saturating_sub(earlier.follower_reads),
             rows_read: self.rows_read.saturating_sub(earlier.rows_read),
             locking: self.locking.saturating_sub(earlier.locking),
             clock_wait: self.clock_wait.saturating_sub(earlier.clock_wait),
@@ -58,6 +63,7 @@ impl Counters {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Costs {
             rpc_rounds: count(&self.rpc_rounds),
+            follower_reads: count(&self.follower_reads),
             rows_read: count(&self.rows_read),
             locking: Duration::from_micros(count(&self.locking_us)),
             clock_wait: Duration::from_micros(count(&self.clock_wait_us)),

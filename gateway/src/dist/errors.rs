@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_proto::pb;
 use quorate_proto::pb::range_error::Kind;
@@ -10,13 +11,50 @@ use quorate_txn::clock::{ClockError, NodeClock, Standing};
 
 use super::Dist;
 use super::sender::Failure;
+use super::snapshot::Past;
+
+/// A row that somebody changed, and who, where that is known.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The row.
+    pub key: Bytes,
+    /// The transaction that changed it.
+    pub writer: Option<pb::LockOwner>,
+}
+
+/// Why a transaction cannot read at a later time.
+#[derive(Debug, Clone)]
+pub enum Stuck {
+    /// What it has read before was changed.
+    Changed(Change),
+    /// It had to do so too often.
+    TooOften,
+}
+
+/// For people.
+fn told(dist: &Dist, change: &Change) -> String {
+    let row = dist.name(&change.key);
+    match &change.writer {
+        Some(writer) => format!("{row} was changed by {}", person(writer)),
+        None => format!("{row} was changed"),
+    }
+}
+
+fn stuck_because(dist: &Dist, stuck: &Stuck) -> String {
+    match stuck {
+        Stuck::Changed(change) => {
+            format!("what it had read before is not the same any more, {}", told(dist, change))
+        }
+        Stuck::TooOften => String::from("its read timestamp was moved too often"),
+    }
+}
 
 /// `40001` because an event may have been before the transaction and its reads cannot move.
-pub fn uncertain(dist: &Dist, key: &[u8], why: &str) -> SqlError {
+pub fn uncertain(dist: &Dist, event: &Change, stuck: &Stuck) -> SqlError {
     let message = "could not serialize access: a row changed within the clock uncertainty window";
-    let detail = format!("{}; the transaction cannot read at a later time: {why}.", dist.name(key));
+    let (event, why) = (told(dist, event), stuck_because(dist, stuck));
     SqlError::new(SqlState::SERIALIZATION_FAILURE, message)
-        .with_detail(detail)
+        .with_detail(format!("{event}. The transaction cannot read at a later time: {why}."))
         .with_hint("The transaction might succeed if retried.")
 }
 
@@ -44,6 +82,14 @@ pub fn check_own_clock(clock: &NodeClock) -> Result<(), SqlError> {
     Err(SqlError::new(SqlState::CANNOT_CONNECT_NOW, format!("this node's clock is {standing}"))
         .with_detail(detail)
         .with_hint("Connect to another node, and check time synchronisation on this one."))
+}
+
+/// `40001` for a transaction that goes by a time its node's clock had while it was off.
+pub fn clock_was_off() -> SqlError {
+    let message = "could not serialize access: this node's clock was off meanwhile";
+    SqlError::new(SqlState::SERIALIZATION_FAILURE, message)
+        .with_detail("What the transaction has read may be of another time than its snapshot.")
+        .with_hint("The transaction might succeed if retried.")
 }
 
 /// `40001` for a write that met a newer event.
@@ -132,13 +178,14 @@ pub fn deadlock(dist: &Dist, circle: &[pb::RowLock]) -> SqlError {
 }
 
 /// `40001` for a row that was changed while its lock was waited for.
-pub fn overtaken(dist: &Dist, key: &[u8]) -> SqlError {
-    let error = conflict(dist, key);
-    let detail = format!(
-        "{}; a row read before was changed, too, so the transaction cannot go on at a later time.",
-        dist.name(key)
-    );
-    error.with_detail(detail)
+pub fn overtaken(dist: &Dist, row: &Change, waited: Duration, stuck: Option<&Stuck>) -> SqlError {
+    let why = stuck.map_or(String::new(), |stuck| {
+        let why = stuck_because(dist, stuck);
+        format!(" The transaction cannot go on at a later time: {why}.")
+    });
+    let (row_told, ms) = (told(dist, row), waited.as_millis());
+    conflict(dist, &row.key)
+        .with_detail(format!("{row_told}, before its lock was got after {ms} ms.{why}"))
 }
 
 /// `23505` found at commit.
@@ -166,15 +213,16 @@ pub fn unknown(why: &str) -> SqlError {
 pub fn of_range(dist: &Dist, error: &pb::RangeError) -> SqlError {
     let text = error.message.clone();
     match &error.kind {
-        Some(Kind::Conflict(c)) => match &c.writer {
-            Some(writer) => {
-                let (key, by) = (dist.name(&c.key), person(writer));
-                conflict(dist, &c.key).with_detail(format!("{key} was changed by {by}."))
-            }
-            None => conflict(dist, &c.key),
-        },
+        Some(Kind::Conflict(c)) if c.writer.is_some() => {
+            let change = Change { key: c.key.clone(), writer: c.writer.clone() };
+            conflict(dist, &c.key).with_detail(format!("{}.", told(dist, &change)))
+        }
+        Some(Kind::Conflict(c)) => conflict(dist, &c.key),
         Some(Kind::AlreadyExists(e)) => already_exists(dist, &e.key),
-        Some(Kind::Uncertain(u)) => uncertain(dist, &u.key, "it met too many such rows"),
+        Some(Kind::Uncertain(u)) => {
+            let change = Change { key: u.key.clone(), writer: u.writer.clone() };
+            uncertain(dist, &change, &Stuck::TooOften)
+        }
         Some(Kind::Locked(l)) => conflict(dist, &l.key),
         Some(Kind::Busy(busy)) => {
             let detail = format!("{} is held by {}.", dist.name(&busy.key), people(&busy.blockers));
@@ -214,6 +262,21 @@ pub fn of_range(dist: &Dist, error: &pb::RangeError) -> SqlError {
 /// `72000`
 fn snapshot_too_old() -> SqlState {
     SqlState::parse("72000").expect("five digits are a SQLSTATE")
+}
+
+/// `72000` for a moment that is outside of the window of the table a key is of.
+///
+/// # Errors
+/// That.
+pub fn check_window(dist: &Dist, key: &[u8], past: Past) -> Result<(), SqlError> {
+    let Some((table, window)) = dist.sql.gc_window(key) else { return Ok(()) };
+    if past.moment >= past.begun.bound_before(window) {
+        return Ok(());
+    }
+    let kept = window.as_secs();
+    Err(SqlError::new(snapshot_too_old(), "snapshot too old")
+        .with_detail(format!("Old versions of table \"{table}\" are kept for {kept} seconds."))
+        .with_hint("ALTER TABLE … SET (gc_window = …) changes that for versions to come."))
 }
 
 /// Why a read failed for good.

@@ -23,6 +23,7 @@ use quorate_proto::{Timestamp, TxnId, pb};
 use quorate_txn::config::LOCK_WAIT;
 use tokio::sync::Notify;
 
+use super::errors::Change;
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
 use super::{Dist, errors};
 use crate::runtime;
@@ -53,7 +54,7 @@ pub struct Locked {
     /// Rows somebody else holds (`SKIP LOCKED`).
     pub skipped: BTreeSet<Bytes>,
     /// A row that was changed after it was read.
-    pub changed: Option<Bytes>,
+    pub changed: Option<Change>,
     /// The newest such change.
     pub newest: Timestamp,
     /// Rounds of requests it took.
@@ -375,7 +376,9 @@ impl Locks {
         drop(state);
         found.skipped.extend(skipped);
         found.newest = found.newest.max(Timestamp(locked.newest));
-        found.changed = found.changed.take().or_else(|| locked.changed.into_iter().next());
+        let writer = locked.writer;
+        let change = locked.changed.into_iter().next().map(|key| Change { key, writer });
+        found.changed = found.changed.take().or(change);
     }
 
     /// What stood in the way is gone, or it shall be asked again; else the error.

@@ -2,13 +2,15 @@
 //!
 //! * [`sender`]: one round of requests to leaders; routes healed from errors.
 //! * [`ranges`]: the cache of descriptors.
-//! * [`txn`]: an open transaction, as the planner sees it.
+//! * [`txn`]: an open transaction, as the planner sees it; `moving`: when it reads, moved forward.
 //! * [`buffer`], [`reads`]: what it wrote and what it read.
 //! * [`intent`]: what a commit needs of it.
 //! * [`commit`]: runs the coordinator's and the recovery's commands; `drops`: what it leaves.
 //! * [`locks`], [`deadlocks`]: the row locks it holds, and circles of those who wait.
 //! * [`observed`]: what it heard of the clocks of nodes.
 //! * [`snapshot`]: when it reads; `pages`: scans over several ranges.
+//! * [`followers`]: reads of the past where the replica is, not the leader.
+//! * [`running`]: which moments are read.
 //! * [`terms`]: what the session says of a statement; [`costs`]: what it has cost.
 //! * [`tokens`]: names of transactions to ask by.
 //! * [`errors`]: what clients are told.
@@ -19,12 +21,15 @@ pub mod costs;
 pub mod deadlocks;
 mod drops;
 pub mod errors;
+pub mod followers;
 pub mod intent;
 pub mod locks;
+mod moving;
 pub mod observed;
 mod pages;
 pub mod ranges;
 pub mod reads;
+pub mod running;
 pub mod sender;
 pub mod snapshot;
 pub mod terms;
@@ -34,6 +39,7 @@ pub mod txn;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_planner::catalog::KeyDescription;
@@ -50,6 +56,10 @@ pub use txn::Txn;
 pub trait SqlSide: Send + Sync + 'static {
     /// A key in the words of the catalog; `None` if it is no row's.
     fn describe(&self, key: &[u8]) -> Option<KeyDescription>;
+
+    /// The name of the table a key is of and how long its old versions stay readable, if that is
+    /// said of the table.
+    fn gc_window(&self, key: &[u8]) -> Option<(String, Duration)>;
 
     /// Runs a program over rows in scan order; also says whether it wants more.
     fn run_program(
@@ -70,6 +80,10 @@ pub struct Dist {
     /// Where the next look for old tokens begins.
     tokens_swept: parking_lot::Mutex<Option<Bytes>>,
     drops: drops::Drops,
+    /// Reads at followers.
+    pub followers: followers::Followers,
+    /// Which moments running transactions read.
+    pub running: Arc<running::Running>,
 }
 
 impl fmt::Debug for Dist {
@@ -88,6 +102,8 @@ impl Dist {
             lock_owners: deadlocks::LockOwners::default(),
             tokens_swept: parking_lot::Mutex::default(),
             drops: drops::Drops::default(),
+            followers: followers::Followers::default(),
+            running: Arc::default(),
         }
     }
 

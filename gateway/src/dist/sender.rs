@@ -92,8 +92,26 @@ impl Sender {
         &self.connector
     }
 
-    /// One call; its clock is carried and observed (rule T2).
+    /// One call; its clock is carried and observed (rule T2). A node that does not answer is not
+    /// asked for a while if another one can be.
     pub async fn call(
+        &self,
+        node: NodeId,
+        requests: Vec<pb::RangeRequest>,
+        to_node: Option<node_request::Body>,
+        timeout: Duration,
+    ) -> Result<pb::Reply, CallError> {
+        let known = self.connector.node(node).is_some();
+        let reply = self.call_in_passing(node, requests, to_node, timeout).await;
+        if known && reply.is_err() {
+            self.doubted.lock().insert(node, self.clock.monotonic() + DOUBT);
+        }
+        reply
+    }
+
+    /// The same for what another node can answer, too, so that the time for it may be short: no
+    /// answer says nothing of the node.
+    pub(super) async fn call_in_passing(
         &self,
         node: NodeId,
         requests: Vec<pb::RangeRequest>,
@@ -113,13 +131,7 @@ impl Sender {
             node: to_node.map(|body| pb::NodeRequest { body: Some(body) }),
             direct: false,
         };
-        let reply = match service.call(call).await {
-            Ok(reply) => reply,
-            Err(error) => {
-                self.doubted.lock().insert(node, self.clock.monotonic() + DOUBT);
-                return Err(error);
-            }
-        };
+        let reply = service.call(call).await?;
         self.doubted.lock().remove(&node);
         self.compare(node, reply)
     }
@@ -143,7 +155,6 @@ impl Sender {
         if self.clock.standing() != Standing::Agrees {
             return Ok(pb::Reply { error: Some(error), ..pb::Reply::default() });
         }
-        self.doubted.lock().insert(node, self.clock.monotonic() + DOUBT);
         let node = node.to_string();
         Err(match unsent {
             true => CallError::Unreachable { node, why: error.message },
@@ -380,6 +391,12 @@ impl Sender {
         sure.get(turn.checked_rem(sure.len())?).copied()
     }
 
+    /// Whether a node is in doubt. Unlike [`Sender::doubts`] this may be asked by who does not call.
+    pub(super) fn is_doubted(&self, node: NodeId) -> bool {
+        let now = self.clock.monotonic();
+        self.doubted.lock().get(&node).is_some_and(|until| now < *until)
+    }
+
     /// Whether a node is better not asked now: a call to one that is frozen takes seconds to fail.
     /// When the doubt ends, whoever asks first finds out, the others wait for that.
     fn doubts(&self, node: NodeId) -> bool {
@@ -457,7 +474,8 @@ fn lost(sent: bool, why: impl Into<String>) -> Failure {
     Failure::Lost { sent, why: why.into() }
 }
 
-fn addressed(route: &pb::RangeRoute, body: range_request::Body) -> pb::RangeRequest {
+/// A request to the range of a route.
+pub(super) fn addressed(route: &pb::RangeRoute, body: range_request::Body) -> pb::RangeRequest {
     let range =
         route.descriptor.as_ref().map(|d| pb::RangeRef { range_id: d.range_id, epoch: d.epoch });
     pb::RangeRequest { range, body: Some(body) }

@@ -24,6 +24,17 @@ pub struct Snapshot {
     pub times: Mutex<Times>,
     /// What was heard of the clocks of nodes.
     pub observed: Observed,
+    /// The moment of the past it is.
+    pub past: Option<Past>,
+}
+
+/// A moment of the past: it never moves.
+#[derive(Debug, Clone, Copy)]
+pub struct Past {
+    /// When.
+    pub moment: Timestamp,
+    /// The clock when it was begun to be read: what could be read then can be read on.
+    pub begun: Timestamp,
 }
 
 /// When a snapshot is read.
@@ -67,7 +78,7 @@ impl Times {
 
 impl Snapshot {
     /// The snapshot of a moment that is over: nothing is uncertain about it.
-    pub fn of_the_past(moment: Timestamp) -> Self {
+    pub fn of_the_past(moment: Timestamp, clock: &NodeClock) -> Self {
         Self {
             times: Mutex::new(Times {
                 read_ts: moment,
@@ -77,6 +88,7 @@ impl Snapshot {
                 changed: BTreeSet::new(),
             }),
             observed: Observed::default(),
+            past: Some(Past { moment, begun: clock.last() }),
         }
     }
 
@@ -93,6 +105,7 @@ impl Snapshot {
                 changed: BTreeSet::new(),
             }),
             observed: Observed::since(own, read_ts),
+            past: None,
         }
     }
 }

@@ -25,12 +25,13 @@ use quorate_proto::{Timestamp, TxnId, pb};
 use super::Dist;
 use super::buffer::{BUFFER_BYTES_MAX, Mark, WriteBuffer};
 use super::costs::{Costs, Counters, add_micros};
-use super::errors;
+use super::errors::{self, Change};
 use super::intent::{Intent, since_first_read};
 use super::locks::{Locks, Wanted};
 use super::pages::{clip, progress};
 use super::reads::ReadSet;
-use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
+use super::running::Reader;
+use super::sender::{Failure, Outgoing};
 use super::snapshot::Snapshot;
 use super::terms::Terms;
 use crate::runtime;
@@ -39,8 +40,6 @@ use crate::runtime;
 pub const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// Rows of a page are asked for up to about this many bytes.
 const PAGE_BYTES: u64 = 1 << 20;
-/// Moves of the read timestamp within one statement before it gives up with `40001`.
-const MOVES_MAX: usize = 64;
 
 /// An open transaction. Reads of one statement may run in parallel.
 ///
@@ -50,46 +49,50 @@ const MOVES_MAX: usize = 64;
 /// # Invariants
 /// * Nothing of it is at any shard before commit, but row locks.
 pub struct Txn {
-    dist: Arc<Dist>,
-    id: TxnId,
+    pub(super) dist: Arc<Dist>,
+    pub(super) id: TxnId,
     explicit: bool,
     begun: Timestamp,
-    own: Arc<Mutex<Own>>,
+    /// How often the node's clock had been off when it began.
+    times_off: u64,
+    pub(super) own: Arc<Mutex<Own>>,
     locks: Arc<Locks>,
-    snapshot: Arc<Snapshot>,
-    current: Arc<Current>,
-    counters: Arc<Counters>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) current: Arc<Current>,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// The current statement.
 #[derive(Debug, Default)]
-struct Current {
+pub(super) struct Current {
     terms: Terms,
     /// It shall be begun once more, at a later time: a row it has locked was changed before.
-    overtaken: AtomicBool,
+    pub(super) overtaken: AtomicBool,
     /// Some of what it gives was given out: it cannot be begun once more.
-    given: AtomicBool,
+    pub(super) given: AtomicBool,
     /// How many row locks there were before its first attempt.
     row_locks_before: usize,
     /// The rows this attempt has locked.
     locked_rows: Mutex<BTreeSet<Bytes>>,
     /// How often it has moved the read timestamp.
-    moves: AtomicU64,
+    pub(super) moves: AtomicU64,
 }
 
 /// What the transaction did, whatever it read.
-struct Own {
-    isolation: IsolationLevel,
+pub(super) struct Own {
+    pub(super) isolation: IsolationLevel,
     /// Statements lock the rows they change.
     locking: bool,
     /// How many keys were locked before the current statement.
-    locked_before: usize,
+    pub(super) locked_before: usize,
     /// A statement has begun: the level is settled.
     begun: bool,
     /// The moment of the past it reads.
     as_of: Option<Timestamp>,
     buffer: WriteBuffer,
-    locked: Vec<pb::ReadCheck>,
+    pub(super) locked: Vec<pb::ReadCheck>,
+    /// From its first statement on: what that one read is kept.
+    reader: Option<Reader>,
 }
 
 /// A moment of a transaction that its writes and locks can go back to.
@@ -114,6 +117,8 @@ impl Txn {
 
     /// Begins at the node's clock now.
     pub fn begin_at(dist: Arc<Dist>, explicit: bool, isolation: IsolationLevel) -> Self {
+        // Before the clock is read: what is found meanwhile concerns this reading, too.
+        let times_off = dist.clock().times_off();
         let snapshot = Snapshot::now(dist.clock(), dist.sender().connector().own());
         let begun = dist.clock().physical();
         let own = Own {
@@ -124,11 +129,13 @@ impl Txn {
             as_of: None,
             buffer: WriteBuffer::default(),
             locked: Vec::new(),
+            reader: None,
         };
         Self {
             id: TxnId(runtime::random_u128()),
             explicit,
             begun,
+            times_off,
             own: Arc::new(Mutex::new(own)),
             locks: Arc::new(Locks::new(&dist)),
             snapshot: Arc::new(snapshot),
@@ -153,13 +160,17 @@ impl Txn {
         let each = own.isolation == IsolationLevel::ReadCommitted && own.as_of.is_none();
         let snapshot = if first || each {
             Arc::new(match own.as_of {
-                Some(moment) => Snapshot::of_the_past(moment),
+                Some(moment) => Snapshot::of_the_past(moment, self.dist.clock()),
                 None => Snapshot::now(self.dist.clock(), self.dist.sender().connector().own()),
             })
         } else {
             self.snapshot.times.lock().next_statement();
             self.snapshot.clone()
         };
+        // The past is held when it is read: most statements in it may read nothing.
+        if first && own.as_of.is_none() {
+            own.reader = Some(self.dist.running.enter(snapshot.times.lock().read_ts));
+        }
         Self {
             dist: self.dist.clone(),
             own: self.own.clone(),
@@ -229,7 +240,7 @@ impl Txn {
         let how = RowLock::of_write(LockStrength::Update);
         let locked = self.locks.lock(&keys, &self.wanted(how, self.read_ts())).await?;
         match locked.changed {
-            Some(key) => Err(errors::conflict(&self.dist, &key)),
+            Some(row) => Err(errors::conflict(&self.dist, &row.key)),
             None => Ok(()),
         }
     }
@@ -422,10 +433,7 @@ impl Txn {
         };
         let key = if req.reverse { range.start.clone() } else { clipped.start.clone() };
         let request = Outgoing { key, body: range_request::Body::Scan(scan) };
-        self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
-        let observed = Some(&self.snapshot.observed);
-        let mut answers = sender.round_of(observed, vec![request], ATTEMPT_TIMEOUT).await;
-        match answers.pop() {
+        match self.read_round(vec![request]).await?.pop() {
             Some(Ok(range_response::Body::Scan(page))) => Ok(Some((page, clipped, read_ts))),
             Some(Ok(_)) | None => {
                 Err(SqlError::internal("a scan was answered with something else"))
@@ -434,6 +442,26 @@ impl Txn {
                 self.overcome(failure).await?;
                 Ok(None)
             }
+        }
+    }
+
+    /// Rule T3: a node's clock that was off may have given this transaction a time that had not come
+    /// yet. What others have written since lies before it, and it has not seen it.
+    ///
+    /// # Errors
+    /// `40001` if it was found to be off since the transaction began.
+    pub(crate) fn check_clock(&self) -> Result<(), SqlError> {
+        match self.dist.clock().times_off() == self.times_off {
+            true => Ok(()),
+            false => Err(errors::clock_was_off()),
+        }
+    }
+
+    /// From now on versions of this moment are kept, if there are any.
+    pub(super) fn hold_versions(&self, moment: Timestamp) {
+        let mut own = self.own.lock();
+        if own.reader.is_none() {
+            own.reader = Some(self.dist.running.enter(moment));
         }
     }
 
@@ -446,7 +474,8 @@ impl Txn {
     async fn overcome(&self, failure: Failure) -> Result<(), SqlError> {
         match failure {
             Failure::Range(pb::RangeError { kind: Some(Kind::Uncertain(event)), .. }) => {
-                self.move_forward(Timestamp(event.event_ts), &event.key).await
+                let change = Change { key: event.key, writer: event.writer };
+                self.move_past(Timestamp(event.event_ts), &change).await
             }
             Failure::Range(pb::RangeError { kind: Some(Kind::Locked(locked)), .. }) => {
                 self.dist.clear_lock(&locked).await
@@ -456,129 +485,18 @@ impl Txn {
                 runtime::pause(Duration::from_millis(10)).await;
                 Ok(())
             }
-            failure => Err(self.dist.read_error(failure)),
-        }
-    }
-
-    /// Moves the read timestamp past an uncertain event, if everything read so far is unchanged up
-    /// to there. The new timestamp is a reading of our clock (rule T1).
-    async fn move_forward(&self, event: Timestamp, key: &[u8]) -> Result<(), SqlError> {
-        let failed = |why: &str| errors::uncertain(&self.dist, key, why);
-        if self.current.moves.fetch_add(1, Ordering::Relaxed) >= MOVES_MAX as u64 {
-            return Err(failed("its read timestamp was moved too often"));
-        }
-        let clock = self.dist.clock();
-        // The event may be ahead of our clock: with it observed, the next reading is above it. A
-        // clock that refuses it has its own error.
-        clock.observe(event).map_err(|e| errors::clock(&e))?;
-        let new_ts = clock.now();
-        // Rule T4, also for a read timestamp that moved.
-        add_micros(&self.counters.clock_wait_us, self.dist.commit_wait(new_ts).await);
-        self.counters.moves.fetch_add(1, Ordering::Relaxed);
-        loop {
-            let (old_ts, known, checks) = {
-                let times = self.snapshot.times.lock();
-                (times.read_ts, times.count(), times.checks())
-            };
-            if old_ts >= event {
-                // Another read of the same statement was faster.
-                return Ok(());
-            }
-            if !checks.is_empty() && !self.unchanged(checks, new_ts).await? {
-                return Err(failed("a row it read before was changed meanwhile"));
-            }
-            let mut times = self.snapshot.times.lock();
-            if times.read_ts != old_ts || times.count() != known {
-                // What another read has brought meanwhile was not among the checks.
-                continue;
-            }
-            times.read_ts = new_ts;
-            // Events after the first choice of the timestamp cannot have been before us: the
-            // window keeps its end, and what is above `new_ts` but inside it stays uncertain.
-            times.uncertain_upto = times.uncertain_upto.max(new_ts);
-            return Ok(());
-        }
-    }
-
-    /// Whether everything that was read is unchanged up to `upto`.
-    async fn unchanged(
-        &self,
-        checks: Vec<pb::ReadCheck>,
-        upto: Timestamp,
-    ) -> Result<bool, SqlError> {
-        let mut left = checks;
-        let started = self.dist.clock().monotonic();
-        while !left.is_empty() {
-            let groups = self.dist.group_checks(left).await?;
-            let request = |(key, checks): &(Bytes, Vec<pb::ReadCheck>)| Outgoing {
-                key: key.clone(),
-                body: range_request::Body::Check(pb::CheckRequest {
-                    txn_id: self.id.to_bytes(),
-                    upto: upto.0,
-                    checks: checks.clone(),
-                }),
-            };
-            self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
-            let requests = groups.iter().map(request).collect();
-            let answers = self.dist.sender().round(requests, ATTEMPT_TIMEOUT).await;
-            left = Vec::new();
-            for ((_, checks), answer) in groups.into_iter().zip(answers) {
-                match answer {
-                    Ok(_) => {}
-                    Err(Failure::Range(e)) if matches!(e.kind, Some(Kind::Conflict(_))) => {
-                        return Ok(false);
-                    }
-                    Err(Failure::Range(pb::RangeError {
-                        kind: Some(Kind::Locked(locked)),
-                        ..
-                    })) => {
-                        self.dist.clear_lock(&locked).await?;
-                        left.extend(checks);
-                    }
-                    Err(e) if e.curable() => left.extend(checks),
-                    Err(e) => return Err(self.dist.read_error(e)),
+            failure => {
+                if matches!(&failure, Failure::Range(e) if matches!(e.kind, Some(Kind::TooOld(_))))
+                {
+                    // They are gone: nobody is to keep what is left of them.
+                    self.own.lock().reader = None;
                 }
-            }
-            if !left.is_empty() {
-                self.patience(started, "checking earlier reads")?;
-                runtime::pause(Duration::from_millis(5)).await;
+                Err(self.dist.read_error(failure))
             }
         }
-        Ok(true)
     }
 
-    /// A row was changed after this statement has read it and before it was locked: the statement
-    /// must be begun once more, at a later time. It has given nothing out yet. What statements
-    /// before it have read must be unchanged up to then; under READ COMMITTED it need not.
-    async fn overtaken(&self, newest: Timestamp, key: &[u8]) -> Result<(), SqlError> {
-        if self.current.given.load(Ordering::Relaxed) {
-            return Err(errors::conflict(&self.dist, key));
-        }
-        let isolation = {
-            let mut own = self.own.lock();
-            let before = own.locked_before;
-            own.locked.truncate(before);
-            own.isolation
-        };
-        // Whatever its clock says: the next attempt must read it.
-        self.dist.clock().observe(newest).map_err(|e| errors::clock(&e))?;
-        if isolation != IsolationLevel::ReadCommitted {
-            {
-                let mut times = self.snapshot.times.lock();
-                times.reads = ReadSet::default();
-                times.changed.clear();
-            }
-            let moved = self.move_forward(newest, key).await;
-            moved.map_err(|error| match error.sqlstate {
-                SqlState::SERIALIZATION_FAILURE => errors::overtaken(&self.dist, key),
-                _ => error,
-            })?;
-        }
-        self.current.overtaken.store(true, Ordering::Relaxed);
-        Err(errors::overtaken(&self.dist, key))
-    }
-
-    fn patience(&self, started: Duration, doing: &str) -> Result<(), SqlError> {
+    pub(super) fn patience(&self, started: Duration, doing: &str) -> Result<(), SqlError> {
         if self.dist.clock().monotonic() - started < READ_PATIENCE {
             return Ok(());
         }
@@ -634,10 +552,7 @@ impl Txn {
                     ..pb::ReadRequest::default()
                 }),
             };
-            self.counters.rpc_rounds.fetch_add(1, Ordering::Relaxed);
-            let requests = groups.iter().map(request).collect();
-            let observed = Some(&self.snapshot.observed);
-            let answers = self.dist.sender().round_of(observed, requests, ATTEMPT_TIMEOUT).await;
+            let answers = self.read_round(groups.iter().map(request).collect()).await?;
             for ((_, members), answer) in groups.into_iter().zip(answers) {
                 match answer {
                     Ok(range_response::Body::Read(read)) if read.values.len() == members.len() => {
@@ -752,12 +667,13 @@ impl KvTxn for Txn {
         let clock = self.dist.clock();
         let since = clock.monotonic();
         let locked = self.locks.lock(&keys, &wanted).await;
-        add_micros(&self.counters.locking_us, clock.monotonic().saturating_sub(since));
+        let waited = clock.monotonic().saturating_sub(since);
+        add_micros(&self.counters.locking_us, waited);
         let locked = locked?;
         self.current.locked_rows.lock().extend(keys.iter().cloned());
         self.counters.rpc_rounds.fetch_add(locked.rounds, Ordering::Relaxed);
-        if let Some(key) = &locked.changed {
-            self.overtaken(locked.newest, key).await?;
+        if let Some(row) = &locked.changed {
+            self.overtaken(locked.newest, row, waited).await?;
         }
         if !how.for_write {
             let check = |start| pb::ReadCheck { start, end: Bytes::new(), read_at: read_at.0 };

@@ -85,6 +85,33 @@ async fn a_node_whose_clock_is_off_runs_no_statements_and_says_by_how_much() {
     assert_eq!(run(&mut client, "SELECT k FROM t").await, Ok(0));
 }
 
+/// T3: while its clock was off, a node may have read ahead of time; what others have written since
+/// would be overlooked.
+#[tokio::test]
+async fn a_block_that_lived_through_a_wrong_clock_neither_reads_on_nor_commits() {
+    let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
+    let clock = Arc::new(clock);
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::default()));
+    let gateway = gateway(&node, &clock);
+    let mut client = session(&gateway);
+    run(&mut client, "CREATE TABLE t (k bigint PRIMARY KEY); INSERT INTO t VALUES (0)")
+        .await
+        .unwrap();
+    for (text, last) in
+        [("SELECT k FROM t", "SELECT k FROM t"), ("INSERT INTO t VALUES (1)", "COMMIT")]
+    {
+        run(&mut client, &format!("BEGIN; {text}")).await.unwrap();
+        clock.set_standing(Standing::Off { ahead_us: Some(812_345) });
+        clock.set_standing(Standing::Agrees);
+        let error = run(&mut client, last).await.unwrap_err();
+        assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE, "{last}: {error:?}");
+        assert!(error.message.contains("clock"), "{last}: {error:?}");
+        client.fail();
+        run(&mut client, "ROLLBACK").await.unwrap();
+    }
+    assert_eq!(run(&mut client, "SELECT k FROM t").await, Ok(1));
+}
+
 /// The only value of a text's last statement, as text; `None` for NULL.
 async fn value(session: &mut Session, text: &str) -> Result<Option<String>, SqlError> {
     let mut found = None;

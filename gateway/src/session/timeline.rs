@@ -22,6 +22,7 @@ pub const COLUMNS: &[&str] = &[
     "clock_wait_ms",
     "moved",
     "begun_again",
+    "follower_reads",
 ];
 
 #[derive(Debug, Clone)]
@@ -143,6 +144,7 @@ impl Timeline {
             millis(clock_wait + cost.clock_wait),
             cost.moves.to_string(),
             cost.begun_again.to_string(),
+            cost.follower_reads.to_string(),
         ]
     }
 }
@@ -174,7 +176,7 @@ mod tests {
         let rows = timeline.rows();
         assert_eq!(
             rows[0],
-            ["1.000", "3.000", "select 1", "2", "0", "0", "3.000", "0.000", "0", "0"]
+            ["1.000", "3.000", "select 1", "2", "0", "0", "3.000", "0.000", "0", "0", "0"]
         );
         assert_eq!(rows[1][2..5], ["COMMIT (one range)", "0", "1"]);
         assert_eq!(rows[1][7], "0.005");

@@ -7,6 +7,7 @@ use super::codec;
 use super::defs::{
     ColumnDef, ColumnId, DefaultExpr, IndexColumn, IndexDef, IndexId, IndexState, TableDef, TableId,
 };
+use super::options::TableOptions;
 use super::snapshot::CatalogSnapshot;
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::keyenc;
@@ -59,6 +60,8 @@ pub enum DdlOp {
         primary_key: Option<NewKey>,
         /// `UNIQUE`
         uniques: Vec<NewKey>,
+        /// `WITH`
+        options: TableOptions,
     },
     /// `DROP TABLE`
     DropTable {
@@ -106,6 +109,15 @@ pub enum DdlOp {
         /// Names of the tables.
         names: Vec<String>,
     },
+    /// `ALTER TABLE … SET (…)`, `RESET (…)`
+    SetOptions {
+        /// Name of the table.
+        table: String,
+        /// `IF EXISTS`
+        if_exists: bool,
+        /// What is set.
+        options: TableOptions,
+    },
 }
 
 /// What a [`DdlOp`] does.
@@ -134,7 +146,14 @@ impl DdlOp {
             DdlOp::CreateIndex { .. } | DdlOp::FinishIndex { .. } => "CREATE INDEX",
             DdlOp::DropIndex { .. } | DdlOp::TakeBackIndex { .. } => "DROP INDEX",
             DdlOp::Truncate { .. } => "TRUNCATE TABLE",
+            DdlOp::SetOptions { .. } => "ALTER TABLE",
         }
+    }
+
+    /// Whether transactions that go by an older catalog would do something wrong: they are fenced
+    /// off. Storage parameters are read when they are needed.
+    pub fn changes_meaning(&self) -> bool {
+        !matches!(self, DdlOp::SetOptions { .. })
     }
 
     /// What the statement does to a catalog. `ids` gives ids for tables and their storage that
@@ -146,13 +165,14 @@ impl DdlOp {
     ) -> SqlResult<CatalogChange> {
         let mut change = CatalogChange { version: catalog.version(), ..CatalogChange::default() };
         match self {
-            DdlOp::CreateTable { name, if_not_exists, columns, primary_key, uniques } => {
+            DdlOp::CreateTable { name, if_not_exists, columns, primary_key, uniques, options } => {
                 let name = short_name(name);
                 if catalog.is_taken(&name) {
                     exists(&name, *if_not_exists, &mut change)?;
                 } else {
                     let keys = (primary_key.as_ref(), uniques.as_slice());
-                    let table = new_table(catalog, &name, columns, keys, TableId(ids()))?;
+                    let mut table = new_table(catalog, &name, columns, keys, TableId(ids()))?;
+                    table.gc_window_s = options.gc_window_s.flatten();
                     change.tables.push(table.id);
                     change.writes.push(codec::put_table(&table)?);
                 }
@@ -196,8 +216,11 @@ impl DdlOp {
                     changed(table, &mut change)?;
                 }
             }
+            DdlOp::SetOptions { table, if_exists, options } => {
+                set_options(catalog, table, *if_exists, *options, &mut change)?;
+            }
         }
-        if !change.writes.is_empty() {
+        if !change.writes.is_empty() && self.changes_meaning() {
             change.version = catalog.version() + 1;
             change.writes.push(codec::put_version(change.version));
         }
@@ -235,6 +258,33 @@ fn changed(mut table: TableDef, change: &mut CatalogChange) -> SqlResult<()> {
     change.tables.push(table.id);
     change.writes.push(codec::put_table(&table)?);
     Ok(())
+}
+
+fn set_options(
+    catalog: &CatalogSnapshot,
+    name: &str,
+    if_exists: bool,
+    options: TableOptions,
+    change: &mut CatalogChange,
+) -> SqlResult<()> {
+    let table = match catalog.expect_table(name) {
+        Ok(table) => table,
+        Err(missing) if if_exists => {
+            let skipped = format!("{}, skipping", missing.message);
+            change.notices.push(SqlError::new(missing.sqlstate, skipped));
+            return Ok(());
+        }
+        Err(missing) => return Err(missing),
+    };
+    match options.gc_window_s {
+        Some(window) if window != table.gc_window_s => {
+            let table = TableDef { gc_window_s: window, ..TableDef::clone(table) };
+            change.tables.push(table.id);
+            change.writes.push(codec::put_table(&table)?);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn new_table(
@@ -278,6 +328,7 @@ fn new_table(
         indexes: Vec::new(),
         next_index_id: IndexId::PRIMARY.0,
         comment: None,
+        gc_window_s: None,
     };
     match primary_key {
         Some(key) => {

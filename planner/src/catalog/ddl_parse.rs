@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::ddl::{DdlOp, NewColumn, NewKey};
 use super::defs::DefaultExpr;
+use super::options::TableOptions;
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::parse::dialect::Postgres;
 use crate::types::PgType;
@@ -202,7 +203,33 @@ fn create_table(create: &ast::CreateTable) -> SqlResult<DdlOp> {
         columns,
         primary_key: keys.primary,
         uniques: keys.uniques,
+        options: table_options(&create.table_options)?,
     })
+}
+
+fn table_options(with: &ast::CreateTableOptions) -> SqlResult<TableOptions> {
+    let mut options = TableOptions::default();
+    let given = match with {
+        ast::CreateTableOptions::None => return Ok(options),
+        ast::CreateTableOptions::With(given) => given,
+        other => return Err(SqlError::unsupported(other)),
+    };
+    for option in given {
+        let ast::SqlOption::KeyValue { key, value } = option else {
+            return Err(SqlError::unsupported(option));
+        };
+        let value = match value {
+            ast::Expr::Value(value) => match &value.value {
+                ast::Value::SingleQuotedString(text) | ast::Value::EscapedStringLiteral(text) => {
+                    text.clone()
+                }
+                other => other.to_string(),
+            },
+            other => other.to_string(),
+        };
+        options.take(&key.value, Some(&value))?;
+    }
+    Ok(options)
 }
 
 struct Keys {

@@ -116,6 +116,9 @@ pub struct TableDef {
     pub next_index_id: u32,
     /// Comments on CHECK and the like are not kept: the description PostgreSQL shows for it.
     pub comment: Option<String>,
+    /// How many seconds old versions of its rows stay readable; `None`: as long as the cluster's.
+    #[serde(default)]
+    pub gc_window_s: Option<u64>,
 }
 
 impl TableDef {

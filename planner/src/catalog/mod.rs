@@ -7,12 +7,14 @@
 //! * [`ddl`]: the statements that change them, as a pure function of a snapshot.
 //! * [`ddl_parse`]: those statements from their syntax.
 //! * [`describe`]: a key in words, for DETAIL lines.
+//! * [`options`]: storage parameters of tables.
 
 pub mod codec;
 pub mod ddl;
 pub mod ddl_parse;
 pub mod defs;
 pub mod describe;
+pub mod options;
 pub mod snapshot;
 
 pub use codec::{catalog_span, decode_catalog, decode_version, version_key};
@@ -22,4 +24,5 @@ pub use defs::{
     ColumnDef, ColumnId, DefaultExpr, IndexColumn, IndexDef, IndexId, IndexState, TableDef, TableId,
 };
 pub use describe::{KeyDescription, describe_key};
+pub use options::TableOptions;
 pub use snapshot::CatalogSnapshot;

@@ -1,6 +1,7 @@
 //! All definitions at one version.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::defs::{IndexDef, TableDef, TableId};
@@ -15,6 +16,8 @@ use crate::error::{SqlError, SqlResult, SqlState};
 #[derive(Debug, Clone, Default)]
 pub struct CatalogSnapshot {
     version: u64,
+    /// Of what changes without raising the version: storage parameters.
+    parameters: u64,
     tables: BTreeMap<TableId, Arc<TableDef>>,
     names: HashMap<String, TableId>,
     index_names: HashMap<String, TableId>,
@@ -25,6 +28,7 @@ impl CatalogSnapshot {
     /// The catalog of these tables; `XX001` if they break an invariant.
     pub fn new(version: u64, tables: impl IntoIterator<Item = TableDef>) -> SqlResult<Self> {
         let mut snapshot = Self { version, ..Self::default() };
+        let mut parameters = DefaultHasher::new();
         for table in tables {
             table.check().map_err(|why| {
                 SqlError::corrupt(format!("the catalog is damaged: table {}: {why}", table.name))
@@ -40,13 +44,21 @@ impl CatalogSnapshot {
                     return Err(taken(&index.name));
                 }
             }
+            (table.id, table.gc_window_s).hash(&mut parameters);
             snapshot.storage.insert(table.storage_id, table.id);
             snapshot.tables.insert(table.id, Arc::new(table));
         }
+        snapshot.parameters = parameters.finish();
         Ok(snapshot)
     }
 
-    /// Raised by every DDL statement.
+    /// Another one for each catalog that a plan can tell apart: a plan may show what it was made
+    /// with.
+    pub fn stamp(&self) -> (u64, u64) {
+        (self.version, self.parameters)
+    }
+
+    /// Raised by every DDL statement that changes what a transaction does.
     pub fn version(&self) -> u64 {
         self.version
     }

@@ -4,6 +4,7 @@ use datafusion::common::ScalarValue;
 
 use super::parts::DEFAULT_COLLATION;
 use super::{About, Relation, boolean, float, int, oid, small, text};
+use crate::catalog::options::GC_WINDOW;
 use crate::catalog::{IndexDef, IndexId, TableDef};
 use crate::plan::functions::SERVER_VERSION;
 use crate::plan::table_oid;
@@ -204,7 +205,7 @@ const CLASS_COLUMNS: &[(&str, PgType)] = &[
 
 fn pg_class(about: &About<'_>) -> Relation {
     let mut out = Relation::new(CLASS_COLUMNS);
-    let mut add = |id: u32, name: &str, kind: &str, columns: usize, indexed: bool| {
+    let mut add = |id: u32, name: &str, kind: &str, columns: usize, options: Option<u64>| {
         out.push(vec![
             oid(id),
             text(name),
@@ -212,7 +213,7 @@ fn pg_class(about: &About<'_>) -> Relation {
             oid(OWNER_OID),
             text(kind),
             count(columns),
-            boolean(indexed),
+            boolean(kind == "r"),
             boolean(false),
             text("p"),
             oid(if kind == "i" { BTREE_OID } else { HEAP_OID }),
@@ -233,14 +234,15 @@ fn pg_class(about: &About<'_>) -> Relation {
             boolean(true),
             text(if kind == "i" { "n" } else { "d" }),
             ScalarValue::Null,
-            ScalarValue::Null,
+            options.map_or(ScalarValue::Null, |s| text(format!("{{{GC_WINDOW}={s}}}"))),
             ScalarValue::Null,
         ]);
     };
     for table in about.catalog.tables() {
-        add(table_oid(table.id), &table.name, "r", table.visible_columns().count(), true);
+        let columns = table.visible_columns().count();
+        add(table_oid(table.id), &table.name, "r", columns, table.gc_window_s);
         for index in shown_indexes(table) {
-            add(index_oid(table, index), &index.name, "i", index.columns.len(), false);
+            add(index_oid(table, index), &index.name, "i", index.columns.len(), None);
         }
     }
     out

@@ -3,6 +3,7 @@
 
 use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+use quorate_txn::config::FOLLOWER_READ_TIMESTAMP_LAG;
 
 use super::tokens::{error_near, is_word};
 use crate::error::{SqlError, SqlResult, SqlState};
@@ -14,21 +15,39 @@ const DAY_US: i64 = 86_400_000_000;
 /// As PostgreSQL takes a month where it must be a span of time.
 const DAYS_PER_MONTH: i64 = 30;
 
+/// The function that gives a moment followers can answer for.
+const FOLLOWERS: &str = "follower_read_timestamp";
+
 /// A moment of the past, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct AsOf {
-    text: String,
-    /// It says `INTERVAL`.
-    interval: bool,
+pub enum AsOf {
+    /// In quotes.
+    Text {
+        /// What they hold.
+        text: String,
+        /// It says `INTERVAL`.
+        interval: bool,
+    },
+    /// `follower_read_timestamp()`: a little before now.
+    Followers,
 }
 
 /// The moment that begins at a token, and how many tokens it has.
 fn at(tokens: &[TokenWithSpan], i: usize) -> Option<(AsOf, usize)> {
+    let called = [Token::LParen, Token::RParen];
+    if is_word(tokens.get(i), FOLLOWERS)
+        && called
+            .iter()
+            .enumerate()
+            .all(|(n, t)| tokens.get(i + 1 + n).is_some_and(|x| x.token == *t))
+    {
+        return Some((AsOf::Followers, 3));
+    }
     let typed = ["interval", "timestamptz", "timestamp"];
     let named = typed.iter().find(|word| is_word(tokens.get(i), word));
     let place = i + usize::from(named.is_some());
     let Token::SingleQuotedString(text) = &tokens.get(place)?.token else { return None };
-    let as_of = AsOf { text: text.clone(), interval: named == Some(&"interval") };
+    let as_of = AsOf::Text { text: text.clone(), interval: named == Some(&"interval") };
     Some((as_of, place + 1 - i))
 }
 
@@ -46,7 +65,7 @@ pub fn read(tokens: &[TokenWithSpan], i: usize, whole: &str) -> SqlResult<Option
         let error = error_near(tokens.get(first).unwrap_or(&end), whole);
         return Err(error.with_hint(
             "AS OF SYSTEM TIME is followed by a timestamp or an interval in quotes, for instance \
-             '-10s'.",
+             '-10s', or by follower_read_timestamp().",
         ));
     };
     Ok(Some((as_of, WORDS.len() + count)))
@@ -80,34 +99,41 @@ impl AsOf {
     /// # Errors
     /// `22007` if it is neither; `22023` for the future.
     pub fn moment(&self, now_us: i64) -> SqlResult<i64> {
-        let stamp = || match from_text(&self.text, PgType::TimestampTz).ok()? {
+        let (text, interval) = match self {
+            AsOf::Text { text, interval } => (text, *interval),
+            AsOf::Followers => {
+                let lag = i64::try_from(FOLLOWER_READ_TIMESTAMP_LAG.as_micros());
+                return Ok(now_us.saturating_sub(lag.unwrap_or(i64::MAX)));
+            }
+        };
+        let stamp = || match from_text(text, PgType::TimestampTz).ok()? {
             ScalarValue::TimestampMicrosecond(at, _) => at,
             _ => None,
         };
-        let moment = match if self.interval { None } else { stamp() } {
+        let moment = match if interval { None } else { stamp() } {
             Some(at) => at,
-            None => now_us.saturating_add(self.interval_us()?),
+            None => now_us.saturating_add(interval_us(text)?),
         };
         if moment > now_us {
-            let message = format!("AS OF SYSTEM TIME '{}' is in the future", self.text);
+            let message = format!("AS OF SYSTEM TIME '{text}' is in the future");
             return Err(SqlError::new(SqlState::INVALID_PARAMETER_VALUE, message)
                 .with_hint("An interval is negative, for instance '-10s'."));
         }
         Ok(moment)
     }
+}
 
-    fn interval_us(&self) -> SqlResult<i64> {
-        let wrong = || {
-            let message = format!("invalid input syntax for AS OF SYSTEM TIME: \"{}\"", self.text);
-            SqlError::new(SqlState::INVALID_DATETIME_FORMAT, message)
-        };
-        match from_text(&self.text, PgType::Interval).map_err(|_| wrong())? {
-            ScalarValue::IntervalMonthDayNano(Some(span)) => {
-                let days = i64::from(span.months) * DAYS_PER_MONTH + i64::from(span.days);
-                Ok(days.saturating_mul(DAY_US).saturating_add(span.nanoseconds / 1_000))
-            }
-            _ => Err(wrong()),
+fn interval_us(text: &str) -> SqlResult<i64> {
+    let wrong = || {
+        let message = format!("invalid input syntax for AS OF SYSTEM TIME: \"{text}\"");
+        SqlError::new(SqlState::INVALID_DATETIME_FORMAT, message)
+    };
+    match from_text(text, PgType::Interval).map_err(|_| wrong())? {
+        ScalarValue::IntervalMonthDayNano(Some(span)) => {
+            let days = i64::from(span.months) * DAYS_PER_MONTH + i64::from(span.days);
+            Ok(days.saturating_mul(DAY_US).saturating_add(span.nanoseconds / 1_000))
         }
+        _ => Err(wrong()),
     }
 }
 
@@ -143,6 +169,15 @@ mod tests {
         };
         let at = modes.as_of.expect("a moment").moment(NOW_US).expect("it is past");
         assert_eq!(at, 1_795_654_923_000_000);
+    }
+
+    #[test]
+    fn followers_are_read_a_little_before_now() {
+        let text = "select * from t as of system time follower_read_timestamp() where a = 1";
+        let statement = parse(text).expect(text).remove(0);
+        let at = statement.as_of.as_ref().expect("a moment").moment(NOW_US).expect("it is past");
+        assert_eq!(at, NOW_US - 5_000_000);
+        statement.parse_plan().expect(text);
     }
 
     #[test]

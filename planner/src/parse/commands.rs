@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::asof::{self, AsOf};
 use super::tokens::{error_near, is_word, position, text_of, word};
-use super::{FateQuery, StatementKind, TokenSource, split};
+use super::{FateQuery, StatementKind, TokenSource, split, storage};
 use crate::error::{SqlError, SqlResult};
 
 /// Isolation levels of the SQL standard. `READ UNCOMMITTED` is `READ COMMITTED`.
@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes several words if they are next.
-    fn take_all(&mut self, words: &[&str]) -> bool {
+    pub(super) fn take_all(&mut self, words: &[&str]) -> bool {
         let found = words.iter().enumerate().all(|(i, w)| is_word(self.tokens.get(self.at + i), w));
         self.at += if found { words.len() } else { 0 };
         found
@@ -235,7 +235,13 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
         "prepare" | "execute" => return named(&mut r, &first).map(Some),
         "alter" => match split::split_at(&mut r)? {
             Some(kind) => kind,
-            None => return Ok(None),
+            None => {
+                r.at = 1;
+                match storage::alter(&mut r)? {
+                    Some(kind) => kind,
+                    None => return Ok(None),
+                }
+            }
         },
         "vacuum" => return Ok(Some(StatementKind::Maintenance("VACUUM"))),
         "analyze" | "analyse" => return Ok(Some(StatementKind::Maintenance("ANALYZE"))),

@@ -17,6 +17,7 @@ pub mod rewrite;
 mod series;
 mod setops;
 pub mod split;
+mod storage;
 mod subqueries;
 pub mod tokens;
 

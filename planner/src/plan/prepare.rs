@@ -53,7 +53,7 @@ struct CacheKey {
     statement: Arc<str>,
     /// The text itself, not the fingerprint.
     literal: bool,
-    catalog_version: u64,
+    catalog: (u64, u64),
     settings: Settings,
     params: Vec<Option<PgType>>,
 }
@@ -173,7 +173,7 @@ impl Planner {
         let key = |text: &Arc<str>, literal: bool| CacheKey {
             statement: Arc::clone(text),
             literal,
-            catalog_version: catalog.version(),
+            catalog: catalog.stamp(),
             settings: settings.clone(),
             params: params.to_vec(),
         };

@@ -36,6 +36,9 @@ pub const PLACE_EVERY: Duration = Duration::from_millis(500);
 pub const SPREAD_EVERY: Duration = Duration::from_secs(3);
 /// How often floors of busy ranges rise.
 pub const FLOORS_EVERY: Duration = Duration::from_secs(10);
+/// For so long what a node has told of its running transactions is believed: one that is frozen or
+/// cut off may come back.
+pub const READERS_REMEMBERED: Duration = Duration::from_secs(60);
 /// Row locks told in one answer at most.
 pub const LISTED_LOCKS_MAX: usize = 10_000;
 /// And about how many bytes they may have: far less than one message may.

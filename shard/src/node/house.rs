@@ -14,10 +14,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use quorate_proto::pb::node_request::Body as Ask;
 use quorate_proto::pb::node_response::Body as Answer;
-use quorate_proto::{NodeId, RangeId, Timestamp, pb};
+use quorate_proto::{NodeId, RangeId, pb};
 use quorate_txn::apply::ViewError;
-use quorate_txn::config::{CLOCK_BOUND_AHEAD, CLOCK_BOUND_INTERVAL, TXN_FLOOR_LAG};
-use quorate_txn::mistakes::Mistake;
+use quorate_txn::config::{CLOCK_BOUND_AHEAD, CLOCK_BOUND_INTERVAL};
 use quorate_txn::recovery::Leftover;
 use tokio::time::Instant;
 
@@ -25,15 +24,6 @@ use super::config::*;
 use super::{Node, identity, runtime};
 use crate::engine::{KeySpan, find_split_key};
 use crate::range::{META_RANGE, Replica, SweepCursor};
-
-/// What the floors of a range were last raised for.
-#[derive(Debug, Clone, Copy)]
-struct Activity {
-    /// The applied index after it.
-    applied: u64,
-    /// When the last other entry was seen.
-    at: Timestamp,
-}
 
 /// Something done every so often.
 struct Every {
@@ -279,36 +269,6 @@ impl Node {
             Ok(Ok(())) => tracing::info!(%range, %to, "the lead moved"),
             Ok(Err(why)) => tracing::debug!(%range, %to, %why, "the lead did not move"),
             Err(_) => tracing::debug!(%range, %to, "the move of the lead takes long"),
-        }
-    }
-
-    /// Rules S1 and P6. A range is left alone once its floors have passed its last activity, so
-    /// that idle ranges stay quiet.
-    async fn raise_floors(&self, activity: &mut HashMap<RangeId, Activity>) {
-        let now = self.ranges.clock.now();
-        let led = self.led();
-        activity.retain(|range, _| led.iter().any(|replica| replica.range == *range));
-        for replica in led.iter().filter(|replica| replica.range != META_RANGE) {
-            let state = replica.state();
-            let seen = activity.entry(replica.range).or_insert(Activity { applied: 0, at: now });
-            if state.applied_index != seen.applied {
-                *seen = Activity { applied: state.applied_index, at: now };
-            }
-            let txn_floor = match Mistake::FloorUnheeded.is_made() {
-                true => now,
-                false => now.bound_before(TXN_FLOOR_LAG),
-            };
-            let safe_point = now.bound_before(self.config.gc_window);
-            let passes = |floor: Timestamp, old: u64| floor > seen.at && old < seen.at.0;
-            let busy = seen.at == now;
-            if !busy && !passes(txn_floor, state.txn_floor) && !passes(safe_point, state.safe_point)
-            {
-                continue;
-            }
-            let deadline = Instant::now() + STEP_TIMEOUT;
-            if replica.raise_floors(safe_point, txn_floor, deadline).await.is_ok() {
-                seen.applied = replica.state().applied_index;
-            }
         }
     }
 

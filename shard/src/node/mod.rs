@@ -25,6 +25,7 @@
 pub mod clock;
 pub mod config;
 pub mod connector;
+mod floors;
 mod folder;
 mod house;
 pub mod identity;
@@ -46,7 +47,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_proto::{Connector, NodeId, RangeId, pb};
+use quorate_proto::{Connector, NodeId, RangeId, Timestamp, pb};
 use quorate_txn::clock::NodeClock;
 use quorate_txn::recovery::Leftover;
 use tokio::sync::{Notify, watch};
@@ -55,7 +56,7 @@ use self::config::NodeConfig;
 use self::connector::NodeConnector;
 use self::identity::Identity;
 use crate::disk::DiskGuard;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, KeySpan};
 use crate::log::{LogError, LogStore};
 use crate::raft::{RaftHandle, Running};
 use crate::range::{RangeEvents, Ranges};
@@ -148,6 +149,17 @@ pub trait GatewayHook: Send + Sync {
     /// The tables whose indexes are being built by this node's gateway.
     fn building_tables(&self) -> Vec<u64> {
         Vec::new()
+    }
+
+    /// The oldest moment that a running transaction of this node's gateway reads.
+    fn oldest_read(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// Spans whose old versions stay readable for another time than the node's setting says, in the
+    /// order of their keys; `None` while that is not known.
+    fn gc_windows(&self) -> Option<Vec<(KeySpan, Duration)>> {
+        Some(Vec::new())
     }
 
     /// Finishes what coordinators that died have left in ranges led here.

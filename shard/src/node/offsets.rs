@@ -54,6 +54,8 @@ pub(crate) struct Seen {
     pub refused: bool,
     /// It says that it may lead.
     pub leads: bool,
+    /// The oldest moment its running transactions read.
+    pub oldest_read: Option<Timestamp>,
 }
 
 impl Seen {
@@ -152,7 +154,7 @@ mod tests {
 
     fn off_by(ms: i64) -> Seen {
         let offset = Some(Offset { us: ms * 1000, error_us: 1000 });
-        Seen { at: NOW, offset, refused: false, leads: true }
+        Seen { at: NOW, offset, refused: false, leads: true, oldest_read: None }
     }
 
     fn refused() -> Seen {

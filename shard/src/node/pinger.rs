@@ -67,7 +67,9 @@ impl Node {
         // One that does not tell has no say in where the middle of all clocks is.
         let remote = Some(Timestamp(answer.physical)).filter(|remote| !remote.is_zero());
         let offset = remote.map(|remote| Offset::measured(remote, own, at.saturating_sub(sent)));
-        Some((Seen { at, offset, refused, leads: !answer.does_not_lead }, answer.nodes))
+        let oldest_read = Some(Timestamp(answer.oldest_read)).filter(|oldest| !oldest.is_zero());
+        let leads = !answer.does_not_lead;
+        Some((Seen { at, offset, refused, leads, oldest_read }, answer.nodes))
     }
 
     fn note(&self, node: NodeId, seen: Seen) {
@@ -161,7 +163,13 @@ impl Node {
     pub(super) fn ping_answer(&self, nodes: Vec<pb::NodeInfo>) -> Answer {
         let clock = &self.ranges.clock;
         let does_not_lead = !clock.standing().leads() || self.leaving.load(Ordering::SeqCst);
-        Answer::Ping(pb::PingResponse { nodes, physical: clock.physical().0, does_not_lead })
+        let oldest_read = self.gateway.get().and_then(|gateway| gateway.oldest_read());
+        Answer::Ping(pb::PingResponse {
+            nodes,
+            physical: clock.physical().0,
+            does_not_lead,
+            oldest_read: oldest_read.unwrap_or_default().0,
+        })
     }
 
     /// This node's clock, for people.

@@ -20,6 +20,8 @@ use clocks::ShiftedClock;
 
 mod clocks;
 mod draining;
+mod floors;
+mod followers;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

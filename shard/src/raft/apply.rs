@@ -217,6 +217,9 @@ fn split(
     if dead.is_some_and(|tombstone| tombstone.peer >= own.peer_id) {
         // Replayed after the right half was removed from this node: its rows must not come back.
         drop(bounds);
+        if let Some(machine) = &mut group.machine {
+            machine.rows_leave();
+        }
         let span = KeySpan::new(descriptor.start.clone(), descriptor.end.clone());
         unwritten.batch.delete_span(&span);
         return Ok(());

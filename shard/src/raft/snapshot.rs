@@ -109,6 +109,9 @@ impl Worker {
             at,
         };
         let hard_state = Some(group.raw.raft.hard_state());
+        if let Some(machine) = &mut group.machine {
+            machine.rows_leave();
+        }
         let deps = &self.node.deps;
         RaftMetrics::inc(&self.node.metrics.engine_flushes);
         install(&*deps.engine, &*deps.log, &job, hard_state, &mut |_| {})

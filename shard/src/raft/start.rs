@@ -155,6 +155,9 @@ impl Worker {
             group.tell(RoleEvent::Lost { term: lead.term, leader: None });
         }
         group.forget_waiters();
+        if let Some(machine) = &mut group.machine {
+            machine.rows_leave();
+        }
         self.node.groups.write().remove(&range);
         let mut batch = LogBatch::new();
         batch.remove(range);

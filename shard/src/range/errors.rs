@@ -70,11 +70,12 @@ pub fn too_old(read_ts: Timestamp, safe_point: Timestamp) -> pb::RangeError {
 }
 
 /// Rule R2.
-pub fn uncertain(key: &[u8], event: Timestamp) -> pb::RangeError {
+pub fn uncertain(key: &[u8], event: Timestamp, writer: Option<pb::LockOwner>) -> pb::RangeError {
     pb::RangeError::new(
         Kind::Uncertain(pb::Uncertain {
             key: bytes::Bytes::copy_from_slice(key),
             event_ts: event.0,
+            writer,
         }),
         format!("key {} changed at {event}, perhaps before this read began", Pretty(key)),
     )

@@ -477,6 +477,7 @@ impl RangeMachine for Machine {
                 replica.node.describe(replica.range, state.descriptor.clone());
             }
         }
+        replica.rows_are_back();
         for (waiter, answer) in answers {
             // Whoever asked may have stopped waiting.
             let _ = waiter.answer.send(answer);
@@ -549,6 +550,10 @@ impl RangeMachine for Machine {
         replica.node.events.routes_changed();
     }
 
+    fn rows_leave(&mut self) {
+        self.replica.rows_leave();
+    }
+
     fn snapshot_installed(&mut self, state: &pb::RangeState) {
         self.done.clear();
         self.touched.clear();
@@ -561,6 +566,7 @@ impl RangeMachine for Machine {
             core.forget_leader();
             self.give_up_waiters(&mut core, "a snapshot took the place of the log");
         }
+        replica.rows_are_back();
         replica.node.describe(replica.range, state.descriptor.clone());
         replica.changed.notify_waiters();
     }

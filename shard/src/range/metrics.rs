@@ -26,6 +26,10 @@ counters! {
     reads,
     /// Pages of scans.
     scans,
+    /// Reads and pages that were answered without a lease, of a closed moment.
+    closed_reads,
+    /// Moments closed for followers.
+    timestamps_closed,
     /// Rows looked at by scans.
     scan_rows,
     /// Prepares asked for.

@@ -19,6 +19,7 @@
 )]
 
 pub mod admin;
+mod closed;
 pub mod config;
 pub mod errors;
 mod leftovers;
@@ -36,6 +37,7 @@ pub use admin::Allocator;
 pub use leftovers::SweepCursor;
 pub use machine::Factory;
 pub use meta::{BOOTSTRAP_NODE, FIRST_DB_RANGE, META_RANGE};
+pub(crate) use replica::span_of;
 pub use replica::{RangeEvents, Ranges, Replica};
 pub use scan::{NoPrograms, ScanEngine, ScanRun};
 

@@ -1,4 +1,5 @@
-//! Reading at the leader: reads, scans, checks, look-ups and heartbeats.
+//! Reading at the leader: reads, scans, checks, look-ups and heartbeats. (Without its lease:
+//! [`super::closed`].)
 //!
 //! # The order of a read (rules L1, P1, R1, R4)
 //! 1. The lease.
@@ -31,12 +32,28 @@ use super::requests::{Attempt, now};
 use crate::engine::KeySpan;
 use crate::mvcc::{self, Blocked, EngineView, Locks, Read, ReadAt, ScanEnd, ScanLimits};
 
-type Tried = Result<Attempt, pb::RangeError>;
+pub(super) type Tried = Result<Attempt, pb::RangeError>;
+/// `Ok(Err(attempt))`: a read cannot begin yet.
+pub(super) type Begins = Result<Result<Begun, Attempt>, pb::RangeError>;
+
+/// What lets a read answer.
+pub(super) enum Leave {
+    /// The lease of this term.
+    Lease { term: u64 },
+    /// A closed moment ([`super::closed`]), and the rows that are there.
+    Closed { rows: u64 },
+}
 
 /// What a read found out before its snapshot.
-struct Begun {
-    term: u64,
-    window: Window,
+pub(super) struct Begun {
+    pub leave: Leave,
+    pub window: Window,
+}
+
+/// Who reads, and a closed moment if the leader's lease is not asked for.
+struct By {
+    own: Option<TxnId>,
+    closed: Option<pb::Closed>,
 }
 
 fn owner(id: &[u8]) -> Result<Option<TxnId>, pb::RangeError> {
@@ -82,29 +99,26 @@ impl Replica {
         Err(pb::RangeError::new(kind, format!("the timestamp {read_ts} is in the future")))
     }
 
-    /// Steps 1 and 2. `Err(Ok(attempt))`: it cannot begin yet.
-    fn begin(
-        &self,
-        epoch: Option<pb::Epoch>,
-        what: ReadSet<'_>,
-        asked: Window,
-        own: Option<TxnId>,
-    ) -> Result<Result<Begun, Attempt>, pb::RangeError> {
+    /// Steps 1 and 2.
+    fn begin(&self, epoch: Option<pb::Epoch>, what: ReadSet<'_>, asked: Window, by: &By) -> Begins {
         self.check_read_ts(asked.read_ts)?;
+        if let Some(closed) = by.closed {
+            return self.begin_closed(epoch, what, asked, closed);
+        }
         let term = self.lead()?;
         let mut core = self.core.lock();
         if let Some(wait) = self.enter(&core, epoch, what)? {
             return Ok(Err(wait));
         }
         let leader = self.leader(&mut core, term)?;
-        match leader.begin_read(what, asked, own) {
+        match leader.begin_read(what, asked, by.own) {
             ReadStart::Clear => {}
             ReadStart::Wait(waiting) => return Ok(Err(Attempt::Wait(waiting))),
             ReadStart::Refuse(error) => return Err(error),
         }
         let window = leader.window(asked);
         self.check_safe_point(window.read_ts)?;
-        Ok(Ok(Begun { term, window }))
+        Ok(Ok(Begun { leave: Leave::Lease { term }, window }))
     }
 
     /// What was heard of another node's clock says nothing here (rule R3): an address may have been
@@ -114,7 +128,7 @@ impl Replica {
     }
 
     /// Rule R4.
-    fn check_safe_point(&self, read_ts: Timestamp) -> Result<(), pb::RangeError> {
+    pub(super) fn check_safe_point(&self, read_ts: Timestamp) -> Result<(), pb::RangeError> {
         let safe_point = self.safe_point();
         match mvcc::below_safe_point(read_ts, safe_point) {
             true => Err(errors::too_old(read_ts, safe_point)),
@@ -126,7 +140,10 @@ impl Replica {
     fn at(&self, begun: &Begun) -> ReadAt {
         ReadAt {
             window: begun.window,
-            locks: Locks::Asked,
+            locks: match begun.leave {
+                Leave::Lease { .. } => Locks::Asked,
+                Leave::Closed { .. } => Locks::InSnapshot(None),
+            },
             delete_watermark: match Mistake::WatermarkUnheeded.is_made() {
                 true => Timestamp::ZERO,
                 false => self.delete_watermark(),
@@ -172,8 +189,15 @@ impl Replica {
             }
         }
         self.check_safe_point(begun.window.read_ts)?;
-        self.still_leads(begun.term)?;
+        self.still_may(begun)?;
         Ok(None)
+    }
+
+    fn still_may(&self, begun: &Begun) -> Result<(), pb::RangeError> {
+        match begun.leave {
+            Leave::Lease { term } => self.still_leads(term),
+            Leave::Closed { rows } => self.still_has(rows),
+        }
     }
 
     fn blocked(&self, key: &Bytes, why: Blocked) -> pb::RangeError {
@@ -186,16 +210,21 @@ impl Replica {
                 }),
                 format!("key {} is locked by transaction {}", Pretty(key), lock.txn.id),
             ),
-            Blocked::Uncertain { event_ts, .. } => errors::uncertain(key, event_ts),
+            Blocked::Uncertain { event_ts, .. } => {
+                let core = self.core.lock();
+                let leader = core.leader.as_ref();
+                let writer = leader.and_then(|leader| leader.writer_of(key, event_ts)).cloned();
+                errors::uncertain(key, event_ts, writer)
+            }
         }
     }
 
     pub(crate) fn read(&self, epoch: Option<pb::Epoch>, request: &pb::ReadRequest) -> Tried {
         let what = ReadSet::Keys(&request.keys);
-        let own = owner(&request.txn_id)?;
+        let by = By { own: owner(&request.txn_id)?, closed: request.closed };
         let observed = self.observed_here(request.observed, request.observed_node);
         let asked = Window::asked(request.read_ts, request.uncertain_upto, observed);
-        let begun = match self.begin(epoch, what, asked, own)? {
+        let begun = match self.begin(epoch, what, asked, &by)? {
             Ok(begun) => begun,
             Err(wait) => return Ok(wait),
         };
@@ -207,7 +236,7 @@ impl Replica {
                 Read::Value(value) => values.push(read_value(value, false)),
                 Read::Older(value) => values.push(read_value(value, true)),
                 Read::Blocked(why) => {
-                    self.still_leads(begun.term)?;
+                    self.still_may(&begun)?;
                     return Err(self.blocked(key, why));
                 }
             }
@@ -226,10 +255,10 @@ impl Replica {
         };
         let span = Span { start: request.start.clone(), end };
         let what = ReadSet::Span(&span);
-        let own = owner(&request.txn_id)?;
+        let by = By { own: owner(&request.txn_id)?, closed: request.closed };
         let observed = self.observed_here(request.observed, request.observed_node);
         let asked = Window::asked(request.read_ts, request.uncertain_upto, observed);
-        let begun = match self.begin(epoch, what, asked, own)? {
+        let begun = match self.begin(epoch, what, asked, &by)? {
             Ok(begun) => begun,
             Err(wait) => return Ok(wait),
         };
@@ -288,7 +317,7 @@ impl Replica {
             // Rows before the one in the way are right: they are worth an answer.
             ScanEnd::Blocked { rest, .. } if page.rows_read > 0 => Some(rest),
             ScanEnd::Blocked { key, why, .. } => {
-                self.still_leads(begun.term)?;
+                self.still_may(begun)?;
                 return Err(self.blocked(&key, why));
             }
         };

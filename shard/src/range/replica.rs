@@ -63,6 +63,8 @@ pub struct Replica {
     delete_watermark: AtomicU64,
     /// The same for the safe point.
     safe_point: AtomicU64,
+    /// How often its rows were about to leave, or back; odd: they are not there.
+    rows: AtomicU64,
     pub(crate) node: Arc<Ranges>,
     next_token: AtomicU64,
 }
@@ -138,6 +140,7 @@ impl Replica {
             refusals: AtomicUsize::new(0),
             delete_watermark: AtomicU64::new(state.delete_watermark),
             safe_point: AtomicU64::new(state.safe_point),
+            rows: AtomicU64::new(0),
             node,
             next_token: AtomicU64::new(1),
         })
@@ -157,6 +160,27 @@ impl Replica {
     /// Not older than what any snapshot of the engine taken before shows.
     pub(crate) fn safe_point(&self) -> Timestamp {
         Timestamp(self.safe_point.load(Ordering::SeqCst))
+    }
+
+    /// Before the rows are deleted: a snapshot of the engine without them is taken later.
+    pub(crate) fn rows_leave(&self) {
+        self.rows.fetch_or(1, Ordering::SeqCst);
+    }
+
+    /// Those that are there now are what the range's state says. Only the range's worker calls this
+    /// and [`Replica::rows_leave`].
+    pub(crate) fn rows_are_back(&self) {
+        let rows = self.rows.load(Ordering::SeqCst);
+        self.rows.store(rows + rows % 2, Ordering::SeqCst);
+    }
+
+    /// Which rows are there, if they are: the same number before and after a snapshot of the engine
+    /// says that they were there when it was taken.
+    pub(crate) fn rows(&self) -> Result<u64, pb::RangeError> {
+        match self.rows.load(Ordering::SeqCst) {
+            rows if rows % 2 == 0 => Ok(rows),
+            _ => Err(errors::unavailable("the replica's rows are being replaced")),
+        }
     }
 
     /// The descriptor as applied here.

@@ -93,7 +93,10 @@ fn first_key(body: &Ask) -> Option<bytes::Bytes> {
         Ask::Split(r) => Some(r.key.clone()),
         Ask::Lock(r) => r.keys.first().cloned(),
         Ask::Unlock(r) => r.keys.first().cloned(),
-        Ask::TransferLeader(_) | Ask::ChangeReplicas(_) | Ask::RaiseSafePoint(_) => None,
+        Ask::TransferLeader(_)
+        | Ask::ChangeReplicas(_)
+        | Ask::RaiseSafePoint(_)
+        | Ask::CloseTimestamp(_) => None,
     }
 }
 
@@ -147,6 +150,9 @@ impl Replica {
             Ask::TransferLeader(r) => self.transfer(&r, deadline).await,
             Ask::ChangeReplicas(r) => self.change_replicas(&r, deadline).await,
             Ask::RaiseSafePoint(r) => self.raise_safe_point(&r, deadline).await,
+            Ask::CloseTimestamp(r) => {
+                self.retry(deadline, || self.close_timestamp(epoch, &r)).await
+            }
         }
     }
 

@@ -37,6 +37,8 @@ use crate::raft::{
 };
 use crate::transport::local::Router;
 
+mod closed;
+
 const STEP: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_millis(100);
 

@@ -51,6 +51,10 @@ pub struct Figures {
     pub unknown_done: u64,
     /// Audits that came through.
     pub audits: u64,
+    /// Looks back that came through.
+    pub looks_back: u64,
+    /// Pages of them that followers answered.
+    pub by_followers: u64,
     /// Reasons, and how often.
     pub reasons: BTreeMap<String, u64>,
 }
@@ -58,6 +62,9 @@ pub struct Figures {
 struct State {
     rng: StdRng,
     told: Told,
+    /// When each transfer was acknowledged.
+    acknowledged_at: BTreeMap<i64, Duration>,
+    opened_at: Duration,
     unknown: Vec<i64>,
     figures: Figures,
 }
@@ -86,6 +93,8 @@ impl Bank {
         let state = State {
             rng: StdRng::seed_from_u64(seed),
             told: Told::default(),
+            acknowledged_at: BTreeMap::new(),
+            opened_at: Duration::MAX,
             unknown: Vec::new(),
             figures: Figures::default(),
         };
@@ -133,6 +142,30 @@ impl Bank {
         self.state.lock().figures.clone()
     }
 
+    pub(super) fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// When the tables were there; not before it is known.
+    pub(super) fn opened_at(&self) -> Duration {
+        self.state.lock().opened_at
+    }
+
+    /// What clients were told up to then, and all that they were refused.
+    pub(super) fn told_before(&self, then: Duration) -> Told {
+        let state = self.state.lock();
+        let mut told = state.told.clone();
+        told.acknowledged
+            .retain(|number, _| state.acknowledged_at.get(number).is_some_and(|at| *at <= then));
+        told
+    }
+
+    pub(super) fn note_look_back(&self, by_followers: u64) {
+        let mut state = self.state.lock();
+        state.figures.looks_back += 1;
+        state.figures.by_followers += by_followers;
+    }
+
     fn draw(&self, below: u64) -> u64 {
         self.state.lock().rng.random_range(0..below)
     }
@@ -161,6 +194,7 @@ impl Bank {
         client.query(&format!("ALTER TABLE accounts SPLIT AT VALUES {at}")).await?;
         let at = format!("({})", 2 * NUMBERS_PER_CLIENT);
         client.query(&format!("ALTER TABLE ledger SPLIT AT VALUES {at}")).await?;
+        self.state.lock().opened_at = system::now();
         Ok(())
     }
 
@@ -188,8 +222,13 @@ impl Bank {
     }
 
     fn draw_up(&self) -> Option<Up> {
+        self.up_from(self.draw(self.machines.len() as u64))
+    }
+
+    /// A node that serves, counted on from this one.
+    pub(super) fn up_from(&self, number: u64) -> Option<Up> {
         let count = self.machines.len();
-        let first = usize::try_from(self.draw(count as u64)).unwrap_or(0);
+        let first = usize::try_from(number % count as u64).unwrap_or(0);
         (0..count).find_map(|i| self.machines[(first + i) % count].up())
     }
 
@@ -220,6 +259,7 @@ impl Bank {
             Outcome::Acknowledged(transfer) => {
                 state.figures.acknowledged += 1;
                 state.told.acknowledged.insert(number, *transfer);
+                state.acknowledged_at.insert(number, system::now());
                 String::from("acknowledged")
             }
             Outcome::Refused(why) => {
@@ -332,8 +372,8 @@ impl Bank {
         // Before the transaction begins: it must see all of this.
         let told = self.state.lock().told.clone();
         let machine = up.life.machine;
-        let seen = match self.see(up).await {
-            Ok(seen) => seen,
+        let seen = match self.see(up, "BEGIN").await {
+            Ok((seen, _)) => seen,
             Err(why) => {
                 let what = format!("audit: {why}");
                 self.trace.event(format_args!("audit via m{machine}: {why}"));
@@ -358,9 +398,10 @@ impl Bank {
         true
     }
 
-    async fn see(&self, up: &Up) -> Result<Seen, Failed> {
+    /// The bank in one transaction, and how many of its pages followers answered.
+    pub(super) async fn see(&self, up: &Up, begin: &str) -> Result<(Seen, u64), Failed> {
         let mut client = Client::connect(up)?;
-        client.query("BEGIN").await?;
+        client.query(begin).await?;
         let mut seen = Seen::default();
         for row in client.query("SELECT id, balance FROM accounts").await? {
             if let [Some(id), Some(balance)] = row[..] {
@@ -373,7 +414,9 @@ impl Bank {
             }
         }
         client.query("COMMIT").await?;
-        Ok(seen)
+        let (timeline, _) = client.texts("SHOW LAST TRANSACTION").await?;
+        let pages = timeline.iter().filter_map(|event| event.last()?.parse::<u64>().ok());
+        Ok((seen, pages.sum()))
     }
 }
 

@@ -123,6 +123,7 @@ async fn run<T>(session: &mut Session, text: &str, cell: Cell<T>) -> Result<Answ
             }
         }
     }
+    session.statement_ended();
     session.finish_implicit().await?;
     Ok((rows, touched))
 }

@@ -40,7 +40,18 @@ impl SimClock {
         clock
     }
 
-    /// The wall clock jumps to another offset from true time.
+    /// Whether it is beyond the bound.
+    pub fn is_wild(&self) -> bool {
+        let most = i64::try_from(OFFSET_MAX.as_micros()).unwrap_or(i64::MAX);
+        self.offset_us.load(Ordering::SeqCst).abs() > most
+    }
+
+    /// The wall clock jumps further than any bound allows.
+    pub fn leap(&self, offset_us: i64) {
+        self.offset_us.store(offset_us, Ordering::SeqCst);
+    }
+
+    /// The wall clock jumps to another offset from true time, within the bound.
     pub fn jump(&self, offset_us: i64) {
         let most = i64::try_from(OFFSET_MAX.as_micros()).unwrap_or(i64::MAX);
         self.offset_us.store(offset_us.clamp(-most, most), Ordering::SeqCst);

@@ -36,6 +36,8 @@ pub struct Habits {
     pub forgets_sync_per_mille: u32,
     /// How long ended versions can be read.
     pub gc_window: Duration,
+    /// Followers are asked for moments that are over for so long.
+    pub follower_read_age: Duration,
 }
 
 /// One life of a node, from its start to its crash.
@@ -344,6 +346,7 @@ mod tests {
             sync_per_mille: 0,
             forgets_sync_per_mille: forgets,
             gc_window: Duration::from_secs(600),
+            follower_read_age: Duration::ZERO,
         };
         Life::new(1, MemoryDisk::new(dir), habits, 7)
     }

@@ -27,6 +27,8 @@ const REST_MAX_MS: u64 = 5_000;
 const CUT_SHORT_MS: u64 = 600;
 /// or for up to so long.
 const CUT_LONG_MS: u64 = 6_000;
+/// A clock is beyond the bound for up to so long.
+const WILD_MAX_MS: u64 = 4_000;
 /// A crash that is set strikes within so many operations of disk and network.
 const OPERATIONS_MAX: u64 = 120;
 
@@ -42,6 +44,8 @@ pub struct Faults {
     pub trace: Arc<Trace>,
     /// Where it is drawn from.
     pub rng: StdRng,
+    /// Clocks also leave the bound.
+    pub wild: bool,
 }
 
 impl Faults {
@@ -60,6 +64,7 @@ impl Faults {
                 55..=57 => self.restart_beside_a_cut(),
                 58..=59 => self.rest(),
                 60..=71 => self.move_lead(),
+                72..=84 if self.wild && self.rng.random_range(0..3) == 0 => self.leap_clock(),
                 72..=84 => self.jump_clock(),
                 85..=90 => self.split(),
                 _ => runtime::pause(CALM).await,
@@ -218,6 +223,27 @@ impl Faults {
         let machine = self.draw_machine();
         self.trace.event(format_args!("m{} is off by {offset_us} us", machine.number));
         machine.clock.jump(offset_us);
+    }
+
+    /// One clock leaves the bound for a while, ahead or behind; the others stay.
+    fn leap_clock(&mut self) {
+        let machine = self.draw_machine();
+        if self.machines.iter().any(|other| other.clock.is_wild()) {
+            return;
+        }
+        let off = [300_000, 1_000_000, 10_000_000][self.rng.random_range(0..3)];
+        let ahead = self.rng.random_range(0..2) == 0;
+        let offset_us = if ahead { off } else { -off };
+        let lasts = Duration::from_millis(self.rng.random_range(50..WILD_MAX_MS));
+        let back_to = self.rng.random_range(-50_000..50_000);
+        let trace = self.trace.clone();
+        trace.event(format_args!("m{} is off by {offset_us} us for {lasts:?}", machine.number));
+        machine.clock.leap(offset_us);
+        runtime::spawn(async move {
+            runtime::pause(lasts).await;
+            machine.clock.jump(back_to);
+            trace.event(format_args!("m{} is off by {back_to} us again", machine.number));
+        });
     }
 
     fn split(&mut self) {

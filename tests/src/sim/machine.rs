@@ -7,8 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use quorate_gateway::Gateway;
+use quorate_planner::kv::Span;
 use quorate_planner::program::{ProgramEngine, ProgramRun};
 use quorate_proto::Timestamp;
+use quorate_shard::engine::KeySpan;
 use quorate_shard::node::config::NodeConfig;
 use quorate_shard::node::{GatewayHook, MemoryDisk, Network, Node, Start, Storage};
 use quorate_shard::range::{ScanEngine, ScanRun};
@@ -57,6 +59,16 @@ impl GatewayHook for Barrier {
             Ok(version) => version,
             Err(_) => self.0.catalog().current().version(),
         }
+    }
+
+    fn oldest_read(&self) -> Option<Timestamp> {
+        self.0.oldest_read()
+    }
+
+    fn gc_windows(&self) -> Option<Vec<(KeySpan, Duration)>> {
+        let windows = self.0.catalog().gc_windows()?;
+        let said = |(span, window): (Span, Duration)| (KeySpan::new(span.start, span.end), window);
+        Some(windows.into_iter().map(said).collect())
     }
 }
 
@@ -180,6 +192,7 @@ impl Machine {
             }
         };
         let gateway = Gateway::new(node.connector(), node.clock(), node.cluster_id());
+        gateway.dist().followers.ask_for(self.habits.follower_read_age);
         node.set_gateway(Arc::new(Barrier(gateway.clone())));
         let fresh: JoinHandle<()> = runtime::spawn(gateway.catalog().clone().keep_fresh());
         let up = Up { life: life.clone(), node: node.clone(), gateway };

@@ -137,6 +137,7 @@ fn name_of(call: &pb::Call) -> String {
         Some(B::Split(_)) => "split",
         Some(B::Lock(_)) => "lock",
         Some(B::Unlock(_)) => "unlock",
+        Some(B::CloseTimestamp(_)) => "close-ts",
         Some(B::TransferLeader(_) | B::ChangeReplicas(_) | B::RaiseSafePoint(_)) | None => "admin",
     });
     let mut names: Vec<_> = names.collect();

@@ -51,6 +51,7 @@ pub const PLANTS: &[Plant] = &[
     plant("conflicts-forgotten", "P14", &[Mistake::ConflictsForgotten], 10),
     plant("locks-overlooked", "R2", &[Mistake::LocksOverlooked], 5),
     plant("watermark-unheeded", "R5", &[Mistake::WatermarkUnheeded], 10),
+    plant("follower-ahead", "R6", &[Mistake::FollowerAhead], 30),
     plant("family-not-flushed", "S2", &[Mistake::FamilyNotFlushed], 5),
     plant("log-cut-too-far", "S3", &[Mistake::LogCutTooFar], 30),
     plant("log-without-sync", "X2", &[Mistake::SyncForgotten], 5),

@@ -20,7 +20,7 @@ use super::trace::Trace;
 use super::{EXIT_BROKEN, EXIT_VIOLATED};
 
 /// A process that takes longer has hung: a task that never waits, or one that waits for nothing.
-const WALL_LIMIT: Duration = Duration::from_secs(900);
+const WALL_LIMIT: Duration = Duration::from_secs(300);
 /// How often running processes are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -202,7 +202,7 @@ pub fn print_report(seed: u64, report: &Report, trace: &Trace, options: &Options
     let figures = &report.figures;
     println!(
         "seed {seed}: trace {:016x} of {} events in {:.0} s: {} acknowledged, {} refused, \
-         {} unknown ({} done), {} audits; lists at {}: {} acknowledged, {} refused, {} unknown",
+         {} unknown ({} done), {} audits, {} looks back ({} pages by followers); lists at {}: {} acknowledged, {} refused, {} unknown",
         report.hash,
         report.events,
         report.lasted.as_secs_f64(),
@@ -211,6 +211,8 @@ pub fn print_report(seed: u64, report: &Report, trace: &Trace, options: &Options
         figures.unknown,
         figures.unknown_done,
         figures.audits,
+        figures.looks_back,
+        figures.by_followers,
         report.lists.level,
         report.lists.ended[0],
         report.lists.ended[1],

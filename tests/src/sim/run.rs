@@ -95,6 +95,7 @@ pub async fn run(setup: Setup, dir: &Path, trace: &Arc<Trace>) -> Report {
 
 fn machines(rng: &mut StdRng, dir: &Path, net: &Arc<Net>, trace: &Arc<Trace>) -> Vec<Arc<Machine>> {
     let gc_window = Duration::from_millis([600_000, 2_000, 500][rng.random_range(0..3)]);
+    let follower_read_age = Duration::from_millis([0, 0, 100, 3_000][rng.random_range(0..4)]);
     let most = i64::try_from(OFFSET_MAX.as_micros()).unwrap_or(0);
     let mut make = |number| {
         let clock =
@@ -104,6 +105,7 @@ fn machines(rng: &mut StdRng, dir: &Path, net: &Arc<Net>, trace: &Arc<Trace>) ->
             compact_per_mille: [0, 2, 20][rng.random_range(0..3)],
             sync_per_mille: [0, 100, 900][rng.random_range(0..3)],
             gc_window,
+            follower_read_age,
             forgets_sync_per_mille: if Mistake::SyncForgotten.is_made() { 500 } else { 0 },
         };
         Machine::new(number, rng.random(), habits, clock, dir, net, trace)
@@ -163,6 +165,7 @@ async fn work(
     let mut tasks: Vec<_> =
         (1..=clients).map(|client| runtime::spawn(bank.clone().work(client))).collect();
     tasks.extend((0..2).map(|_| runtime::spawn(bank.clone().audit_on())));
+    tasks.extend((0..2).map(|_| runtime::spawn(bank.clone().look_back_on(rng.random()))));
     tasks.extend((0..LIST_CLIENTS).map(|_| runtime::spawn(lists.clone().work())));
     let mut faults = Faults {
         machines: machines.to_vec(),
@@ -170,6 +173,7 @@ async fn work(
         bank: bank.clone(),
         trace: trace.clone(),
         rng: StdRng::seed_from_u64(rng.random()),
+        wild: rng.random_range(0..4) == 0,
     };
     faults.rage(system::now() + setup.faults).await;
     faults.cease();

@@ -122,6 +122,9 @@ impl LeaderState {
             };
             if let Some(event) = event.filter(|event| event.0 > request.read_at) {
                 newest = newest.max(event);
+                if done.changed.is_empty() {
+                    done.writer = self.writer_of(key, event).cloned();
+                }
                 done.changed.push(key.clone());
             }
         }

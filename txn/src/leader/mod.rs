@@ -213,6 +213,11 @@ impl LeaderState {
         self.table.least_in_flight()
     }
 
+    /// Who made the event of a key, where that is still known.
+    pub fn writer_of(&self, key: &[u8], event: Timestamp) -> Option<&pb::LockOwner> {
+        self.recent.writer(key, event)
+    }
+
     /// Adds to a conflict who caused it.
     fn named(&self, mut error: pb::RangeError) -> pb::RangeError {
         if let Some(Kind::Conflict(conflict)) = &mut error.kind {

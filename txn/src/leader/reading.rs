@@ -100,6 +100,18 @@ impl LeaderState {
         }
     }
 
+    /// Closes the range at a moment of the past (rule R6): `false` while a write with a timestamp
+    /// at or below it is in flight. Once it is `true`, every such version or its lock is applied
+    /// here, and nothing that is proposed later has such a timestamp.
+    ///
+    /// # Errors
+    /// It serves nothing.
+    pub fn close_at(&mut self, ts: Timestamp) -> Result<bool, pb::RangeError> {
+        self.check_serves()?;
+        self.max_read_ts = self.max_read_ts.max(ts);
+        Ok(self.table.least_in_flight().is_none_or(|least| least > ts))
+    }
+
     /// The check of P9 for a prepared transaction: raises `max_read_ts` to the chosen timestamp,
     /// then looks for foreign writes in flight (wait), foreign locks and events (refused).
     ///

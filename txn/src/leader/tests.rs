@@ -117,7 +117,9 @@ impl LeaderRunner {
                 self.locking.remove(&id);
                 let keys = |keys: &[Bytes]| String::from_utf8_lossy(&keys.join(&b' ')).into_owned();
                 let (changed, skipped) = (keys(&done.changed), keys(&done.skipped));
-                format!("locked changed=[{changed}] skipped=[{skipped}]")
+                let writer = done.writer.and_then(|who| TxnId::from_bytes(&who.id));
+                let by = writer.map(|id| format!(" by {id}")).unwrap_or_default();
+                format!("locked changed=[{changed}]{by} skipped=[{skipped}]")
             }
             Locking::Queued { key, blockers } => {
                 let ids = blockers.iter().filter_map(|who| TxnId::from_bytes(&who.id));
@@ -187,6 +189,11 @@ impl LeaderRunner {
                     ),
                 )
             }
+            "close" => match self.leader.close_at(args.ts("at")?) {
+                Ok(true) => String::from("closed"),
+                Ok(false) => String::from("not yet: a write is in flight"),
+                Err(error) => format!("error: {}", error.message),
+            },
             "heartbeat" => {
                 let id = self.txn(args)?.id;
                 let answer = self.leader.heartbeat(id, self.now);
@@ -250,7 +257,7 @@ impl LeaderRunner {
                 let woken = self.leader.rows.release(id, self.now);
                 format!("unlocked{}", show_woken(&woken))
             }
-            "check" | "lookup" | "heartbeat" => self.ask(name, args)?,
+            "check" | "lookup" | "heartbeat" | "close" => self.ask(name, args)?,
             "elect" => {
                 self.leader = LeaderState::new(args.named["term"].parse()?, self.now);
                 self.flights.clear();

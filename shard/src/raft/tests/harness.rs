@@ -41,6 +41,7 @@ struct Register {
     range: RangeId,
     book: Book,
     leads: bool,
+    rows_left: bool,
 }
 
 impl Register {
@@ -123,7 +124,12 @@ impl RangeMachine for Register {
 
     fn replicas_changed(&mut self, _state: &pb::RangeState) {}
 
+    fn rows_leave(&mut self) {
+        self.rows_left = true;
+    }
+
     fn snapshot_installed(&mut self, _state: &pb::RangeState) {
+        assert!(std::mem::take(&mut self.rows_left), "readers were told before the rows left");
         self.note(|seen| seen.snapshots += 1);
     }
 
@@ -132,6 +138,7 @@ impl RangeMachine for Register {
     }
 
     fn destroyed(&mut self) {
+        assert!(self.rows_left, "readers were told before the rows left");
         self.note(|seen| seen.destroyed = true);
     }
 }
@@ -144,7 +151,7 @@ pub struct Factory {
 impl MachineFactory for Factory {
     fn create(&self, shared: Arc<GroupShared>, _state: &pb::RangeState) -> Box<dyn RangeMachine> {
         let book = self.book.clone();
-        Box::new(Register { range: shared.range(), book, leads: false })
+        Box::new(Register { range: shared.range(), book, leads: false, rows_left: false })
     }
 
     fn fatal(&self, range: Option<RangeId>, why: &str) {

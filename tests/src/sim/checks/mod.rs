@@ -22,7 +22,7 @@ pub struct Transfer {
 }
 
 /// The bank as one transaction saw it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Balance of each account.
     pub balances: BTreeMap<i64, i64>,
