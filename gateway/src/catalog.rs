@@ -210,7 +210,7 @@ impl CatalogStore {
         self.pins.lock().is_good(version, self.dist.clock().monotonic())
     }
 
-    /// The keys of tables that say how long old versions stay readable, in order, and what they say;
+    /// The keys of tables that say how long old versions stay readable, in order, and how long;
     /// `None` while that is not known.
     pub fn gc_windows(&self) -> Option<Vec<(Span, Duration)>> {
         if !self.is_fresh() {

@@ -147,7 +147,9 @@ impl Gateway {
             }
             version = done.version;
         }
-        pending.version = version;
+        if op.changes_meaning() {
+            pending.version = Some(version);
+        }
         pending.garbage.extend(change.garbage);
         let after = read(txn).await?;
         // Plans are cached by version: what only this transaction sees must not be found by others.
@@ -163,7 +165,9 @@ impl Gateway {
     /// The change is committed; only the word of it may not have reached every gateway.
     pub async fn publish(&self, pending: PendingSchema) -> Result<(), SqlError> {
         self.catalog().refresh().await?;
-        self.barrier_everywhere(pending.version).await?;
+        if let Some(version) = pending.version {
+            self.barrier_everywhere(version).await?;
+        }
         self.collect(pending.garbage);
         Ok(())
     }
@@ -306,7 +310,8 @@ const PRIVATE_VERSION: u64 = 1 << 62;
 pub struct PendingSchema {
     /// What the transaction's own statements go by.
     pub catalog: Option<Arc<CatalogSnapshot>>,
-    version: u64,
+    /// What the others must know of before the change is published.
+    version: Option<u64>,
     garbage: Vec<Span>,
 }
 

@@ -2,7 +2,7 @@
 //! physical clock for the threads of a node, [`ManualClock`] is a physical clock for tests.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -152,6 +152,8 @@ pub struct NodeClock {
     standing: Mutex<Standing>,
     refusals: AtomicU64,
     times_off: AtomicU64,
+    /// What it has given out is further ahead of the physical clock than any reading may be.
+    ahead: AtomicBool,
 }
 
 impl NodeClock {
@@ -165,6 +167,7 @@ impl NodeClock {
             standing: Mutex::default(),
             refusals: AtomicU64::new(0),
             times_off: AtomicU64::new(0),
+            ahead: AtomicBool::new(false),
         }
     }
 
@@ -175,7 +178,22 @@ impl NodeClock {
     /// The next reading of the hybrid clock.
     pub fn now(&self) -> Timestamp {
         let mut hlc = self.hlc();
-        hlc.now(self.physical.now())
+        let physical = self.physical.now();
+        let reading = hlc.now(physical);
+        self.compare(reading, physical);
+        reading
+    }
+
+    /// A physical clock that is put back has been ahead: that is seen at the next reading, whether
+    /// it was compared with others meanwhile or not.
+    fn compare(&self, reading: Timestamp, physical: Timestamp) {
+        let ahead = reading > physical.bound_after(self.max_offset);
+        if ahead && !self.ahead.load(Ordering::Relaxed) {
+            self.times_off.fetch_add(1, Ordering::SeqCst);
+        }
+        if ahead != self.ahead.load(Ordering::Relaxed) {
+            self.ahead.store(ahead, Ordering::Relaxed);
+        }
     }
 
     /// Takes over a reading that came with a message; 0 (none) changes nothing.
@@ -216,7 +234,8 @@ impl NodeClock {
         *known = standing;
     }
 
-    /// How often it was found to be off. What was read by a clock that was off then, perhaps of a
+    /// How often it was found to be off: by others' clocks, or because it was put back further than
+    /// the bound. What was read by a clock that was off then, perhaps of a
     /// time that had not come yet, goes together with nothing that is read later.
     pub fn times_off(&self) -> u64 {
         self.times_off.load(Ordering::SeqCst)

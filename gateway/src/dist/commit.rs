@@ -105,13 +105,15 @@ struct Driver<M> {
     todo: Vec<Action>,
     /// Rounds with requests that must be replicated, so far.
     rounds: u64,
+    /// How often the node's clock had been off when what is committed was begun.
+    times_off: Option<u64>,
 }
 
 impl<M: Machine> Driver<M> {
     fn new(dist: Arc<Dist>, mut machine: M) -> Self {
         let todo = machine.step(dist.clock().monotonic(), Input::Start);
         let (pending, timers) = (FuturesUnordered::new(), BTreeMap::new());
-        Self { dist, machine, pending, timers, todo, rounds: 0 }
+        Self { dist, machine, pending, timers, todo, rounds: 0, times_off: None }
     }
 
     /// Drives until there is something to tell.
@@ -170,6 +172,10 @@ impl<M: Machine> Driver<M> {
         if sends.is_empty() {
             return;
         }
+        let sends = self.refuse_if_outlived(sends);
+        if sends.is_empty() {
+            return;
+        }
         self.rounds += u64::from(sends.iter().any(|(_, request)| replicates(&request.body)));
         let dist = self.dist.clone();
         let (calls, requests): (Vec<CallId>, Vec<Outgoing>) = sends.into_iter().unzip();
@@ -187,6 +193,30 @@ impl<M: Machine> Driver<M> {
             }
             inputs
         }));
+    }
+
+    /// Rule T3: what goes by a time that the node's clock had while it was off is sent no more;
+    /// the coordinator hears so and finds out what became of what was sent before (rule P8).
+    fn refuse_if_outlived(&mut self, sends: Vec<(CallId, Outgoing)>) -> Vec<(CallId, Outgoing)> {
+        use pb::range_request::Body;
+        let Some(begun) = self.times_off else { return sends };
+        if self.dist.clock().times_off() == begun {
+            return sends;
+        }
+        let goes_by_time = |(_, request): &(CallId, Outgoing)| {
+            matches!(request.body, Body::Prepare(_) | Body::Commit(_) | Body::Check(_))
+        };
+        let (refused, sends): (Vec<_>, Vec<_>) = sends.into_iter().partition(goes_by_time);
+        let answer = |(call, _)| {
+            let kind = Kind::ClockSkew(pb::ClockSkew::default());
+            let error = pb::RangeError::new(kind, "this node's clock was off meanwhile");
+            Input::Reply(call, pb::range_response::Body::Error(error))
+        };
+        let refused: Vec<Input> = refused.into_iter().map(answer).collect();
+        if !refused.is_empty() {
+            self.pending.push(Box::pin(async move { refused }));
+        }
+        sends
     }
 
     async fn next_inputs(&mut self) -> Vec<Input> {
@@ -266,14 +296,16 @@ impl Dist {
     /// # Errors
     /// `40001`, `23505`, `53100`, … when nothing was committed; `40003` when that is not known.
     pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<Committed, SqlError> {
-        let Intent { id, anchor, mut writes, checks, start, hold, lock_owner } = intent;
+        let Intent { id, anchor, mut writes, checks, start, hold, lock_owner, times_off } = intent;
         if let Some(at) = writes.iter().position(|w| w.key == anchor) {
             writes.swap(0, at);
         }
         let commit_start = start.unwrap_or_else(|| self.clock().now());
         let txn = TxnMeta { id, anchor, commit_start };
         let machine = Coordinator::new(Plan { txn, writes, checks, lock_owner });
-        let mut begun = Begun { driver: Some(Driver::new(self.clone(), machine)), hold };
+        let mut driver = Driver::new(self.clone(), machine);
+        driver.times_off = Some(times_off);
+        let mut begun = Begun { driver: Some(driver), hold };
         let driver = begun.driver.as_mut().expect("it was just begun");
         let outcome = match driver.run().await {
             Reached::Answer(outcome) => outcome,
@@ -323,6 +355,12 @@ impl Dist {
 
     fn aborted(&self, reason: &AbortReason) -> SqlError {
         match reason {
+            AbortReason::Error(error) if matches!(error.kind, Some(Kind::ClockSkew(_))) => {
+                match errors::check_own_clock(self.clock()) {
+                    Ok(()) => errors::clock_was_off(),
+                    Err(off) => off,
+                }
+            }
             AbortReason::Error(error) if matches!(error.kind, Some(Kind::TooOld(_))) => {
                 // Nothing was committed; running it again gets a newer start.
                 SqlError::new(

@@ -8,20 +8,21 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_planner::error::SqlError;
+use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::range_request::Body as Ask;
 use quorate_proto::pb::range_response::Body as Answer;
 use quorate_proto::{NodeId, Timestamp, pb};
 use quorate_txn::clock::NodeClock;
 use quorate_txn::config::FOLLOWER_READ_AGE;
 
-use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing, Sender, addressed};
+use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing, addressed};
 use super::txn::Txn;
 use super::{Dist, errors};
 
 /// How long a replica that lags behind may take to answer, and a leader to close a moment.
 const FOLLOWER_PATIENCE: Duration = Duration::from_millis(200);
-/// After that its followers are left alone for so long.
-const FOLLOWER_PAUSE: Duration = Duration::from_secs(5);
+/// One that did not manage that is left alone about the range for so long.
+const SLOW_FOR: Duration = Duration::from_secs(5);
 /// Ranges of which something is remembered at most.
 const REMEMBERED_MAX: usize = 10_000;
 
@@ -30,8 +31,9 @@ const REMEMBERED_MAX: usize = 10_000;
 pub struct Followers {
     /// What leaders have said they closed, by range. It stays true, whoever leads.
     closed: Mutex<BTreeMap<u64, pb::Closed>>,
-    /// Until when the followers of a range are left alone: they lag behind.
-    slow_until: Mutex<BTreeMap<u64, Duration>>,
+    /// Until when a node is left alone about a range: as a follower it lags behind, or as a leader
+    /// it cannot close a moment.
+    slow_until: Mutex<BTreeMap<(u64, NodeId), Duration>>,
     /// Followers are asked for moments that are over for so long, in milliseconds.
     age_ms: AtomicU64,
 }
@@ -61,26 +63,26 @@ impl Followers {
         moment <= clock.last().bound_before(age)
     }
 
-    /// Whether the followers of a range may be asked again.
-    fn may_answer(&self, range: u64, now: Duration) -> bool {
+    /// Whether a node may be asked about a range again.
+    fn may_answer(&self, range: u64, node: NodeId, now: Duration) -> bool {
         let mut slow = self.slow_until.lock();
-        match slow.get(&range) {
+        match slow.get(&(range, node)) {
             Some(until) if now < *until => false,
             Some(_) => {
-                slow.remove(&range);
+                slow.remove(&(range, node));
                 true
             }
             None => true,
         }
     }
 
-    /// They did not answer.
-    fn leave_alone(&self, range: u64, until: Duration) {
+    /// It could not answer in time.
+    fn leave_alone(&self, range: u64, node: NodeId, until: Duration) {
         let mut slow = self.slow_until.lock();
         if slow.len() >= REMEMBERED_MAX {
             slow.clear();
         }
-        slow.insert(range, until);
+        slow.insert((range, node), until);
     }
 
     fn closed(&self, range: u64, ts: Timestamp) -> Option<pb::Closed> {
@@ -100,32 +102,39 @@ impl Followers {
     }
 }
 
-impl Sender {
+impl Dist {
     /// The node to ask if it need not lead: this one if it has a replica, else one that answers
     /// while the leader does not.
     fn follower(&self, route: &pb::RangeRoute) -> Option<NodeId> {
-        let leader = NodeId(route.leader_node_id);
-        let replicas = &route.descriptor.as_ref()?.replicas;
-        let mut others = replicas.iter().map(|r| NodeId(r.node_id)).filter(|node| *node != leader);
-        let own = self.connector().own();
+        let descriptor = route.descriptor.as_ref()?;
+        let (leader, own) = (NodeId(route.leader_node_id), self.sender.connector().own());
         if own == Some(leader) {
             return None;
         }
+        let now = self.clock().monotonic();
+        let may = |node: &NodeId| {
+            *node != leader && self.followers.may_answer(descriptor.range_id, *node, now)
+        };
+        let mut others = descriptor.replicas.iter().map(|r| NodeId(r.node_id)).filter(may);
         match others.clone().find(|node| own == Some(*node)) {
             Some(own) => Some(own),
-            None if self.is_doubted(leader) => others.find(|node| !self.is_doubted(*node)),
+            None if self.sender.is_doubted(leader) => {
+                others.find(|node| !self.sender.is_doubted(*node))
+            }
             None => None,
         }
     }
-}
 
-impl Dist {
     /// What the leader of a range has closed at or after a moment, and whether it was asked.
     async fn closed(&self, route: &pb::RangeRoute, ts: Timestamp) -> (Option<pb::Closed>, bool) {
         let range = route.descriptor.as_ref().map_or(0, |range| range.range_id);
         let known = self.followers.closed(range, ts);
-        let leader = NodeId(route.leader_node_id);
-        if known.is_some() || leader.0 == 0 || self.sender.is_doubted(leader) {
+        let (leader, now) = (NodeId(route.leader_node_id), self.clock().monotonic());
+        if known.is_some()
+            || leader.0 == 0
+            || self.sender.is_doubted(leader)
+            || !self.followers.may_answer(range, leader, now)
+        {
             return (known, false);
         }
         // Of exactly this range: another one may hold the key by now.
@@ -138,26 +147,24 @@ impl Dist {
         {
             self.followers.note(range, closed);
         }
-        (self.followers.closed(range, ts), true)
+        let closed = self.followers.closed(range, ts);
+        if closed.is_none() {
+            self.followers.leave_alone(range, leader, self.clock().monotonic() + SLOW_FOR);
+        }
+        (closed, true)
     }
 
-    /// The answer of a replica that need not lead, if it gives one, and whether the leader was asked
-    /// first what it has closed.
+    /// The answer of a replica that need not lead, if it gives one, and whether the leader was
+    /// asked first what it has closed.
     async fn by_follower(&self, request: &Outgoing, ts: Timestamp) -> (Option<Answer>, bool) {
         let Ok(route) = self.sender.route(&request.key).await else { return (None, false) };
-        let range = route.descriptor.as_ref().map_or(0, |range| range.range_id);
-        let now = self.clock().monotonic();
-        let node = self.sender.follower(&route).filter(|_| self.followers.may_answer(range, now));
-        let Some(node) = node else { return (None, false) };
-        let (closed, asked) = self.closed(&route, ts).await;
-        let answer = match closed {
-            Some(closed) => self.ask_follower(node, &route, request, closed).await,
-            None => None,
-        };
-        if answer.is_none() && closed.is_some() | asked {
-            self.followers.leave_alone(range, self.clock().monotonic() + FOLLOWER_PAUSE);
+        let Some(node) = self.follower(&route) else { return (None, false) };
+        match self.closed(&route, ts).await {
+            (Some(closed), asked) => {
+                (self.ask_follower(node, &route, request, closed).await, asked)
+            }
+            (None, asked) => (None, asked),
         }
-        (answer, asked)
     }
 
     async fn ask_follower(
@@ -174,14 +181,26 @@ impl Dist {
             _ => return None,
         }
         let asked = vec![addressed(route, body)];
-        let reply = self.sender.call_in_passing(node, asked, None, FOLLOWER_PATIENCE).await.ok()?;
-        match reply.responses.into_iter().next()?.body? {
-            answer @ (Answer::Read(_) | Answer::Scan(_)) => Some(answer),
-            other => {
-                tracing::debug!(%node, ?other, "a follower did not answer a read");
-                None
+        // Where nobody leads, nobody else answers any sooner.
+        let patience = match self.sender.is_doubted(NodeId(route.leader_node_id)) {
+            true => ATTEMPT_TIMEOUT,
+            false => FOLLOWER_PATIENCE,
+        };
+        let reply = self.sender.call_in_passing(node, asked, None, patience).await;
+        let answer = reply.ok().and_then(|reply| reply.responses.into_iter().next()?.body);
+        match answer {
+            Some(answer @ (Answer::Read(_) | Answer::Scan(_))) => return Some(answer),
+            Some(Answer::Error(error)) if !matches!(error.kind, Some(Kind::Unavailable(_))) => {
+                tracing::debug!(%node, why = error.message, "a follower did not answer a read");
+            }
+            _ => {
+                let range = route.descriptor.as_ref().map_or(0, |range| range.range_id);
+                let until = self.clock().monotonic() + SLOW_FOR;
+                self.followers.leave_alone(range, node, until);
+                tracing::debug!(%node, range, "a follower lags behind");
             }
         }
+        None
     }
 }
 
@@ -196,6 +215,16 @@ impl Txn {
         requests: Vec<Outgoing>,
     ) -> Result<Vec<Result<Answer, Failure>>, SqlError> {
         self.check_clock()?;
+        let answers = self.answers(requests).await?;
+        // One of them may have been on its way for long.
+        self.check_clock()?;
+        Ok(answers)
+    }
+
+    async fn answers(
+        &self,
+        requests: Vec<Outgoing>,
+    ) -> Result<Vec<Result<Answer, Failure>>, SqlError> {
         let Self { dist, snapshot, counters, .. } = self;
         let observed = Some(&snapshot.observed);
         let by_leaders = |requests| {
@@ -203,10 +232,10 @@ impl Txn {
             dist.sender().round_of(observed, requests, ATTEMPT_TIMEOUT)
         };
         let Some(past) = snapshot.past else { return Ok(by_leaders(requests).await) };
-        self.hold_versions(past.moment);
         for request in &requests {
             errors::check_window(dist, key_read(request), past)?;
         }
+        self.hold_versions(past.moment);
         if !dist.followers.may_know(past.moment, dist.clock()) {
             return Ok(by_leaders(requests).await);
         }
@@ -260,10 +289,12 @@ mod tests {
     #[test]
     fn followers_that_lag_are_left_alone_for_a_while() {
         let (followers, secs) = (Followers::default(), Duration::from_secs);
-        assert!(followers.may_answer(1, secs(0)));
-        followers.leave_alone(1, secs(5));
-        assert!(!followers.may_answer(1, secs(4)) && followers.may_answer(2, secs(4)));
-        assert!(followers.may_answer(1, secs(5)) && followers.may_answer(1, secs(4)));
+        let (one, other) = (NodeId(1), NodeId(2));
+        assert!(followers.may_answer(1, one, secs(0)));
+        followers.leave_alone(1, one, secs(5));
+        assert!(!followers.may_answer(1, one, secs(4)));
+        assert!(followers.may_answer(2, one, secs(4)) && followers.may_answer(1, other, secs(4)));
+        assert!(followers.may_answer(1, one, secs(5)) && followers.may_answer(1, one, secs(4)));
     }
 
     #[test]

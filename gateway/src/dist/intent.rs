@@ -23,6 +23,9 @@ pub struct Intent {
     pub start: Option<Timestamp>,
     /// Whose row locks are its own, if it has any.
     pub lock_owner: Option<TxnId>,
+    /// How often the node's clock had been off when it began: what it has read goes together only
+    /// with that.
+    pub times_off: u64,
     /// Let go when no copy of it can be admitted any more.
     pub hold: Option<Hold>,
 }

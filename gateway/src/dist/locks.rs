@@ -30,6 +30,8 @@ use crate::runtime;
 
 /// Rows that a transaction locks at most; those beyond are only checked at commit.
 pub const ROWS_LOCKED_MAX: usize = 20_000;
+/// How long `NOWAIT` and `SKIP LOCKED` wait for locks that are being given up here.
+const RELEASE_PATIENCE: Duration = Duration::from_millis(200);
 /// Rows that one request locks at most.
 const ROWS_PER_REQUEST: usize = 512;
 
@@ -228,7 +230,12 @@ impl Locks {
         }
         let (dist, owner_id) = (self.dist.clone(), self.owner.id.to_bytes());
         let sequence = self.next_sequence();
-        runtime::spawn_if_running(async move { dist.unlock(owner_id, keys, sequence).await });
+        // Without it somebody waits already for those before.
+        let going_on = self.dist.releases.clone().try_read_owned().ok();
+        runtime::spawn_if_running(async move {
+            dist.unlock(owner_id, keys, sequence).await;
+            drop(going_on);
+        });
     }
 
     fn next_sequence(&self) -> u64 {
@@ -243,6 +250,11 @@ impl Locks {
     /// `55P03` for rows others hold, `40P01` for a deadlock, and what a read may end with.
     pub async fn lock(&self, keys: &[Bytes], wanted: &Wanted) -> Result<Locked, SqlError> {
         let mut found = Locked::default();
+        if wanted.wait != LockWait::Block {
+            // A transaction that has ended here holds nothing any more, though its leader may not
+            // have heard of it yet.
+            runtime::within(RELEASE_PATIENCE, self.dist.releases.write()).await;
+        }
         let mut keys: Vec<Bytes> = {
             let state = self.owner.state.lock();
             let room = ROWS_LOCKED_MAX.saturating_sub(state.held.len());

@@ -82,6 +82,8 @@ pub struct Dist {
     drops: drops::Drops,
     /// Reads at followers.
     pub followers: followers::Followers,
+    /// Held by whoever gives row locks up, until that is done.
+    releases: Arc<tokio::sync::RwLock<()>>,
     /// Which moments running transactions read.
     pub running: Arc<running::Running>,
 }
@@ -103,6 +105,7 @@ impl Dist {
             tokens_swept: parking_lot::Mutex::default(),
             drops: drops::Drops::default(),
             followers: followers::Followers::default(),
+            releases: Arc::default(),
             running: Arc::default(),
         }
     }

@@ -1,5 +1,5 @@
-//! Moving the read timestamp forward: past an uncertain event, or past a row that was changed before
-//! it was locked. What was read before must be unchanged up to there (rule R2, DESIGN §6).
+//! Moving the read timestamp forward: past an uncertain event, or past a row that was changed
+//! before it was locked. What was read before must be unchanged up to there (rule R2, DESIGN §6).
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,8 +30,8 @@ impl Txn {
         }
     }
 
-    /// Moves the read timestamp beyond an event, if everything read so far is unchanged up to there;
-    /// else why not. The new timestamp is a reading of our clock (rule T1).
+    /// Moves the read timestamp beyond an event, if everything read so far is unchanged up to
+    /// there; else why not. The new timestamp is a reading of our clock (rule T1).
     async fn move_forward(&self, event: Timestamp) -> Result<Option<Stuck>, SqlError> {
         if self.current.moves.fetch_add(1, Ordering::Relaxed) >= MOVES_MAX as u64 {
             return Ok(Some(Stuck::TooOften));

@@ -391,7 +391,7 @@ impl Sender {
         sure.get(turn.checked_rem(sure.len())?).copied()
     }
 
-    /// Whether a node is in doubt. Unlike [`Sender::doubts`] this may be asked by who does not call.
+    /// Whether a node is in doubt. Who does not call it asks this, and not [`Sender::doubts`].
     pub(super) fn is_doubted(&self, node: NodeId) -> bool {
         let now = self.clock.monotonic();
         self.doubted.lock().get(&node).is_some_and(|until| now < *until)

@@ -351,6 +351,42 @@ async fn a_lock_met_while_the_clock_is_off_is_not_asked_about_again_and_again() 
     assert_eq!(error.sqlstate, SqlState::CANNOT_CONNECT_NOW);
 }
 
+#[tokio::test]
+async fn nowait_meets_no_lock_of_a_transaction_that_has_ended_here() {
+    let (_, dist) = cluster();
+    write(&dist, &["a"], "0").await.unwrap();
+    let nowait = RowLock::of_query(LockStrength::Update, LockWait::NoWait);
+    for _ in 0..20 {
+        let txn = Txn::begin(dist.clone(), true).statement(Terms::default());
+        txn.lock(vec![Bytes::from("a")], nowait).await.unwrap();
+        txn.end();
+    }
+}
+
+/// T3: what was begun by a clock that was off is not sent again when it is right.
+#[tokio::test]
+async fn a_commit_that_outlives_its_clock_is_not_sent_again() {
+    let (node, dist) = cluster();
+    write(&dist, &["a"], "0").await.unwrap();
+    let txn = Txn::begin(dist.clone(), true);
+    txn.write(WriteOp::put("a", "1")).unwrap();
+    let clock = dist.clock().clone();
+    node.set_fault(Some(Box::new(move |body| match body {
+        Body::Commit(_) => {
+            clock.set_standing(Standing::Off { ahead_us: Some(1_000_000) });
+            clock.set_standing(Standing::Agrees);
+            FaultKind::LoseRequest
+        }
+        _ => FaultKind::Pass,
+    })));
+    let error = dist.clone().commit(txn.intent().unwrap()).await.unwrap_err();
+    assert_ne!(error.sqlstate, SqlState::CANNOT_CONNECT_NOW, "{error:?}");
+    node.set_fault(None);
+    assert_eq!(read(&dist, "a").await, Some(Bytes::from("0")));
+    let commits = node.log.lock().iter().filter(|name| **name == "commit").count();
+    assert_eq!(commits, 1, "that of the first value");
+}
+
 /// R3: an observation speaks of the node it was made of, whatever address it was sent to.
 #[tokio::test]
 async fn what_was_heard_of_another_node_narrows_nothing() {
@@ -529,7 +565,14 @@ async fn a_gateway_whose_clock_lags_beyond_the_limit_answers_nothing() {
     let (_, dist) = cluster_of(node_clock(physical.clone()), nodes);
     write(&dist, &["a"], "1").await.unwrap();
     assert_eq!(read(&dist, "a").await, Some(Bytes::from("1")));
+    let before = Txn::begin(dist.clone(), true);
     physical.shift_wall(-1000);
+    let txn = Txn::begin(dist.clone(), true);
+    // That it was put back is seen at the first reading: what was begun before it goes no further.
+    for outlived in [before, txn] {
+        let error = outlived.get(vec![Bytes::from("a")]).await.unwrap_err();
+        assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
+    }
     let txn = Txn::begin(dist.clone(), true);
     let error = txn.get(vec![Bytes::from("a")]).await.unwrap_err();
     assert_eq!(error.sqlstate, SqlState::CANNOT_CONNECT_NOW);

@@ -154,6 +154,8 @@ impl Txn {
     /// each.
     #[must_use]
     pub fn statement(&self, terms: Terms) -> Self {
+        // Before the clock is read, as at its beginning.
+        let times_off = self.dist.clock().times_off();
         let mut own = self.own.lock();
         own.locked_before = own.locked.len();
         let first = !std::mem::replace(&mut own.begun, true);
@@ -182,6 +184,7 @@ impl Txn {
                 ..Current::default()
             }),
             counters: self.counters.clone(),
+            times_off: if first { times_off } else { self.times_off },
             ..*self
         }
     }
@@ -398,6 +401,7 @@ impl Txn {
             checks,
             start: None,
             lock_owner: self.locks.owner(),
+            times_off: self.times_off,
             hold: None,
         })
     }
@@ -445,8 +449,8 @@ impl Txn {
         }
     }
 
-    /// Rule T3: a node's clock that was off may have given this transaction a time that had not come
-    /// yet. What others have written since lies before it, and it has not seen it.
+    /// Rule T3: a node's clock that was off may have given this transaction a time that had not
+    /// come yet. What others have written since lies before it, and it has not seen it.
     ///
     /// # Errors
     /// `40001` if it was found to be off since the transaction began.

@@ -233,15 +233,9 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
             }
         }
         "prepare" | "execute" => return named(&mut r, &first).map(Some),
-        "alter" => match split::split_at(&mut r)? {
+        "alter" => match alter(&mut r)? {
             Some(kind) => kind,
-            None => {
-                r.at = 1;
-                match storage::alter(&mut r)? {
-                    Some(kind) => kind,
-                    None => return Ok(None),
-                }
-            }
+            None => return Ok(None),
         },
         "vacuum" => return Ok(Some(StatementKind::Maintenance("VACUUM"))),
         "analyze" | "analyse" => return Ok(Some(StatementKind::Maintenance("ANALYZE"))),
@@ -252,6 +246,15 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
     };
     r.end()?;
     Ok(Some(kind))
+}
+
+/// What comes behind `ALTER`; `None` if it is to be parsed.
+fn alter(r: &mut Reader<'_>) -> SqlResult<Option<StatementKind>> {
+    if let Some(split) = split::split_at(r)? {
+        return Ok(Some(split));
+    }
+    r.at = 1;
+    storage::alter(r)
 }
 
 /// What comes behind `PREPARE` and `EXECUTE`.

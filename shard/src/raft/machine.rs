@@ -90,9 +90,9 @@ pub trait RangeMachine: Send {
     /// A membership change was applied: replicas and `epoch.conf` differ. Written already.
     fn replicas_changed(&mut self, state: &pb::RangeState);
 
-    /// Some of the range's rows are about to be deleted, for good or to be replaced by a snapshot's:
-    /// nobody may read them without a lease until [`RangeMachine::snapshot_installed`] or the next
-    /// [`RangeMachine::committed_visible`].
+    /// Some of the range's rows are about to be deleted, for good or to be replaced by those of a
+    /// snapshot: nobody may read them without a lease until [`RangeMachine::snapshot_installed`]
+    /// or the next [`RangeMachine::committed_visible`].
     fn rows_leave(&mut self);
 
     /// The range's rows and state were replaced by a snapshot and are durable. Entries up to

@@ -420,6 +420,14 @@ impl Ranges {
     }
 
     /// Rule T3: nothing is served above the bound that was written down.
+    /// Nothing is served from here on (rule T3).
+    pub fn clock_bound(&self) -> Timestamp {
+        match self.clock_bound.load(Ordering::SeqCst) {
+            0 => Timestamp::MAX,
+            bound => Timestamp(bound),
+        }
+    }
+
     pub(crate) fn check_clock(&self) -> Result<(), pb::RangeError> {
         let bound = self.clock_bound.load(Ordering::SeqCst);
         if bound != 0 && self.clock.last().0 >= bound {

@@ -27,6 +27,9 @@ const REST_MAX_MS: u64 = 5_000;
 const CUT_SHORT_MS: u64 = 600;
 /// or for up to so long.
 const CUT_LONG_MS: u64 = 6_000;
+/// How far a clock leaves the bound: up to a second no new leader begins below what was read;
+/// beyond five nothing is served.
+const WILD_MS: [i64; 6] = [300, 1_000, 1_500, 2_000, 3_000, 10_000];
 /// A clock is beyond the bound for up to so long.
 const WILD_MAX_MS: u64 = 4_000;
 /// A crash that is set strikes within so many operations of disk and network.
@@ -231,7 +234,7 @@ impl Faults {
         if self.machines.iter().any(|other| other.clock.is_wild()) {
             return;
         }
-        let off = [300_000, 1_000_000, 10_000_000][self.rng.random_range(0..3)];
+        let off = WILD_MS[self.rng.random_range(0..WILD_MS.len())] * 1_000;
         let ahead = self.rng.random_range(0..2) == 0;
         let offset_us = if ahead { off } else { -off };
         let lasts = Duration::from_millis(self.rng.random_range(50..WILD_MAX_MS));
@@ -239,6 +242,13 @@ impl Faults {
         let trace = self.trace.clone();
         trace.event(format_args!("m{} is off by {offset_us} us for {lasts:?}", machine.number));
         machine.clock.leap(offset_us);
+        if self.rng.random_range(0..2) == 0 {
+            // Nobody tells it for a while.
+            let cut_ms = self.rng.random_range(500..CUT_SHORT_MS * 5);
+            let others = self.machines.iter().map(|m| m.number).filter(|m| *m != machine.number);
+            let links = others.flat_map(|m| [(machine.number, m), (m, machine.number)]).collect();
+            self.cut_for(links, cut_ms);
+        }
         runtime::spawn(async move {
             runtime::pause(lasts).await;
             machine.clock.jump(back_to);

@@ -6,7 +6,8 @@
 //! 1. [`main`] starts a process per seed, without address randomisation and with an empty
 //!    environment ([`process`]).
 //! 2. The process moves into simulated time ([`system`]), and [`run::run`] brings a cluster up.
-//! 3. [`bank`] and [`lists`] work on it, [`past`] looks back; [`faults`] go wrong; [`net`], [`disk`] and [`clock`] are
+//! 3. [`bank`] and [`lists`] work on it, [`past`] looks back; [`faults`] go wrong; [`net`],
+//!    [`disk`] and [`clock`] are
 //!    what can.
 //! 4. [`watch`] looks at everything whenever time is about to pass; [`checks`] say what must hold.
 //! 5. [`trace`] keeps what happened.

@@ -1,6 +1,6 @@
 //! One who looks back: reads the whole bank as it was some seconds ago, twice, through two nodes.
-//! Both must see the same, whichever replicas answer (rule R6), and all that was acknowledged before
-//! that moment.
+//! Both must see the same, whichever replicas answer (rule R6), and all that was acknowledged
+//! before that moment.
 
 use std::sync::Arc;
 use std::time::Duration;

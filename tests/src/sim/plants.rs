@@ -43,7 +43,7 @@ pub const PLANTS: &[Plant] = &[
         "quiet-lease-unheard",
         "L6, L2",
         &[Mistake::QuietLeaseUnheard, Mistake::LeaderWithoutWait],
-        5,
+        25,
     ),
     plant("flights-overlooked", "P1", &[Mistake::FlightsOverlooked], 5),
     plant("resolved-before-verdict", "P4", &[Mistake::ResolvedBeforeVerdict], 5),

@@ -202,7 +202,8 @@ pub fn print_report(seed: u64, report: &Report, trace: &Trace, options: &Options
     let figures = &report.figures;
     println!(
         "seed {seed}: trace {:016x} of {} events in {:.0} s: {} acknowledged, {} refused, \
-         {} unknown ({} done), {} audits, {} looks back ({} pages by followers); lists at {}: {} acknowledged, {} refused, {} unknown",
+         {} unknown ({} done), {} audits, {} looks back \
+         ({} pages by followers); lists at {}: {} acknowledged, {} refused, {} unknown",
         report.hash,
         report.events,
         report.lasted.as_secs_f64(),
