@@ -7,8 +7,13 @@ use bytes::Bytes;
 use quorate_planner::kv::{Span, WriteOp};
 use quorate_proto::{Timestamp, pb};
 
-/// Bytes a transaction may buffer. Over it, `54000`.
-pub const BUFFER_BYTES_MAX: usize = 256 << 20;
+/// Bytes a transaction may buffer. Over it, `54000`: all of them may belong to one range, and then
+/// its commit is one message and one entry of a log.
+pub const BUFFER_BYTES_MAX: usize = 48 << 20;
+const _: () = assert!(
+    BUFFER_BYTES_MAX <= quorate_proto::client::MESSAGE_BYTES_MAX / 4 * 3,
+    "what can be buffered can be committed"
+);
 /// What an entry costs beside its key and value.
 const ENTRY_OVERHEAD: usize = 64;
 
@@ -47,7 +52,8 @@ pub struct Mark {
 }
 
 fn cost(key: &Bytes, value: Option<&Bytes>) -> usize {
-    key.len() + value.map_or(0, Bytes::len) + ENTRY_OVERHEAD
+    // The record of a commit in several ranges names each key once more.
+    2 * key.len() + value.map_or(0, Bytes::len) + ENTRY_OVERHEAD
 }
 
 impl WriteBuffer {
@@ -69,7 +75,7 @@ impl WriteBuffer {
                 buffered.value = op.value;
             }
             None => {
-                self.bytes += op.key.len() + value_len + ENTRY_OVERHEAD;
+                self.bytes += cost(&op.key, op.value.as_ref());
                 let buffered =
                     Buffered { value: op.value, must_be_absent: op.must_be_absent, read_at };
                 self.writes.insert(op.key, buffered);
@@ -261,7 +267,7 @@ mod tests {
         assert_eq!((buffer.len(), buffer.bytes(), buffer.anchor()), (0, 0, None));
         buffer.add(WriteOp::put("z", "1"), ts(3));
         buffer.forget_marks();
-        assert_eq!((buffer.bytes(), buffer.anchor()), (2 + ENTRY_OVERHEAD, Some(&"z".into())));
+        assert_eq!((buffer.bytes(), buffer.anchor()), (3 + ENTRY_OVERHEAD, Some(&"z".into())));
     }
 
     #[test]
@@ -269,6 +275,6 @@ mod tests {
         let mut buffer = WriteBuffer::default();
         buffer.add(WriteOp::put("k", vec![0; 100]), ts(1));
         buffer.add(WriteOp::put("k", vec![0; 10]), ts(1));
-        assert_eq!(buffer.bytes(), 1 + 10 + ENTRY_OVERHEAD);
+        assert_eq!(buffer.bytes(), 2 + 10 + ENTRY_OVERHEAD);
     }
 }

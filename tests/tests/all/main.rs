@@ -8,6 +8,7 @@ mod conformity;
 mod crash;
 mod disk;
 mod harness;
+mod large;
 mod past;
 mod simulation;
 mod sizes;

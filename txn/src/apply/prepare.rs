@@ -1,5 +1,8 @@
 //! Prepare: puts a transaction's locks in this range and, at the anchor, its record.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use quorate_proto::{Timestamp, pb};
 
 use super::checks::{self, Standing};
@@ -30,7 +33,11 @@ fn check_shape(command: &pb::PrepareCommand, txn: &TxnMeta) -> Result<(), &'stat
     if record && pb::RecordKind::try_from(command.record).is_err() {
         return Err("the kind of the record is unknown");
     }
-    if record && !command.writes.iter().all(|w| command.keys.contains(&w.key)) {
+    let named: BTreeSet<&Bytes> = match record {
+        true => command.keys.iter().collect(),
+        false => BTreeSet::new(),
+    };
+    if record && !command.writes.iter().all(|w| named.contains(&w.key)) {
         return Err("the record names every key");
     }
     Ok(())

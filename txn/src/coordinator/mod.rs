@@ -255,7 +255,8 @@ impl Coordinator {
                 let anchor = &self.plan.txn.anchor;
                 let group = groups.into_iter().find(|group| group.keys.contains(anchor));
                 // It never grows: an answer may be to an earlier copy.
-                let there = group.map(|group| group.keys).unwrap_or_default();
+                let there: BTreeSet<Bytes> =
+                    group.map(|group| group.keys).unwrap_or_default().into_iter().collect();
                 self.beside_anchor.retain(|key| there.contains(key));
                 self.send(call, out);
             }

@@ -1,5 +1,7 @@
 //! The coordinator's requests, made from its immutable plan (P12).
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use quorate_proto::{TxnId, pb, pb::range_request::Body};
 
@@ -113,7 +115,8 @@ impl Coordinator {
             (true, true) => pb::RecordKind::Staging,
             (true, false) => pb::RecordKind::Preparing,
         };
-        let writes = self.plan.writes.iter().filter(|w| keys.contains(&w.key));
+        let asked: BTreeSet<&Bytes> = keys.iter().collect();
+        let writes = self.plan.writes.iter().filter(|w| asked.contains(&w.key));
         pb::PrepareRequest {
             txn: Some(self.plan.txn.to_pb()),
             writes: writes.cloned().collect(),

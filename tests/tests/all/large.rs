@@ -1,0 +1,34 @@
+//! Transactions of many rows: committed whole over several ranges, or refused whole.
+
+use quorate_tests::bank::{self, sqlstate};
+use quorate_tests::cluster::{self, Cluster};
+
+/// Enough that work which grows with the square of it takes minutes in a debug build.
+const ROWS: i64 = 40_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tens_of_thousands_of_rows_commit_in_two_ranges_and_too_many_bytes_are_refused() {
+    let _alone = cluster::alone().await;
+    let cluster = Cluster::three().await;
+    let client = bank::connect(&cluster.url(0)).await.expect("it answers");
+    let create = "CREATE TABLE big (id int PRIMARY KEY, v text)";
+    client.batch_execute(create).await.expect("made");
+    let half = format!("ALTER TABLE big SPLIT AT VALUES ({})", ROWS / 2);
+    client.batch_execute(&half).await.expect("cut");
+    let count = async || {
+        let row = client.query_one("SELECT count(*) FROM big", &[]).await.expect("it counts");
+        row.get::<_, i64>(0)
+    };
+    let insert = format!("INSERT INTO big SELECT g, 'row ' || g FROM generate_series(1, {ROWS}) g");
+    client.batch_execute(&insert).await.expect("committed");
+    assert_eq!(count().await, ROWS);
+    let update = "BEGIN; UPDATE big SET v = v || '!'; COMMIT";
+    client.batch_execute(update).await.expect("committed");
+    let changed = "SELECT count(*) FROM big WHERE v LIKE '%!'";
+    let row = client.query_one(changed, &[]).await.expect("it counts");
+    assert_eq!(row.get::<_, i64>(0), ROWS);
+    let huge = "INSERT INTO big SELECT -g, repeat('x', 60000) FROM generate_series(1, 1000) g";
+    let refused = client.batch_execute(huge).await.expect_err("57 MiB are too many");
+    assert_eq!(sqlstate(&refused), "54000");
+    assert_eq!(count().await, ROWS);
+}
