@@ -230,8 +230,7 @@ impl Locks {
         }
         let (dist, owner_id) = (self.dist.clone(), self.owner.id.to_bytes());
         let sequence = self.next_sequence();
-        // Without it somebody waits already for those before.
-        let going_on = self.dist.releases.clone().try_read_owned().ok();
+        let going_on = self.dist.releases.begin();
         runtime::spawn_if_running(async move {
             dist.unlock(owner_id, keys, sequence).await;
             drop(going_on);
@@ -253,7 +252,7 @@ impl Locks {
         if wanted.wait != LockWait::Block {
             // A transaction that has ended here holds nothing any more, though its leader may not
             // have heard of it yet.
-            runtime::within(RELEASE_PATIENCE, self.dist.releases.write()).await;
+            runtime::within(RELEASE_PATIENCE, self.dist.releases.done()).await;
         }
         let mut keys: Vec<Bytes> = {
             let state = self.owner.state.lock();

@@ -6,7 +6,8 @@
 //! * [`buffer`], [`reads`]: what it wrote and what it read.
 //! * [`intent`]: what a commit needs of it.
 //! * [`commit`]: runs the coordinator's and the recovery's commands; `drops`: what it leaves.
-//! * [`locks`], [`deadlocks`]: the row locks it holds, and circles of those who wait.
+//! * [`locks`], [`deadlocks`]: the row locks it holds, and circles of those who wait;
+//!   `releases`: those that are being given up.
 //! * [`observed`]: what it heard of the clocks of nodes.
 //! * [`snapshot`]: when it reads; `pages`: scans over several ranges.
 //! * [`followers`]: reads of the past where the replica is, not the leader.
@@ -29,6 +30,7 @@ pub mod observed;
 mod pages;
 pub mod ranges;
 pub mod reads;
+mod releases;
 pub mod running;
 pub mod sender;
 pub mod snapshot;
@@ -82,8 +84,7 @@ pub struct Dist {
     drops: drops::Drops,
     /// Reads at followers.
     pub followers: followers::Followers,
-    /// Held by whoever gives row locks up, until that is done.
-    releases: Arc<tokio::sync::RwLock<()>>,
+    releases: Arc<releases::Releases>,
     /// Which moments running transactions read.
     pub running: Arc<running::Running>,
 }
