@@ -141,6 +141,10 @@ struct World {
     unheard: usize,
     /// Messages that arrive long after they were sent, and when.
     held: Vec<(Duration, Message)>,
+    /// Who is told to wait waits, instead of coming again.
+    patient: bool,
+    /// Since when.
+    waits: BTreeMap<(MachineNo, CallId), Duration>,
 }
 
 /// Every key there is.
@@ -197,6 +201,8 @@ impl World {
             calm: false,
             unheard,
             held: Vec::new(),
+            patient: false,
+            waits: BTreeMap::new(),
         }
     }
 
@@ -368,6 +374,8 @@ impl World {
         }
         let (view, leader) = (&range.view, &mut range.leader);
         let clock = &mut || ts;
+        let again =
+            self.patient.then(|| Message::Request(machine, call, key.clone(), body.clone()));
         let admission = match body {
             Body::Prepare(m) => leader.admit_prepare(&m, &view.floors, view, clock, self.now),
             Body::Commit(m) => leader.admit_commit(&m, &view.floors, view, clock),
@@ -398,7 +406,13 @@ impl World {
                 None
             }
             Admission::Answer(answer) => Some(answer),
-            Admission::Wait(waiting) => Some(Answer::Error(waiting.give_up())),
+            Admission::Wait(waiting) => match again {
+                Some(again) => {
+                    self.wait(again);
+                    None
+                }
+                None => Some(Answer::Error(waiting.give_up())),
+            },
             Admission::ClockBehind { .. } => {
                 Some(error(Kind::Unavailable(pb::Unavailable { retry_after_ms: 1 })))
             }
@@ -778,5 +792,6 @@ fn chaos_commits_and_aborts_and_repeats() {
     assert!(committed > 100 && aborted > 20, "{committed} committed, {aborted} aborted");
 }
 
+mod kind;
 #[cfg(feature = "mistakes")]
 mod plants;

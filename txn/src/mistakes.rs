@@ -44,12 +44,18 @@ pub enum Mistake {
     ReadsUnchecked,
     /// Something is left to check, and the record says staging (P9).
     CheckedWhileStaging,
+    /// A coordinator is taken for dead whenever somebody asks (P11).
+    LivingExpired,
+    /// A committer waits for the lock of an older one, too (P13).
+    CommittersWait,
     /// A write is tested as if its key had been read just now (P14).
     ConflictsForgotten,
     /// No event is uncertain (R2).
     WindowEmpty,
     /// A reader does not look at replicated locks (R2).
     LocksOverlooked,
+    /// What lies below the safe point is read (R4).
+    SafePointUnheeded,
     /// A key that is absent from `latest` is absent, whenever it is asked for (R5).
     WatermarkUnheeded,
     /// A follower answers without having applied what a closed moment needs (R6).

@@ -32,6 +32,12 @@ const CUT_LONG_MS: u64 = 6_000;
 const WILD_MS: [i64; 6] = [300, 1_000, 1_500, 2_000, 3_000, 10_000];
 /// A clock is beyond the bound for up to so long.
 const WILD_MAX_MS: u64 = 4_000;
+/// Splits end with so many ranges,
+const RANGES_MAX: usize = 12;
+/// but where they are the point of it with so many.
+const RANGES_IN_A_STORM_MAX: usize = 40;
+/// Longest pause between two splits then.
+const STORM_GAP_MAX_MS: u64 = 300;
 /// A crash that is set strikes within so many operations of disk and network.
 const OPERATIONS_MAX: u64 = 120;
 
@@ -257,13 +263,33 @@ impl Faults {
     }
 
     fn split(&mut self) {
-        let ranges = |machine: &Arc<Machine>| {
-            let up = machine.up()?;
-            Some(up.node.ranges().replicas().iter().filter(|r| r.range != META_RANGE).count())
-        };
-        let most = self.machines.iter().filter_map(ranges).max().unwrap_or(0);
-        if most < 12 {
+        if ranges_of(&self.machines) < RANGES_MAX {
             runtime::spawn(self.bank.clone().split_somewhere());
         }
     }
+
+    /// Beside everything else, one split after the other.
+    pub fn split_until(
+        &self,
+        mut rng: StdRng,
+        until: Duration,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (machines, bank) = (self.machines.clone(), self.bank.clone());
+        self.trace.event("ranges split all the time");
+        async move {
+            while system::now() < until && ranges_of(&machines) < RANGES_IN_A_STORM_MAX {
+                runtime::pause(Duration::from_millis(rng.random_range(1..STORM_GAP_MAX_MS))).await;
+                bank.clone().split_somewhere().await;
+            }
+        }
+    }
+}
+
+/// Ranges of users on the machine with the most.
+fn ranges_of(machines: &[Arc<Machine>]) -> usize {
+    let ranges = |machine: &Arc<Machine>| {
+        let up = machine.up()?;
+        Some(up.node.ranges().replicas().iter().filter(|r| r.range != META_RANGE).count())
+    };
+    machines.iter().filter_map(ranges).max().unwrap_or(0)
 }

@@ -16,8 +16,9 @@ use super::machine::Up;
 use super::runtime;
 use super::system;
 
-/// How far back, in milliseconds.
-const BACK_MS: [std::ops::Range<u64>; 3] = [1..40, 40..400, 400..6_000];
+/// How far back, in milliseconds: the last ones are mostly below the safe point, where windows are
+/// short (rule R4).
+const BACK_MS: [std::ops::Range<u64>; 4] = [1..40, 40..400, 400..6_000, 6_000..16_000];
 /// What came too late is seen by the second look alone: longest pause before it.
 const BETWEEN_MAX_MS: u64 = 800;
 /// Longest pause between two moments.
@@ -29,7 +30,7 @@ impl Bank {
         let mut rng = StdRng::seed_from_u64(seed);
         while !self.stopped() {
             self.pause(rng.random_range(0..PAUSE_MAX_MS)).await;
-            let back = BACK_MS[rng.random_range(0..3)].clone();
+            let back = BACK_MS[rng.random_range(0..BACK_MS.len())].clone();
             let back = Duration::from_millis(rng.random_range(back));
             let (one, other) = (self.up_from(rng.random()), self.up_from(rng.random()));
             let (Some(one), Some(other)) = (one, other) else { continue };

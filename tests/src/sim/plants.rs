@@ -50,6 +50,7 @@ pub const PLANTS: &[Plant] = &[
     plant("reads-unchecked", "P9", &[Mistake::ReadsUnchecked], 15),
     plant("conflicts-forgotten", "P14", &[Mistake::ConflictsForgotten], 10),
     plant("locks-overlooked", "R2", &[Mistake::LocksOverlooked], 5),
+    plant("safe-point-unheeded", "R4", &[Mistake::SafePointUnheeded], 30),
     plant("watermark-unheeded", "R5", &[Mistake::WatermarkUnheeded], 10),
     plant("follower-ahead", "R6", &[Mistake::FollowerAhead], 30),
     plant("family-not-flushed", "S2", &[Mistake::FamilyNotFlushed], 5),

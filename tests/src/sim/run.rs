@@ -37,6 +37,13 @@ pub struct Setup {
     pub faults: Duration,
 }
 
+impl Setup {
+    /// Whether ranges split all the time: in one of eight seeds.
+    fn storms(&self) -> bool {
+        self.seed % 8 == 5
+    }
+}
+
 /// What a run gave.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -175,6 +182,10 @@ async fn work(
         rng: StdRng::seed_from_u64(rng.random()),
         wild: rng.random_range(0..4) == 0,
     };
+    if setup.storms() {
+        let rng = StdRng::seed_from_u64(rng.random());
+        runtime::spawn(faults.split_until(rng, system::now() + setup.faults));
+    }
     faults.rage(system::now() + setup.faults).await;
     faults.cease();
     // The load goes on for a while on a cluster that heals.

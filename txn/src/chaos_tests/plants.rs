@@ -1,5 +1,6 @@
 //! Mistakes that this world must find: see `docs/simulator.md`.
 
+use super::kind::run_kindly;
 use super::run;
 use crate::mistakes::Mistake;
 
@@ -19,6 +20,25 @@ fn planted_mistakes_are_found() {
         ("R2", Mistake::LocksOverlooked, 500),
         ("R2", Mistake::WindowEmpty, 500),
     ];
+    assert_eq!(unseen_of(plants, |seed| drop(run(seed))), []);
+}
+
+/// The same where no fault hides that somebody does not get on.
+#[test]
+fn what_hinders_progress_is_found() {
+    let plants = [("P11", Mistake::LivingExpired, 100), ("P13", Mistake::CommittersWait, 100)];
+    assert_eq!(
+        unseen_of(plants, |seed| {
+            run_kindly(seed);
+        }),
+        []
+    );
+}
+
+type Planted = (&'static str, Mistake, u64);
+
+/// Those that were not found within their seeds.
+fn unseen_of<const N: usize>(plants: [Planted; N], run: fn(u64)) -> Vec<Planted> {
     let unseen = plants.into_iter().filter(|(rule, mistake, seeds)| {
         let (mistake, seeds) = (*mistake, *seeds);
         let found = std::thread::spawn(move || {
@@ -29,5 +49,5 @@ fn planted_mistakes_are_found() {
         println!("{rule} {mistake:?}: {found:?}");
         found.is_none()
     });
-    assert_eq!(unseen.collect::<Vec<_>>(), []);
+    unseen.collect()
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use quorate_proto::TxnId;
 
 use crate::config::TXN_TTL;
+use crate::mistakes::Mistake;
 
 /// Entries above which old ones are thrown away. A lost entry only restarts its time.
 const ENTRIES_MAX: usize = 10_000;
@@ -48,7 +49,7 @@ impl Hearing {
         let began = self.began;
         let ear = self.ears.entry(id).or_insert(Ear { last_heard: began, first_asked: None });
         ear.first_asked.get_or_insert(now);
-        now >= self.expires_at(id)
+        now >= self.expires_at(id) || Mistake::LivingExpired.is_made()
     }
 
     /// When it will be taken for dead, as known now.
