@@ -2,7 +2,8 @@
 //! who wait for each other are found.
 //!
 //! A gateway with somebody who waits for more than a moment asks all nodes who waits for whom
-//! there, and looks for a circle through its own. In each circle the youngest is the victim: every
+//! there, and looks for a circle through its own. As long as a circle stands, everybody who comes
+//! for one of its rows queues behind it, so it is looked for early. In each circle the youngest is the victim: every
 //! gateway comes to the same one, and only its own ends its wait. What was seen may be over a
 //! moment later; then somebody is refused who need not have been, which is safe. Whoever has sent a
 //! prepare waits for no row lock, so it is never the victim (P13).
@@ -15,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_proto::pb::{node_request, node_response};
-use quorate_proto::{Timestamp, TxnId, pb};
+use quorate_proto::{NodeId, Timestamp, TxnId, pb};
 use quorate_txn::config::LOCK_KEEP_INTERVAL;
 
 use super::Dist;
@@ -23,11 +24,21 @@ use super::locks::Owner;
 use crate::runtime;
 
 /// How often the owners are looked after.
-const TICK: Duration = Duration::from_millis(200);
+const TICK: Duration = Duration::from_millis(50);
 /// Who waits for longer may be in a circle.
-const SUSPICIOUS_AFTER: Duration = Duration::from_millis(200);
+const SUSPICIOUS_AFTER: Duration = Duration::from_millis(50);
+/// For so many times the time that a look took there is no other, so that many who wait are not
+/// listed all the time.
+const REST: u32 = 9;
+/// The longest time without a look.
+const REST_MAX: Duration = Duration::from_millis(400);
 /// How long a node may take to tell its locks.
 const LIST_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same for one that did not answer,
+const LIST_TIMEOUT_SILENT: Duration = Duration::from_millis(100);
+/// for so long: a node that is frozen or cut off must not hold up who looks for circles among the
+/// others.
+const SILENT_FOR: Duration = Duration::from_secs(2);
 /// Locks that a node is asked for at most.
 pub const LISTED_MAX: u32 = 10_000;
 
@@ -39,6 +50,8 @@ pub struct LockOwners {
     pub deadlocks: AtomicU64,
     /// Circles are being looked for.
     looking: AtomicBool,
+    /// Nodes that did not tell their locks in time, and until when they get little time for it.
+    silent: Mutex<BTreeMap<NodeId, Duration>>,
 }
 
 #[derive(Debug, Default)]
@@ -92,7 +105,10 @@ impl Dist {
             if !self.lock_owners.looking.swap(true, Ordering::Relaxed) {
                 let dist = self.clone();
                 runtime::spawn_if_running(async move {
-                    dist.find_deadlocks(now).await;
+                    if dist.find_deadlocks(now).await {
+                        let took = dist.clock().monotonic().saturating_sub(now);
+                        runtime::pause(took.saturating_mul(REST).min(REST_MAX)).await;
+                    }
                     dist.lock_owners.looking.store(false, Ordering::Relaxed);
                 });
             }
@@ -115,14 +131,15 @@ impl Dist {
         }
     }
 
-    async fn find_deadlocks(self: &Arc<Self>, now: Duration) {
+    /// Whether there was anybody to look for.
+    async fn find_deadlocks(self: &Arc<Self>, now: Duration) -> bool {
         let waits = |owner: &Arc<Owner>| {
             let since = owner.waits_since();
             since.is_some_and(|since| now.saturating_sub(since) >= SUSPICIOUS_AFTER)
         };
         let waiting: Vec<Arc<Owner>> = self.lock_owners.all().into_iter().filter(waits).collect();
         if waiting.is_empty() {
-            return;
+            return false;
         }
         let locks = self.list_locks(true).await;
         let graph = Graph::of(locks);
@@ -134,6 +151,7 @@ impl Dist {
                 owner.doom(circle);
             }
         }
+        true
     }
 
     /// The row locks of all nodes that answer.
@@ -141,10 +159,15 @@ impl Dist {
         let ask = |node| async move {
             let request = pb::ListLocksRequest { waiting_only, limit: LISTED_MAX };
             let request = node_request::Body::ListLocks(request);
-            let call = self.sender().call(node, Vec::new(), Some(request), LIST_TIMEOUT);
+            let limit = self.time_to_list(node);
+            let call = self.sender().call(node, Vec::new(), Some(request), limit);
             // Connecting has a time of its own.
-            let reply = runtime::within(LIST_TIMEOUT, call).await;
-            match reply.and_then(Result::ok).and_then(|reply| reply.node?.body) {
+            let reply = runtime::within(limit, call).await.and_then(Result::ok);
+            if reply.is_none() {
+                let until = self.clock().monotonic() + SILENT_FOR;
+                self.lock_owners.silent.lock().insert(node, until);
+            }
+            match reply.and_then(|reply| reply.node?.body) {
                 Some(node_response::Body::ListLocks(list)) => list.locks,
                 _ => Vec::new(),
             }
@@ -152,6 +175,15 @@ impl Dist {
         let nodes = self.sender().connector().nodes();
         let lists = futures::future::join_all(nodes.into_iter().map(ask)).await;
         lists.into_iter().flatten().collect()
+    }
+
+    fn time_to_list(&self, node: NodeId) -> Duration {
+        let now = self.clock().monotonic();
+        let silent = self.lock_owners.silent.lock().get(&node).is_some_and(|until| now < *until);
+        match silent || self.sender().is_doubted(node) {
+            true => LIST_TIMEOUT_SILENT,
+            false => LIST_TIMEOUT,
+        }
     }
 }
 
