@@ -3,10 +3,10 @@
 //!
 //! A gateway with somebody who waits for more than a moment asks all nodes who waits for whom
 //! there, and looks for a circle through its own. As long as a circle stands, everybody who comes
-//! for one of its rows queues behind it, so it is looked for early. In each circle the youngest is the victim: every
-//! gateway comes to the same one, and only its own ends its wait. What was seen may be over a
-//! moment later; then somebody is refused who need not have been, which is safe. Whoever has sent a
-//! prepare waits for no row lock, so it is never the victim (P13).
+//! for one of its rows queues behind it, so it is looked for early. In each circle the youngest is
+//! the victim: every gateway comes to the same one, and only its own ends its wait. What was seen
+//! may be over a moment later; then somebody is refused who need not have been, which is safe.
+//! Whoever has sent a prepare waits for no row lock, so it is never the victim (P13).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
