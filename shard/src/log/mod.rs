@@ -12,6 +12,7 @@ pub mod mem;
 pub mod store;
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::RangeId;
@@ -128,6 +129,12 @@ pub trait LogStore: Send + Sync + fmt::Debug {
 
     /// Bytes in the log's live files.
     fn used_bytes(&self) -> u64;
+
+    /// How long a worker that runs as a task waits before its next pass: the sync of a log that
+    /// does not block may be slow all the same, in a simulation.
+    fn busy_for(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Takes entries up to and including `upto` off the front of a group's log, bounded by what the

@@ -116,6 +116,10 @@ async fn run_async(mut worker: Worker, mut inbox: mpsc::UnboundedReceiver<Input>
                 None => return,
             }
         }
+        let busy = worker.node.deps.log.busy_for();
+        if !busy.is_zero() {
+            tokio::time::sleep(busy).await;
+        }
         drain(&mut inbox, &mut inputs);
         if !worker.pass(&mut inputs) {
             return;

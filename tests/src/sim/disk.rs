@@ -1,7 +1,8 @@
 //! A machine's disk: the twins of engine and log, watched. A crash drops them back to the last
 //! flush and the last sync (rule X2); it can be set to strike at the n-th operation from now, in
 //! the middle of a worker's pass. The engine flushes at times by itself, and what was written to
-//! the log without a sync gets to the disk at times, both drawn from the seed.
+//! the log without a sync gets to the disk at times, both drawn from the seed. It can be slow for a
+//! while: workers wait before a pass, or time passes in the middle of a sync.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 
+use super::system;
 use super::trace::Trace;
 
 /// How the disk behaves and is kept, drawn from the seed.
@@ -62,13 +64,24 @@ struct LifeState {
     rng: StdRng,
     operations_left: Option<u64>,
     left: Option<MemoryDisk>,
+    slow: Slow,
 }
+
+/// A disk that is slow for a while.
+#[derive(Debug, Clone, Copy, Default)]
+struct Slow {
+    until: Duration,
+    most_ms: u64,
+}
+
+/// One of so many syncs of a slow disk holds everything up.
+const HELD_UP_OF: u32 = 8;
 
 impl Life {
     /// A life on this disk.
     pub fn new(machine: usize, disk: MemoryDisk, habits: Habits, seed: u64) -> Arc<Self> {
         let rng = StdRng::seed_from_u64(seed);
-        let state = LifeState { rng, operations_left: None, left: None };
+        let state = LifeState { rng, operations_left: None, left: None, slow: Slow::default() };
         let (over, leave) = (CancellationToken::new(), CancellationToken::new());
         Arc::new(Self { machine, over, leave, disk, habits, state: Mutex::new(state) })
     }
@@ -116,6 +129,21 @@ impl Life {
         let Some(left) = state.operations_left.as_mut() else { return false };
         *left = left.saturating_sub(1);
         *left == 0 && state.left.is_none()
+    }
+
+    /// From now on, for so long, the disk takes its time: up to so many milliseconds for a sync.
+    pub fn slow_down(&self, lasts: Duration, most_ms: u64) {
+        self.state.lock().slow = Slow { until: system::now() + lasts, most_ms };
+    }
+
+    /// What the next sync takes.
+    fn sync_takes(&self) -> Duration {
+        let mut state = self.state.lock();
+        let Slow { until, most_ms } = state.slow;
+        match system::now() < until && most_ms > 0 {
+            true => Duration::from_millis(state.rng.random_range(0..most_ms)),
+            false => Duration::ZERO,
+        }
     }
 
     fn draws(&self, per_mille: u32) -> bool {
@@ -264,6 +292,10 @@ impl LogStore for SimLog {
         if strikes && self.life.draws(500) {
             self.life.end(&self.trace, "before a sync of the log");
         }
+        let takes = self.life.sync_takes();
+        if !takes.is_zero() && self.life.draws(1000 / HELD_UP_OF) {
+            system::hold_up(takes);
+        }
         let forgets = self.life.habits.forgets_sync_per_mille;
         match forgets > 0 && self.life.draws(forgets) {
             true => self.inner().append_unsynced(batch)?,
@@ -332,6 +364,10 @@ impl LogStore for SimLog {
     fn used_bytes(&self) -> u64 {
         self.inner().used_bytes()
     }
+
+    fn busy_for(&self) -> Duration {
+        self.life.sync_takes()
+    }
 }
 
 #[cfg(test)]
@@ -381,6 +417,20 @@ mod tests {
         put(&disk, b"b");
         assert!(life.is_over());
         assert!(life.left().expect("files").expect("it has crashed").log.meta(b"a").is_some());
+    }
+
+    #[test]
+    fn a_slow_disk_is_slow_for_a_while() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (life, trace) = (life(&dir, 0), Arc::new(Trace::default()));
+        let disk = open(&life, &trace);
+        assert!(disk.log.busy_for().is_zero());
+        life.slow_down(Duration::from_secs(1), 400);
+        let waits: Vec<Duration> = (0..20).map(|_| disk.log.busy_for()).collect();
+        assert!(waits.iter().all(|wait| *wait < Duration::from_millis(400)), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait > Duration::from_millis(100)), "{waits:?}");
+        life.slow_down(Duration::ZERO, 400);
+        assert!(disk.log.busy_for().is_zero());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What goes wrong, drawn from the seed: cut links (one way too), bad weather, crashes in the
-//! middle of what a node is doing, moved leads, clocks that jump, ranges that split under the load.
+//! middle of what a node is doing, moved leads, clocks that jump, slow disks, ranges that split under
+//! the load.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,10 @@ const CUT_LONG_MS: u64 = 6_000;
 const WILD_MS: [i64; 6] = [300, 1_000, 1_500, 2_000, 3_000, 10_000];
 /// A clock is beyond the bound for up to so long.
 const WILD_MAX_MS: u64 = 4_000;
+/// Longest sync of a slow disk.
+const SLOW_SYNC_MS: [u64; 4] = [10, 60, 400, 2_000];
+/// A disk is slow for up to so long.
+const SLOW_MAX_MS: u64 = 5_000;
 /// Splits end with so many ranges,
 const RANGES_MAX: usize = 12;
 /// but where they are the point of it with so many.
@@ -76,6 +81,7 @@ impl Faults {
                 72..=84 if self.wild && self.rng.random_range(0..3) == 0 => self.leap_clock(),
                 72..=84 => self.jump_clock(),
                 85..=90 => self.split(),
+                91..=94 => self.slow_disk(),
                 _ => runtime::pause(CALM).await,
             }
         }
@@ -260,6 +266,17 @@ impl Faults {
             machine.clock.jump(back_to);
             trace.event(format_args!("m{} is off by {back_to} us again", machine.number));
         });
+    }
+
+    /// A sync takes long for a while: longer than a lease, or just longer than a message.
+    fn slow_disk(&mut self) {
+        let most_ms = SLOW_SYNC_MS[self.rng.random_range(0..SLOW_SYNC_MS.len())];
+        let lasts = Duration::from_millis(self.rng.random_range(200..SLOW_MAX_MS));
+        if let Some(life) = self.draw_machine().life() {
+            let machine = life.machine;
+            self.trace.event(format_args!("syncs of m{machine}: {most_ms} ms, for {lasts:?}"));
+            life.slow_down(lasts, most_ms);
+        }
     }
 
     fn split(&mut self) {

@@ -70,6 +70,12 @@ pub fn before_time_passes(hook: Option<Hook>) {
     BEFORE_TIME_PASSES.with(|slot| *slot.borrow_mut() = hook);
 }
 
+/// Time passes in the middle of what is being done, for everybody: as if the process was not run.
+pub fn hold_up(span: Duration) {
+    let ns = u64::try_from(span.as_nanos()).unwrap_or(0);
+    NOW_NS.fetch_add(ns, Ordering::Relaxed);
+}
+
 /// Nothing is left to be done for so long (milliseconds; `None`: for ever).
 pub fn let_time_pass(ms: Option<u64>) {
     BEFORE_TIME_PASSES.with(|slot| {
