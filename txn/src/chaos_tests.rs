@@ -143,8 +143,6 @@ struct World {
     held: Vec<(Duration, Message)>,
     /// Who is told to wait waits, instead of coming again.
     patient: bool,
-    /// Since when.
-    waits: BTreeMap<(MachineNo, CallId), Duration>,
 }
 
 /// Every key there is.
@@ -202,7 +200,6 @@ impl World {
             unheard,
             held: Vec::new(),
             patient: false,
-            waits: BTreeMap::new(),
         }
     }
 
@@ -408,7 +405,7 @@ impl World {
             Admission::Answer(answer) => Some(answer),
             Admission::Wait(waiting) => match again {
                 Some(again) => {
-                    self.wait(again);
+                    self.held.push((self.now, again));
                     None
                 }
                 None => Some(Answer::Error(waiting.give_up())),

@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_proto::pb::{node_request, node_response};
-use quorate_proto::{NodeId, Timestamp, TxnId, pb};
+use quorate_proto::pb::node_request;
+use quorate_proto::{Timestamp, TxnId, pb};
 use quorate_txn::config::LOCK_KEEP_INTERVAL;
 
 use super::Dist;
+use super::listing::{LIST_TIMEOUT, Silent};
 use super::locks::Owner;
 use crate::runtime;
 
@@ -30,18 +31,8 @@ const SUSPICIOUS_AFTER: Duration = Duration::from_millis(50);
 /// For so many times the time that a look took there is no other, so that many who wait are not
 /// listed all the time.
 const REST: u32 = 9;
-/// The longest time without a look.
+/// The longest time between two looks.
 const REST_MAX: Duration = Duration::from_millis(400);
-/// How long a node may take to tell its locks.
-const LIST_TIMEOUT: Duration = Duration::from_secs(1);
-/// The same for one that did not answer,
-const LIST_TIMEOUT_SILENT: Duration = Duration::from_millis(100);
-/// for so long: a node that is frozen or cut off must not hold up who looks for circles among the
-/// others.
-const SILENT_FOR: Duration = Duration::from_secs(2);
-/// Locks that a node is asked for at most.
-pub const LISTED_MAX: u32 = 10_000;
-
 /// The owners of row locks at this gateway.
 #[derive(Debug, Default)]
 pub struct LockOwners {
@@ -50,8 +41,8 @@ pub struct LockOwners {
     pub deadlocks: AtomicU64,
     /// Circles are being looked for.
     looking: AtomicBool,
-    /// Nodes that did not tell their locks in time, and until when they get little time for it.
-    silent: Mutex<BTreeMap<NodeId, Duration>>,
+    /// Nodes that a look does not wait long for.
+    pub(super) silent: Silent,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +59,22 @@ impl LockOwners {
 
     fn all(&self) -> Vec<Arc<Owner>> {
         self.owners.lock().by_id.values().cloned().collect()
+    }
+}
+
+/// One look at a time; given back however it ends.
+struct Looking(Arc<Dist>);
+
+impl Looking {
+    fn begin(dist: &Arc<Dist>) -> Option<Self> {
+        let other = dist.lock_owners.looking.swap(true, Ordering::Relaxed);
+        (!other).then(|| Self(dist.clone()))
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.lock_owners.looking.store(false, Ordering::Relaxed);
     }
 }
 
@@ -102,14 +109,13 @@ impl Dist {
             }
             // In a task of its own: a node that does not answer must not keep the others from
             // hearing who lives.
-            if !self.lock_owners.looking.swap(true, Ordering::Relaxed) {
-                let dist = self.clone();
+            if let Some(looking) = Looking::begin(&self) {
                 runtime::spawn_if_running(async move {
+                    let dist = &looking.0;
                     if dist.find_deadlocks(now).await {
                         let took = dist.clock().monotonic().saturating_sub(now);
                         runtime::pause(took.saturating_mul(REST).min(REST_MAX)).await;
                     }
-                    dist.lock_owners.looking.store(false, Ordering::Relaxed);
                 });
             }
         }
@@ -133,57 +139,24 @@ impl Dist {
 
     /// Whether there was anybody to look for.
     async fn find_deadlocks(self: &Arc<Self>, now: Duration) -> bool {
-        let waits = |owner: &Arc<Owner>| {
-            let since = owner.waits_since();
-            since.is_some_and(|since| now.saturating_sub(since) >= SUSPICIOUS_AFTER)
+        let waits = |owner: Arc<Owner>| {
+            let since = owner.waits_since()?;
+            (now.saturating_sub(since) >= SUSPICIOUS_AFTER).then_some((owner, since))
         };
-        let waiting: Vec<Arc<Owner>> = self.lock_owners.all().into_iter().filter(waits).collect();
+        let waiting: Vec<_> = self.lock_owners.all().into_iter().filter_map(waits).collect();
         if waiting.is_empty() {
             return false;
         }
-        let locks = self.list_locks(true).await;
-        let graph = Graph::of(locks);
-        for owner in waiting {
+        let graph = Graph::of(self.list_waits().await);
+        for (owner, since) in waiting {
             if let Some(circle) = graph.circle_through(owner.id)
                 && victim_of(&circle) == Some(owner.id)
+                && owner.doom(since, circle)
             {
                 self.lock_owners.deadlocks.fetch_add(1, Ordering::Relaxed);
-                owner.doom(circle);
             }
         }
         true
-    }
-
-    /// The row locks of all nodes that answer.
-    pub async fn list_locks(&self, waiting_only: bool) -> Vec<pb::RowLock> {
-        let ask = |node| async move {
-            let request = pb::ListLocksRequest { waiting_only, limit: LISTED_MAX };
-            let request = node_request::Body::ListLocks(request);
-            let limit = self.time_to_list(node);
-            let call = self.sender().call(node, Vec::new(), Some(request), limit);
-            // Connecting has a time of its own.
-            let reply = runtime::within(limit, call).await.and_then(Result::ok);
-            if reply.is_none() {
-                let until = self.clock().monotonic() + SILENT_FOR;
-                self.lock_owners.silent.lock().insert(node, until);
-            }
-            match reply.and_then(|reply| reply.node?.body) {
-                Some(node_response::Body::ListLocks(list)) => list.locks,
-                _ => Vec::new(),
-            }
-        };
-        let nodes = self.sender().connector().nodes();
-        let lists = futures::future::join_all(nodes.into_iter().map(ask)).await;
-        lists.into_iter().flatten().collect()
-    }
-
-    fn time_to_list(&self, node: NodeId) -> Duration {
-        let now = self.clock().monotonic();
-        let silent = self.lock_owners.silent.lock().get(&node).is_some_and(|until| now < *until);
-        match silent || self.sender().is_doubted(node) {
-            true => LIST_TIMEOUT_SILENT,
-            false => LIST_TIMEOUT,
-        }
     }
 }
 

@@ -110,12 +110,14 @@ impl Owner {
         }
     }
 
-    /// Ends its wait.
-    pub fn doom(&self, circle: Vec<pb::RowLock>) {
-        if self.waits_since().is_some() {
+    /// Ends the wait that began at `since`, if it still waits.
+    pub fn doom(&self, since: Duration, circle: Vec<pb::RowLock>) -> bool {
+        let waits = self.waits_since() == Some(since);
+        if waits {
             *self.doom.circle.lock() = Some(circle);
             self.doom.notify.notify_one();
         }
+        waits
     }
 }
 

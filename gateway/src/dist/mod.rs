@@ -24,6 +24,7 @@ mod drops;
 pub mod errors;
 pub mod followers;
 pub mod intent;
+pub mod listing;
 pub mod locks;
 mod moving;
 pub mod observed;

@@ -22,7 +22,7 @@ use super::{Dist, SqlSide, Txn};
 use crate::runtime;
 use crate::testing::{FakeNode, FaultKind, OneNode, TestClock};
 
-struct Names;
+pub(super) struct Names;
 
 impl SqlSide for Names {
     fn describe(&self, key: &[u8]) -> Option<KeyDescription> {

@@ -38,7 +38,7 @@ impl Session {
     pub(super) async fn report(&self, name: &str) -> Result<Option<RowSource>, SqlError> {
         Ok(match name {
             LOCKS => {
-                let mut locks = self.gateway.dist().list_locks(false).await;
+                let mut locks = self.gateway.dist().list_locks().await;
                 locks.sort_by(|a, b| {
                     (&a.key, !a.granted, b.age_ms).cmp(&(&b.key, !b.granted, a.age_ms))
                 });

@@ -294,6 +294,8 @@ impl LogStore for SimLog {
         }
         let takes = self.life.sync_takes();
         if !takes.is_zero() && self.life.draws(1000 / HELD_UP_OF) {
+            let machine = self.life.machine;
+            self.trace.event(format_args!("a sync of m{machine} holds all up for {takes:?}"));
             system::hold_up(takes);
         }
         let forgets = self.life.habits.forgets_sync_per_mille;

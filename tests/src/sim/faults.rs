@@ -1,6 +1,6 @@
 //! What goes wrong, drawn from the seed: cut links (one way too), bad weather, crashes in the
-//! middle of what a node is doing, moved leads, clocks that jump, slow disks, ranges that split under
-//! the load.
+//! middle of what a node is doing, moved leads, clocks that jump, slow disks, ranges that split
+//! under the load.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +92,9 @@ impl Faults {
         self.trace.event("the faults end");
         self.net.mend_all();
         self.net.set_weather(Weather::FAIR);
+        for life in self.machines.iter().filter_map(|machine| machine.life()) {
+            life.slow_down(Duration::ZERO, 0);
+        }
     }
 
     fn draw_machine(&mut self) -> Arc<Machine> {

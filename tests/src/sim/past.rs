@@ -72,7 +72,11 @@ impl Bank {
         };
         // The clock asked may lie further behind than the bound.
         let by_its_clock = Duration::from_secs_f64(since_epoch).saturating_sub(EPOCH + OFFSET_MAX);
-        let told = self.told_before(before.min(by_its_clock));
+        let known = before.min(by_its_clock);
+        if known < self.opened_at() {
+            return Ok(());
+        }
+        let told = self.told_before(known);
         let begin = format!("BEGIN AS OF SYSTEM TIME '{moment}'");
         let mut seen = Vec::new();
         for up in nodes {

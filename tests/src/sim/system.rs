@@ -2,7 +2,7 @@
 //! of libc's; in every other process they are switched off.
 //!
 //! Time stands still while anything is left to be done, and jumps to the next timer when nothing
-//! is: code takes no time here, only waiting does.
+//! is: code takes no time here, only waiting does, and the sync of a disk that is slow.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
