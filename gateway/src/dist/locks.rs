@@ -20,7 +20,7 @@ use quorate_planner::kv::{LockStrength, LockWait};
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::{range_request, range_response};
 use quorate_proto::{Timestamp, TxnId, pb};
-use quorate_txn::config::LOCK_WAIT;
+use quorate_txn::config::{LOCK_TTL, LOCK_WAIT};
 use tokio::sync::Notify;
 
 use super::errors::Change;
@@ -32,6 +32,10 @@ use crate::runtime;
 pub const ROWS_LOCKED_MAX: usize = 20_000;
 /// How long `NOWAIT` and `SKIP LOCKED` wait for locks that are being given up here.
 const RELEASE_PATIENCE: Duration = Duration::from_millis(200);
+/// How long it is tried to give up locks: longer than it takes until somebody leads again.
+const UNLOCK_PATIENCE: Duration = LOCK_TTL.saturating_mul(2);
+/// Pause between two attempts.
+const UNLOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Rows that one request locks at most.
 const ROWS_PER_REQUEST: usize = 512;
 
@@ -234,8 +238,12 @@ impl Locks {
         let sequence = self.next_sequence();
         let going_on = self.dist.releases.begin();
         runtime::spawn_if_running(async move {
-            dist.unlock(owner_id, keys, sequence).await;
-            drop(going_on);
+            let mut unlock = std::pin::pin!(dist.unlock(owner_id, keys, sequence));
+            if runtime::within(RELEASE_PATIENCE, &mut unlock).await.is_none() {
+                // Nobody waits for it any more.
+                drop(going_on);
+                unlock.await;
+            }
         });
     }
 
@@ -439,7 +447,8 @@ impl Locks {
 }
 
 impl Dist {
-    /// Gives up row locks; an answer is not waited for long: what is left behind dies by itself.
+    /// Gives up row locks, until whoever leads has heard it: they may just be handed over. What is
+    /// left behind in the end dies by itself.
     async fn unlock(self: Arc<Self>, owner_id: Bytes, keys: Vec<Bytes>, sequence: u64) {
         let places = (0..keys.len()).collect();
         let Ok(groups) = self.group_keys(&keys, places).await else { return };
@@ -448,13 +457,16 @@ impl Dist {
             let unlock = pb::UnlockRequest { owner_id: owner_id.clone(), keys, sequence };
             Outgoing { key, body: range_request::Body::Unlock(unlock) }
         };
-        let requests: Vec<Outgoing> = groups.into_iter().map(request).collect();
-        let answers = self.sender().round(requests.clone(), ATTEMPT_TIMEOUT).await;
-        let lost = requests.into_iter().zip(answers).filter(|(_, answer)| answer.is_err());
-        let lost: Vec<Outgoing> = lost.map(|(request, _)| request).collect();
-        if !lost.is_empty() {
-            // Once more by the healed route.
-            self.sender().round(lost, ATTEMPT_TIMEOUT).await;
+        let ends = self.clock().monotonic() + UNLOCK_PATIENCE;
+        let mut left: Vec<Outgoing> = groups.into_iter().map(request).collect();
+        loop {
+            let answers = self.sender().round(left.clone(), ATTEMPT_TIMEOUT).await;
+            let lost = left.into_iter().zip(answers).filter(|(_, answer)| answer.is_err());
+            left = lost.map(|(request, _)| request).collect();
+            if left.is_empty() || self.clock().monotonic() > ends {
+                return;
+            }
+            runtime::pause(UNLOCK_PAUSE).await;
         }
     }
 }

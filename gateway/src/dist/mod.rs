@@ -198,6 +198,8 @@ impl Dist {
 }
 
 #[cfg(test)]
+mod lock_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod token_tests;

@@ -68,7 +68,7 @@ fn for_update() -> RowLock {
     RowLock::of_query(LockStrength::Update, LockWait::Block)
 }
 
-async fn write(
+pub(super) async fn write(
     dist: &Arc<Dist>,
     keys: &[&'static str],
     value: &'static str,
@@ -349,18 +349,6 @@ async fn a_lock_met_while_the_clock_is_off_is_not_asked_about_again_and_again() 
     dist.clock().set_standing(Standing::Off { ahead_us: Some(-10_000_000) });
     let error = dist.clear_lock(&lock).await.unwrap_err();
     assert_eq!(error.sqlstate, SqlState::CANNOT_CONNECT_NOW);
-}
-
-#[tokio::test]
-async fn nowait_meets_no_lock_of_a_transaction_that_has_ended_here() {
-    let (_, dist) = cluster();
-    write(&dist, &["a"], "0").await.unwrap();
-    let nowait = RowLock::of_query(LockStrength::Update, LockWait::NoWait);
-    for _ in 0..20 {
-        let txn = Txn::begin(dist.clone(), true).statement(Terms::default());
-        txn.lock(vec![Bytes::from("a")], nowait).await.unwrap();
-        txn.end();
-    }
 }
 
 /// T3: what was begun by a clock that was off is not sent again when it is right.

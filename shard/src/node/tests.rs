@@ -22,6 +22,7 @@ mod clocks;
 mod draining;
 mod floors;
 mod followers;
+mod row_locks;
 
 const LIMIT: Duration = Duration::from_secs(60);
 

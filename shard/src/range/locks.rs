@@ -183,7 +183,7 @@ impl Replica {
         {
             let mut core = self.core.lock();
             let leader = self.leader(&mut core, term)?;
-            let woken = leader.rows.give_up(owner, &request.keys, request.sequence, now);
+            let woken = leader.unlock(owner, &request.keys, request.sequence, now)?;
             core.parked.give_up(owner, request.sequence);
             core.parked.wake(&woken);
         }

@@ -51,6 +51,7 @@ impl MachineFactory for Factory {
             refusals: HashSet::new(),
             touched: BTreeSet::new(),
             done: Vec::new(),
+            row_locks: None,
             broken: None,
         };
         machine.count_refusals(state);
@@ -84,6 +85,8 @@ pub struct Machine {
     refusals: HashSet<(Bytes, TxnId)>,
     touched: BTreeSet<Bytes>,
     done: Vec<Done>,
+    /// Row locks that the leader of this term has handed over.
+    row_locks: Option<(u64, Vec<pb::OwnerRowLocks>)>,
     /// The rows could not be read outside `apply`: told at the next entry.
     broken: Option<String>,
 }
@@ -137,6 +140,7 @@ impl Machine {
         if let Some(why) = &self.broken {
             return Err(why.clone());
         }
+        self.forget_row_locks(entry.term);
         let command = pb::Command::decode(entry.data).map_err(|e| e.to_string())?;
         let Some(body) = command.body else {
             return Err(String::from("a command this release does not know"));
@@ -166,6 +170,7 @@ impl Machine {
         match body {
             Command::Split(split) => Ok(self.split(split, state)),
             Command::LeaseHandover(handover) => {
+                self.row_locks = Some((entry.term, handover.row_locks.clone()));
                 let handover = Handover {
                     max_read_ts: quorate_proto::Timestamp(handover.max_read_ts),
                     clock: quorate_proto::Timestamp(handover.clock),
@@ -252,6 +257,15 @@ impl Machine {
             | Mutation::RaiseTxnFloor(_) => return,
         };
         self.touched.insert(key.clone());
+    }
+
+    /// Another has taken over what was handed over in a term before this one.
+    fn forget_row_locks(&mut self, term: u64) {
+        if self.row_locks.as_ref().is_some_and(|(of_term, _)| *of_term < term)
+            && self.replica.core.lock().leader.is_none()
+        {
+            self.row_locks = None;
+        }
     }
 
     /// Cuts the range in two; both halves keep floors and watermark (rule L5).
@@ -520,9 +534,14 @@ impl RangeMachine for Machine {
                 core.leader = Some(LeaderState::new(term, began));
             }
             RoleEvent::CaughtUp { term } => self.rebuild(term, state),
-            RoleEvent::Serving { max_read_ts, handed_over, .. } => {
+            RoleEvent::Serving { term, max_read_ts, handed_over, .. } => {
                 let clock = handed_over.map(|handover| handover.clock);
+                let now = self.node().clock.monotonic();
+                let row_locks = self.row_locks.take().filter(|(of_term, _)| of_term + 1 == term);
                 if let Some(leader) = self.replica.core.lock().leader.as_mut() {
+                    if let Some((_, row_locks)) = row_locks {
+                        leader.rows.take_over(&row_locks, now);
+                    }
                     leader.ready(max_read_ts, clock);
                 }
                 self.node().events.routes_changed();
@@ -574,9 +593,15 @@ impl RangeMachine for Machine {
     fn hand_over(&mut self, term: u64, state: &pb::RangeState) -> Vec<u8> {
         let mut core = self.replica.core.lock();
         let max_read_ts = core.leader.as_mut().map(LeaderState::give_up).unwrap_or_default();
+        // A commit that is not in the log by now will be refused, and needs its locks.
+        let tokens = core.by_index.values().filter(|(of_term, _)| *of_term == term);
+        let logged = tokens.filter_map(|(_, token)| core.waiters.get(token)?.ticket);
+        let now = self.node().clock.monotonic();
+        let row_locks = core.leader.as_ref().map(|l| l.hand_over_row_locks(logged, now));
         let handover = pb::LeaseHandoverCommand {
             max_read_ts: max_read_ts.0,
             clock: self.node().clock.now().0,
+            row_locks: row_locks.unwrap_or_default(),
         };
         pb::Command {
             term,

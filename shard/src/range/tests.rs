@@ -38,6 +38,7 @@ use crate::raft::{
 use crate::transport::local::Router;
 
 mod closed;
+mod row_locks;
 
 const STEP: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_millis(100);

@@ -101,6 +101,9 @@ enum Phase {
     GaveUp,
 }
 
+/// Row locks that travel to the next leader take so many bytes at most, about.
+const ROW_LOCKS_BYTES_MAX: usize = 256 << 10;
+
 /// The leader's memory of one range and term. See the module for its invariants.
 #[derive(Debug)]
 pub struct LeaderState {
@@ -191,6 +194,33 @@ impl LeaderState {
     pub fn give_up(&mut self) -> Timestamp {
         self.phase = Phase::GaveUp;
         self.max_read_ts
+    }
+
+    /// The row locks that the next leader may go on with: not those that end with what is in the
+    /// log already, by its tickets.
+    pub fn hand_over_row_locks(
+        &self,
+        logged: impl Iterator<Item = Ticket>,
+        now: Duration,
+    ) -> Vec<pb::OwnerRowLocks> {
+        let ending = logged.filter_map(|ticket| self.table.row_locks_end(ticket)).collect();
+        self.rows.hand_over(ROW_LOCKS_BYTES_MAX, &ending, now)
+    }
+
+    /// Gives up row locks; who got rows by it.
+    ///
+    /// # Errors
+    /// It does not serve: what it hands over may be handed over already, so the next leader must
+    /// hear this.
+    pub fn unlock(
+        &mut self,
+        owner: TxnId,
+        keys: &[Bytes],
+        sequence: u64,
+        now: Duration,
+    ) -> Result<Vec<TxnId>, pb::RangeError> {
+        self.check_serves()?;
+        Ok(self.rows.give_up(owner, keys, sequence, now))
     }
 
     /// The term this memory belongs to.

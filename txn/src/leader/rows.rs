@@ -1,6 +1,7 @@
 //! Row locks: who holds a row for the rest of its transaction, and who queues for it. They are in
-//! the leader's memory alone and lost with it; what keeps data right is the check at commit (P14).
-//! They are there so that contenders wait for their turn, as in PostgreSQL.
+//! the leader's memory alone and lost with it, but for those it hands over to the next; what keeps
+//! data right is the check at commit (P14). They are there so that contenders wait for their turn,
+//! as in PostgreSQL.
 //!
 //! # Invariants
 //! * *No two holders of a row conflict.*
@@ -18,6 +19,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message as _;
 use quorate_proto::{TxnId, pb};
 
 use crate::config::LOCK_TTL;
@@ -311,6 +313,54 @@ impl RowLocks {
             known.keys.retain(|key| key.as_ref() < bound);
             !known.keys.is_empty()
         });
+    }
+
+    /// What is held, for the next leader, within about so many bytes, those first who hold little;
+    /// and nothing of these owners, whose commit ends their locks. Who queues asks there again.
+    pub fn hand_over(
+        &self,
+        bytes_max: usize,
+        ending: &BTreeSet<TxnId>,
+        now: Duration,
+    ) -> Vec<pb::OwnerRowLocks> {
+        let alive = |id: &TxnId| !ending.contains(id) && !self.is_dead(*id, now);
+        let mut owners: Vec<_> = self.owners.iter().filter(|(id, _)| alive(id)).collect();
+        owners.sort_by_key(|(_, known)| known.keys.len());
+        let (mut left, mut handed) = (bytes_max, Vec::new());
+        for (id, known) in owners {
+            let held = |key: &Bytes| {
+                let claim = self.rows.get(key)?.holders.iter().find(|claim| claim.owner == *id)?;
+                let mode = i32::from(claim.mode.to_pb());
+                Some(pb::HeldRowLock { key: key.clone(), mode, sequence: claim.sequence })
+            };
+            let owner = Some(known.who.clone());
+            let held = known.keys.iter().filter_map(held).collect();
+            let locks = pb::OwnerRowLocks { owner, held };
+            match left.checked_sub(locks.encoded_len()) {
+                Some(rest) => left = rest,
+                None => break,
+            }
+            if !locks.held.is_empty() {
+                handed.push(locks);
+            }
+        }
+        handed
+    }
+
+    /// Takes over what the leader before has handed over. It may have ended since: then its gateway
+    /// says so, or speaks of its owner no more.
+    pub fn take_over(&mut self, handed: &[pb::OwnerRowLocks], now: Duration) {
+        for pb::OwnerRowLocks { owner, held } in handed {
+            let who = owner.as_ref();
+            let Some((id, who)) = who.and_then(|who| Some((TxnId::from_bytes(&who.id)?, who)))
+            else {
+                continue;
+            };
+            for lock in held {
+                let (mode, owner) = (Mode::from_pb(lock.mode()), (id, who, lock.sequence));
+                self.ask(&lock.key, owner, mode, false, now, &mut Vec::new());
+            }
+        }
     }
 
     /// Whether nobody has anything here.
