@@ -50,6 +50,9 @@ pub enum Mistake {
     CommittersWait,
     /// A write is tested as if its key had been read just now (P14).
     ConflictsForgotten,
+    /// Row locks are granted to everybody and not kept, as if every leader crashed at once: no
+    /// rule leans on them, but they hide what P14 guards.
+    RowLocksForgotten,
     /// No event is uncertain (R2).
     WindowEmpty,
     /// A reader does not look at replicated locks (R2).

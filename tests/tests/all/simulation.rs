@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use quorate_tests::sim::plants::{PLANTS, Plant};
+use quorate_tests::sim::plants::{HARMLESS, PLANTS, Plant};
 
 /// How long things go wrong where a seed is compared with itself,
 const SECONDS: &str = "15";
@@ -73,4 +73,26 @@ fn planted_mistakes_are_found() {
         }
     });
     assert_eq!(*unseen.lock(), Vec::<&str>::new(), "not found within the seeds stated");
+}
+
+/// Row locks are a courtesy: without them transactions run into each other, and that is all.
+#[test]
+fn safety_does_not_lean_on_row_locks() {
+    for plant in HARMLESS {
+        let seeds = plant.seeds.to_string();
+        let output = simulate(&[
+            "--from",
+            "1",
+            "--count",
+            &seeds,
+            "--jobs",
+            "2",
+            "--plant",
+            plant.name,
+            "--seconds",
+            "30",
+        ]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {error}", plant.name);
+    }
 }
