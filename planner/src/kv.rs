@@ -156,6 +156,18 @@ pub enum LockStrength {
     Update,
 }
 
+impl LockStrength {
+    /// The clause that asks for it: `FOR UPDATE`.
+    pub fn clause(self) -> &'static str {
+        match self {
+            Self::KeyShare => "FOR KEY SHARE",
+            Self::Share => "FOR SHARE",
+            Self::NoKeyUpdate => "FOR NO KEY UPDATE",
+            Self::Update => "FOR UPDATE",
+        }
+    }
+}
+
 /// What to do about rows that others have locked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LockWait {

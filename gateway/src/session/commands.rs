@@ -36,7 +36,7 @@ impl Session {
             // The connection keeps what was prepared.
             StatementKind::Prepare { .. } => Ok(tag("PREPARE")),
             StatementKind::Ddl(op) => {
-                self.check_may_write("a change of the schema")?;
+                self.check_may_write(op.tag())?;
                 self.change_schema(op).await?;
                 Ok(tag(op.tag()))
             }

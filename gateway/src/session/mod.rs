@@ -479,12 +479,14 @@ impl Session {
                 "cached plan must not change result type",
             ));
         }
+        if let Some(command) = plan.writes_by() {
+            self.check_may_write(command)?;
+        }
         if let Some(table) = plan.writes_table() {
-            self.check_may_write("a writing statement")?;
             self.refuse_while_building(table)?;
         }
-        if plan.locks_rows() {
-            self.check_may_write("SELECT with a locking clause")?;
+        if let Some(strength) = plan.locks_rows() {
+            self.check_may_write(&format!("SELECT {}", strength.clause()))?;
         }
         self.lock_if_contended(&plan).await?;
         self.execute(statement, &plan, params).await
@@ -754,7 +756,7 @@ impl Session {
 async fn attempt(plan: &Prepared, context: ExecContext) -> Result<Outcome, SqlError> {
     let columns: Arc<[OutColumn]> = plan.columns.clone().unwrap_or_default().into();
     Ok(match plan.execute(context).await? {
-        Execution::Rows(stream) if plan.locks_rows() => {
+        Execution::Rows(stream) if plan.locks_rows().is_some() => {
             Outcome::Rows(RowSource::taken(columns, stream).await?)
         }
         Execution::Rows(stream) => Outcome::Rows(RowSource::new(columns, stream)),

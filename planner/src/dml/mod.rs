@@ -32,6 +32,17 @@ pub enum DmlKind {
     Delete,
 }
 
+impl DmlKind {
+    /// Its name in messages and tags.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
 /// A planned statement that writes.
 #[derive(Debug)]
 pub struct DmlPlan {

@@ -61,10 +61,10 @@ pub async fn run(plan: &DmlPlan, context: DmlContext) -> SqlResult<(String, Opti
     }
     drop(stream);
     let (rows, returned) = statement.finish().await?;
+    let command = plan.kind.command();
     let tag = match plan.kind {
-        DmlKind::Insert => format!("INSERT 0 {rows}"),
-        DmlKind::Update => format!("UPDATE {rows}"),
-        DmlKind::Delete => format!("DELETE {rows}"),
+        DmlKind::Insert => format!("{command} 0 {rows}"),
+        DmlKind::Update | DmlKind::Delete => format!("{command} {rows}"),
     };
     let Some(template) = &plan.returning else { return Ok((tag, None)) };
     let state = RunState {

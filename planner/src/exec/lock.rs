@@ -31,7 +31,7 @@ use super::scan::{GETS_PER_REQUEST, ScanExec};
 use crate::catalog::TableDef;
 use crate::error::{SqlError, SqlResult};
 use crate::keyenc::Datum;
-use crate::kv::{LockStrength, LockWait, RowLock};
+use crate::kv::{LockWait, RowLock};
 use crate::row;
 
 /// How many rows the result takes of what is locked.
@@ -176,12 +176,7 @@ impl LockRowsExec {
 
 /// As a query asks for it.
 fn words(how: RowLock) -> String {
-    let strength = match how.strength {
-        LockStrength::KeyShare => "for key share",
-        LockStrength::Share => "for share",
-        LockStrength::NoKeyUpdate => "for no key update",
-        LockStrength::Update => "for update",
-    };
+    let strength = how.strength.clause().to_lowercase();
     let wait = match how.wait {
         LockWait::Block => "",
         LockWait::NoWait => " nowait",

@@ -35,12 +35,12 @@ pub use build::OutColumn;
 pub use engine::limit_memory;
 pub use prepare::{Planner, PlannerConfig, Settings};
 
-use crate::catalog::{CatalogSnapshot, DdlOp, TableDef, TableId};
+use crate::catalog::{CatalogSnapshot, DdlOp, TableId};
 use crate::dml::DmlPlan;
 use crate::dml::run::{DmlContext, run};
 use crate::error::{SqlError, SqlResult};
 use crate::exec::{RunState, SessionValues};
-use crate::kv::KvTxn;
+use crate::kv::{KvTxn, LockStrength};
 use crate::parse::{Literal, StatementKind};
 use crate::types::{PgType, zone};
 use instance::Template;
@@ -57,7 +57,7 @@ pub enum PreparedKind {
     /// Gives rows.
     Query,
     /// Writes.
-    Dml(Arc<TableDef>),
+    Dml,
     /// `EXPLAIN`; `true`: `ANALYZE`.
     Explain(bool),
     /// Changes the catalog: run by the gateway.
@@ -92,8 +92,8 @@ pub struct Prepared {
     all_types: Vec<PgType>,
     /// The literals are in the plan: none are bound.
     literal: bool,
-    /// It has a locking clause.
-    locks: bool,
+    /// Its strongest locking clause.
+    locks: Option<LockStrength>,
     pub(crate) body: Body,
 }
 
@@ -145,22 +145,28 @@ impl ExecContext {
 impl Prepared {
     /// The table the statement writes to.
     pub fn writes_table(&self) -> Option<TableId> {
-        match &self.kind {
-            PreparedKind::Dml(table) => Some(table.id),
-            PreparedKind::Explain(true) => match &self.body {
-                Body::Explain { inner, .. } => match inner.as_ref() {
-                    Body::Dml(plan) => Some(plan.table.id),
-                    _ => None,
-                },
-                _ => None,
-            },
+        self.writing().map(|plan| plan.table.id)
+    }
+
+    /// The command by which it writes: `UPDATE`.
+    pub fn writes_by(&self) -> Option<&'static str> {
+        self.writing().map(|plan| plan.kind.command())
+    }
+
+    fn writing(&self) -> Option<&DmlPlan> {
+        let body = match &self.body {
+            Body::Explain { inner, analyze: true } => inner.as_ref(),
+            body => body,
+        };
+        match body {
+            Body::Dml(plan) => Some(plan),
             _ => None,
         }
     }
 
-    /// Whether it locks the rows it gives: then it may have to be begun once more before the last
-    /// is locked, and none may be given out before.
-    pub fn locks_rows(&self) -> bool {
+    /// How it locks the rows it gives, if it does: then it may have to be begun once more before
+    /// the last is locked, and none may be given out before.
+    pub fn locks_rows(&self) -> Option<LockStrength> {
         self.locks
     }
 

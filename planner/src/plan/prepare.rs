@@ -125,7 +125,7 @@ impl Planner {
             columns,
             all_types: vec![],
             literal: false,
-            locks: false,
+            locks: None,
             body: Body::None,
         }))
     }
@@ -228,7 +228,7 @@ impl Planner {
         let (kind, body, columns) = plan_statement(&mut build, parsed.statement)?;
         let all_types = build.param_types();
         let param_types = all_types[..own.min(all_types.len())].to_vec();
-        let locks = !build.locks.is_empty();
+        let locks = build.locks.iter().map(|clause| clause.strength).max();
         Ok(Prepared { kind, param_types, columns, all_types, literal: false, locks, body })
     }
 }
@@ -287,6 +287,5 @@ fn plan_statement(build: &mut Build<'_>, statement: ast::Statement) -> SqlResult
 
 fn writes(build: &Build<'_>, plan: dml::DmlPlan) -> SqlResult<Planned> {
     let columns = plan.returning.as_ref().map(|template| build.columns(template)).transpose()?;
-    let kind = PreparedKind::Dml(Arc::clone(&plan.table));
-    Ok((kind, Body::Dml(Box::new(plan)), columns))
+    Ok((PreparedKind::Dml, Body::Dml(Box::new(plan)), columns))
 }
