@@ -443,9 +443,27 @@ fn schema_error(error: &SchemaError) -> SqlError {
     }
 }
 
+/// `f'.` and on a line of its own `Did you mean 'g'?`
+fn unknown_function(rest: &str) -> SqlError {
+    let (name, like) = rest.split_once("'.").unwrap_or((rest, ""));
+    if crate::parse::FATE_FUNCTIONS.contains(&name) {
+        let what = format_args!("{name}() beside anything else in its SELECT");
+        return SqlError::unsupported(what).with_hint(format!("Ask alone: SELECT {name}(…)"));
+    }
+    let error =
+        SqlError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} does not exist"));
+    match like.split('\'').nth(1) {
+        Some(like) => error.with_hint(format!("Did you mean \"{like}\"?")),
+        None => error,
+    }
+}
+
 /// DataFusion's planner says what is wrong in words only. Those that PostgreSQL has a SQLSTATE for
 /// are told by their words; the rest is a statement we cannot plan, that is `0A000`.
 fn plan_error(message: &str) -> SqlError {
+    if let Some((_, rest)) = message.split_once("Invalid function '") {
+        return unknown_function(rest);
+    }
     let has = |part: &str| message.contains(part);
     let state = if has("must appear in the GROUP BY")
         || has("must be in GROUP BY")
@@ -455,8 +473,7 @@ fn plan_error(message: &str) -> SqlError {
         || has("calls cannot be nested")
     {
         SqlState::GROUPING_ERROR
-    } else if has("Invalid function")
-        || has("only supports signed numeric")
+    } else if has("only supports signed numeric")
         || has("No function matches")
         || has("Cannot coerce")
     {

@@ -182,7 +182,8 @@ impl Session {
             )
             .with_hint(format!("The database is called \"{}\".", gateway.database())));
         }
-        let mut settings = SessionSettings::new(&hello.user);
+        let max_offset = gateway.dist().clock().max_offset();
+        let mut settings = SessionSettings::new(&hello.user, max_offset);
         for (name, value) in &hello.settings {
             settings.set_at_start(name, value)?;
         }
@@ -373,7 +374,7 @@ impl Session {
                 (None, None)
             }
             StatementKind::Show(name) => (None, Some(commands::show_columns(name.as_deref())?)),
-            StatementKind::Fate(query) => (None, Some(tokens::columns(query))),
+            StatementKind::Fate(fate) => (None, Some(tokens::columns(fate))),
             _ => (None, None),
         };
         Ok(Arc::new(Ready { statement, param_types, plan, columns, args: None }))
@@ -456,8 +457,8 @@ impl Session {
         self.refuse_when_failed(statement)?;
         self.planner_settings.time_zone = self.settings.time_zone();
         self.planner_settings.past = self.reads_the_past(statement);
-        if let StatementKind::Fate(query) = &statement.kind {
-            return self.fate(query, &params).await;
+        if let StatementKind::Fate(fate) = &statement.kind {
+            return self.fate(fate, &params).await;
         }
         let Some(described) = &ready.plan else {
             return self.command(ready).await;

@@ -23,7 +23,7 @@ impl Ready {
     pub fn parameters(&self) -> &[PgType] {
         match (&self.args, &self.statement.kind) {
             (Some(_), _) => &[],
-            (None, StatementKind::Fate(query)) => super::tokens::parameters(query),
+            (None, StatementKind::Fate(fate)) => super::tokens::parameters(&fate.query),
             (None, _) => self.param_types(),
         }
     }

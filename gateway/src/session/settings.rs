@@ -75,6 +75,7 @@ const TABLE: &[Known] = &[
     known("lc_ctype", Kind::Fixed, "C.UTF-8"),
     known("lc_messages", Kind::Text, "C"),
     known("lock_timeout", Kind::Millis, "0"),
+    known("max_clock_offset", Kind::Fixed, ""),
     known("max_identifier_length", Kind::Fixed, "63"),
     known("quorate.commit_token", Kind::Text, ""),
     known("quorate.repeat_statements", Kind::Bool, "on"),
@@ -108,7 +109,6 @@ pub struct SessionSettings {
     /// What every end of the transaction puts back (`SET LOCAL`).
     local: BTreeSet<&'static str>,
     changed: BTreeSet<&'static str>,
-    user: String,
     /// The value of `TimeZone`.
     zone: Zone,
 }
@@ -145,14 +145,16 @@ pub fn spelled(name: &str) -> Result<&'static str, SqlError> {
 
 impl SessionSettings {
     /// The defaults.
-    pub fn new(user: &str) -> Self {
+    pub fn new(user: &str, max_clock_offset: Duration) -> Self {
         Self {
             values: BTreeMap::new(),
-            at_start: BTreeMap::new(),
+            at_start: BTreeMap::from([
+                ("session_authorization", user.to_string()),
+                ("max_clock_offset", format!("{}ms", max_clock_offset.as_millis())),
+            ]),
             undo: BTreeMap::new(),
             local: BTreeSet::new(),
             changed: BTreeSet::new(),
-            user: user.to_string(),
             zone: Zone::utc(),
         }
     }
@@ -175,7 +177,6 @@ impl SessionSettings {
         let set = self.values.get(known.name).or_else(|| self.at_start.get(known.name));
         match set {
             Some(value) => value.clone(),
-            None if known.name == "session_authorization" => self.user.clone(),
             None if known.name == "transaction_isolation" => {
                 self.get("default_transaction_isolation").unwrap_or_default()
             }
@@ -430,9 +431,13 @@ fn millis(value: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn settings() -> SessionSettings {
+        SessionSettings::new("u", Duration::from_millis(250))
+    }
+
     #[test]
     fn a_rollback_undoes_set_and_a_commit_only_set_local() {
-        let mut s = SessionSettings::new("u");
+        let mut s = settings();
         s.set("application_name", Some("a"), false, true).unwrap();
         s.set("extra_float_digits", Some("3"), true, true).unwrap();
         s.transaction_ended(true);
@@ -445,7 +450,7 @@ mod tests {
 
     #[test]
     fn what_would_change_nothing_is_refused() {
-        let mut s = SessionSettings::new("u");
+        let mut s = settings();
         let state = |r: Result<(), SqlError>| r.unwrap_err().sqlstate;
         let refused = SqlState::FEATURE_NOT_SUPPORTED;
         assert_eq!(state(s.set("standard_conforming_strings", Some("off"), false, false)), refused);
@@ -454,11 +459,15 @@ mod tests {
         assert_eq!(state(s.set("nonsense", Some("1"), false, false)), SqlState::UNDEFINED_OBJECT);
         let fixed = s.set("server_version", Some("16"), false, false);
         assert_eq!(state(fixed), SqlState::CANT_CHANGE_RUNTIME_PARAM);
+        let of_node = s.set("max_clock_offset", Some("1s"), false, false);
+        assert_eq!(state(of_node), SqlState::CANT_CHANGE_RUNTIME_PARAM);
+        s.reset_all();
+        assert_eq!(s.get("max_clock_offset").unwrap(), "250ms");
     }
 
     #[test]
     fn a_time_zone_is_found_by_name_and_goes_with_its_transaction() {
-        let mut s = SessionSettings::new("u");
+        let mut s = settings();
         let wrong = s.set("TimeZone", Some("Nowhere/Nothing"), false, false).unwrap_err();
         assert_eq!(wrong.sqlstate, SqlState::INVALID_PARAMETER_VALUE);
         s.set("timezone", Some("europe/berlin"), false, false).unwrap();
@@ -474,7 +483,7 @@ mod tests {
 
     #[test]
     fn timeouts_take_units() {
-        let mut s = SessionSettings::new("u");
+        let mut s = settings();
         s.set("statement_timeout", Some("2s"), false, false).unwrap();
         assert_eq!(s.statement_timeout(), Some(Duration::from_secs(2)));
         s.set("statement_timeout", None, false, false).unwrap();
@@ -483,7 +492,7 @@ mod tests {
 
     #[test]
     fn reported_settings_are_told_once_when_they_change() {
-        let mut s = SessionSettings::new("u");
+        let mut s = settings();
         assert!(s.reported().contains(&("session_authorization", String::from("u"))));
         s.set("application_name", Some("x"), false, false).unwrap();
         let told = (String::from("application_name"), String::from("x"));

@@ -165,6 +165,13 @@ async fn a_transaction_is_known_by_its_id() {
     let id = value(&mut one, "SELECT txid_current()").await.unwrap().expect("it gets one");
     let asked = format!("SELECT txid_status('{id}')");
     assert_eq!(value(&mut other, &asked).await, Ok(Some("committed".into())));
+    for beside in ["SELECT txn_status('a'), 1", "SELECT 1 WHERE pg_current_xact_id() > 0"] {
+        let error = value(&mut one, beside).await.unwrap_err();
+        assert_eq!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED, "{beside}: {error}");
+    }
+    let error = value(&mut one, "SELECT lengthh('a')").await.unwrap_err();
+    assert_eq!(error.message, "function lengthh does not exist");
+    assert_eq!((error.sqlstate, error.position), (SqlState::UNDEFINED_FUNCTION, Some(8)));
     let error = value(&mut one, "SELECT pg_xact_status('x')").await.unwrap_err();
     assert_eq!(error.sqlstate, SqlState::INVALID_TEXT_REPRESENTATION);
     let text = "BEGIN; SET LOCAL quorate.commit_token = 'mine'; SELECT pg_current_xact_id()";

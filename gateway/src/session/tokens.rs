@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::common::ScalarValue;
 
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::parse::{FateQuery, SetValue, TokenSource};
+use quorate_planner::parse::{Fate, FateQuery, SetValue, TokenSource};
 use quorate_planner::types::PgType;
 
 use super::rows::columns_of;
@@ -77,13 +77,13 @@ impl Session {
     /// `SELECT txn_status('token')` and its kind.
     pub(super) async fn fate(
         &mut self,
-        query: &FateQuery,
+        fate: &Fate,
         params: &[ScalarValue],
     ) -> Result<Outcome, SqlError> {
-        let token = match query {
+        let token = match &fate.query {
             FateQuery::XactId { assign } => {
                 let id = self.xact_id(*assign).await?;
-                return Ok(Outcome::Rows(RowSource::of_number(name(query), id)?));
+                return Ok(Outcome::Rows(RowSource::of_number(&fate.column, id)?));
             }
             FateQuery::TxnStatus(source) => given(source, params)?,
             FateQuery::XactStatus(source) => {
@@ -97,7 +97,7 @@ impl Session {
         };
         let status = self.gateway.dist().token_status(&token).await?;
         let rows = vec![vec![status.word().to_string()]];
-        Ok(Outcome::Rows(RowSource::of_texts(&[name(query)], rows)?))
+        Ok(Outcome::Rows(RowSource::of_texts(&[&fate.column], rows)?))
     }
 
     /// The id of the current transaction: the number in a commit token that it gets for this. One
@@ -135,23 +135,13 @@ impl Session {
     }
 }
 
-/// What PostgreSQL calls the column of its result.
-fn name(query: &FateQuery) -> &'static str {
-    match query {
-        FateQuery::TxnStatus(_) => "txn_status",
-        FateQuery::XactStatus(_) => "pg_xact_status",
-        FateQuery::XactId { assign: true } => "pg_current_xact_id",
-        FateQuery::XactId { assign: false } => "pg_current_xact_id_if_assigned",
-    }
-}
-
 /// The columns of its result.
-pub(super) fn columns(query: &FateQuery) -> Arc<[OutColumn]> {
-    let ty = match query {
+pub(super) fn columns(fate: &Fate) -> Arc<[OutColumn]> {
+    let ty = match fate.query {
         FateQuery::XactId { .. } => PgType::Int8,
         FateQuery::TxnStatus(_) | FateQuery::XactStatus(_) => PgType::Text,
     };
-    columns_of(&[name(query)], ty)
+    columns_of(&[&fate.column], ty)
 }
 
 /// The types of its parameters.

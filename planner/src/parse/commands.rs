@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::asof::{self, AsOf};
 use super::tokens::{error_near, is_word, position, text_of, word};
-use super::{FateQuery, StatementKind, TokenSource, split, storage};
+use super::{StatementKind, fates, split, storage};
 use crate::error::{SqlError, SqlResult};
 
 /// Isolation levels of the SQL standard. `READ UNCOMMITTED` is `READ COMMITTED`.
@@ -187,7 +187,10 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
     let mut r = Reader::new(tokens, text);
     r.at = 1;
     let kind = match first.as_str() {
-        "select" if fate_function(tokens).is_some() => fate(&mut r, tokens)?,
+        "select" => match fates::fate(&mut r) {
+            Some(fate) => StatementKind::Fate(fate),
+            None => return Ok(None),
+        },
         "begin" => {
             let _ = r.take("work") || r.take("transaction");
             StatementKind::Begin(modes(&mut r)?)
@@ -406,50 +409,6 @@ fn setting_name(r: &mut Reader<'_>) -> SqlResult<String> {
         name.push_str(&r.name()?.to_lowercase());
     }
     Ok(name)
-}
-
-/// The function of a fate that is called, not a column of that name.
-fn fate_function(tokens: &[TokenWithSpan]) -> Option<String> {
-    let opens = tokens.get(2).is_some_and(|token| token.token == Token::LParen);
-    let name = tokens.get(1).and_then(word).filter(|_| opens)?;
-    let known = [
-        "txn_status",
-        "pg_xact_status",
-        "txid_status",
-        "pg_current_xact_id",
-        "txid_current",
-        "pg_current_xact_id_if_assigned",
-        "txid_current_if_assigned",
-    ];
-    known.contains(&name.as_str()).then_some(name)
-}
-
-/// `SELECT txn_status('token')` and its kind.
-fn fate(r: &mut Reader<'_>, tokens: &[TokenWithSpan]) -> SqlResult<StatementKind> {
-    let name = fate_function(tokens).unwrap_or_default();
-    r.at = 3;
-    let query = match name.as_str() {
-        "txn_status" => FateQuery::TxnStatus(fate_of(r, false)?),
-        "pg_xact_status" | "txid_status" => FateQuery::XactStatus(fate_of(r, true)?),
-        name => FateQuery::XactId { assign: !name.ends_with("_if_assigned") },
-    };
-    if !r.take_token(&Token::RParen) {
-        return Err(r.error());
-    }
-    if r.take("as") {
-        r.name()?;
-    }
-    Ok(StatementKind::Fate(query))
-}
-
-fn fate_of(r: &mut Reader<'_>, number: bool) -> SqlResult<TokenSource> {
-    let error = r.error();
-    match r.next().map(|token| &token.token) {
-        Some(Token::SingleQuotedString(text)) => Ok(TokenSource::Text(text.clone())),
-        Some(Token::Number(text, _)) if number => Ok(TokenSource::Text(text.clone())),
-        Some(Token::Placeholder(name)) if name == "$1" => Ok(TokenSource::Parameter),
-        _ => Err(error),
-    }
 }
 
 fn show(r: &mut Reader<'_>) -> SqlResult<StatementKind> {

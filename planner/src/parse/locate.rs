@@ -60,7 +60,7 @@ impl Place<'_> {
             SqlState::UNDEFINED_TABLE => self.table(first_quoted(message)?),
             SqlState::UNDEFINED_FUNCTION | SqlState::AMBIGUOUS_FUNCTION => {
                 match message.strip_prefix("function ") {
-                    Some(rest) => self.call(rest.split('(').next()?),
+                    Some(rest) => self.call(rest.split(['(', ' ']).next()?),
                     None => self.operator(message),
                 }
             }

@@ -9,6 +9,7 @@ mod chains;
 mod check;
 pub mod commands;
 pub mod dialect;
+mod fates;
 pub mod fingerprint;
 mod locate;
 mod nothing;
@@ -37,6 +38,8 @@ use dialect::Postgres;
 
 pub use asof::AsOf;
 pub use commands::{IsolationLevel, SetValue, TxnModes};
+pub(crate) use fates::FUNCTIONS as FATE_FUNCTIONS;
+pub use fates::{Fate, FateQuery, TokenSource};
 pub use split::{SplitTarget, split_keys};
 
 /// How deep statements may nest.
@@ -63,30 +66,6 @@ impl Literal {
             _ => Ok(self.value.clone()),
         }
     }
-}
-
-/// A function that asks how transactions end, alone in its `SELECT`: it asks more than tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FateQuery {
-    /// `txn_status('token')`
-    TxnStatus(TokenSource),
-    /// `pg_xact_status(id)`, `txid_status(id)`
-    XactStatus(TokenSource),
-    /// `pg_current_xact_id()`, and `pg_current_xact_id_if_assigned()`, which does not give an id to
-    /// a transaction that has written nothing.
-    XactId {
-        /// Give it one.
-        assign: bool,
-    },
-}
-
-/// Where the token of `txn_status`, or the id of `pg_xact_status`, comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenSource {
-    /// It stands there.
-    Text(String),
-    /// It is the client's first parameter.
-    Parameter,
 }
 
 /// What kind of statement it is, and all that commands say.
@@ -118,7 +97,7 @@ pub enum StatementKind {
     /// `SET`; `true`: `LOCAL`.
     Set(String, SetValue, bool),
     /// `SELECT txn_status('token')` and its kind.
-    Fate(FateQuery),
+    Fate(Fate),
     /// `SHOW`; `None`: `ALL`.
     Show(Option<String>),
     /// `RESET`; `None`: `ALL`.

@@ -113,29 +113,47 @@ fn locking_clauses_are_taken_off() {
     );
 }
 
+/// The function a text asks for, and what its column is called.
+fn fate(text: &str) -> (FateQuery, String) {
+    match kind(text) {
+        StatementKind::Fate(Fate { query, column }) => (query, column),
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
 #[test]
-fn txn_status_is_a_command_only_where_it_is_called() {
-    let token = |source| StatementKind::Fate(FateQuery::TxnStatus(source));
-    assert_eq!(kind("select txn_status('a')"), token(TokenSource::Text("a".into())));
-    assert_eq!(kind("SELECT txn_status($1) AS s"), token(TokenSource::Parameter));
-    assert_eq!(kind("select txn_status from t"), StatementKind::Plan);
-    for text in ["select txn_status()", "select txn_status('a') from t", "select txn_status(b)"] {
-        assert_eq!(parse(text).expect_err(text).sqlstate, SqlState::SYNTAX_ERROR, "{text}");
+fn txn_status_is_a_command_only_where_it_stands_alone() {
+    let token = |source, column: &str| (FateQuery::TxnStatus(source), column.to_owned());
+    let text = TokenSource::Text("a".into());
+    assert_eq!(fate("select txn_status('a')"), token(text.clone(), "txn_status"));
+    assert_eq!(fate("select TXN_STATUS('a') as \"S\""), token(text, "S"));
+    assert_eq!(fate("SELECT txn_status($1) AS s"), token(TokenSource::Parameter, "s"));
+    for text in [
+        "select txn_status from t",
+        "select txn_status('a') from t",
+        "select txn_status()",
+        "select txn_status(b)",
+        "select txn_status('a'), 1",
+    ] {
+        assert_eq!(kind(text), StatementKind::Plan, "{text}");
     }
 }
 
 #[test]
 fn ids_of_transactions_are_asked_for_alone() {
-    let id = |assign| StatementKind::Fate(FateQuery::XactId { assign });
-    assert_eq!(kind("select pg_current_xact_id()"), id(true));
-    assert_eq!(kind("select txid_current() as id"), id(true));
-    assert_eq!(kind("select pg_current_xact_id_if_assigned()"), id(false));
-    let status = |source| StatementKind::Fate(FateQuery::XactStatus(source));
-    assert_eq!(kind("select pg_xact_status(7)"), status(TokenSource::Text("7".into())));
-    assert_eq!(kind("select txid_status('7')"), status(TokenSource::Text("7".into())));
-    assert_eq!(kind("select pg_xact_status($1)"), status(TokenSource::Parameter));
+    let id = |assign, column: &str| (FateQuery::XactId { assign }, column.to_owned());
+    assert_eq!(fate("select pg_current_xact_id()"), id(true, "pg_current_xact_id"));
+    assert_eq!(fate("select txid_current() as id"), id(true, "id"));
+    let if_assigned = "pg_current_xact_id_if_assigned";
+    assert_eq!(fate(&format!("select {if_assigned}()")), id(false, if_assigned));
+    let status = |source, column: &str| (FateQuery::XactStatus(source), column.to_owned());
+    let seven = TokenSource::Text("7".into());
+    assert_eq!(fate("select pg_xact_status(7)"), status(seven.clone(), "pg_xact_status"));
+    assert_eq!(fate("select txid_status('7')"), status(seven, "txid_status"));
+    let given = status(TokenSource::Parameter, "pg_xact_status");
+    assert_eq!(fate("select pg_xact_status($1)"), given);
     for text in ["select pg_xact_status()", "select pg_current_xact_id(1)"] {
-        assert_eq!(parse(text).expect_err(text).sqlstate, SqlState::SYNTAX_ERROR, "{text}");
+        assert_eq!(kind(text), StatementKind::Plan, "{text}");
     }
 }
 
