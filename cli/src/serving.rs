@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_gateway::Gateway;
+use quorate_gateway::pg::stopping::Stop;
 use quorate_planner::kv::Span;
 use quorate_proto::Timestamp;
 use quorate_shard::engine::KeySpan;
@@ -13,13 +14,18 @@ use quorate_shard::node::config::NodeConfig;
 use quorate_shard::node::{GatewayHook, Node, OpenError, server};
 use quorate_txn::recovery::Leftover;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::process;
 
-/// How long statements may go on after a node was told to stop.
-const STATEMENTS_GRACE: Duration = Duration::from_secs(5);
+/// How long transactions may go on after a node was told to stop,
+const TRANSACTIONS_GRACE: Duration = Duration::from_secs(3);
+/// how long the statements that are cut off then may take to end,
+const STATEMENTS_GRACE: Duration = Duration::from_secs(1);
+/// and how long what they leave to be done.
+const LEFT_OVER_GRACE: Duration = Duration::from_secs(1);
 
 /// Why a node does not serve. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +80,8 @@ pub struct Serving {
     /// Where clients connect.
     pub sql_addr: SocketAddr,
     sessions: JoinHandle<()>,
-    stop_sessions: Arc<Notify>,
+    stop: Stop,
+    gateway: Arc<Gateway>,
     rpc: Option<(JoinHandle<()>, oneshot::Sender<()>)>,
     others: Vec<JoinHandle<()>>,
 }
@@ -136,9 +143,8 @@ impl Serving {
             });
             (task, stop)
         });
-        let stop_sessions = Arc::new(Notify::new());
-        let serve =
-            quorate_gateway::pg::serve(gateway.clone(), listeners.sql, stop_sessions.clone());
+        let (stop, stopping) = Stop::pair();
+        let serve = quorate_gateway::pg::serve(gateway.clone(), listeners.sql, stopping);
         let sessions = process::spawn(serve);
         let mut others = vec![
             process::spawn(gateway.catalog().clone().keep_fresh()),
@@ -148,7 +154,7 @@ impl Serving {
             let http = quorate_gateway::http::serve(listener, gateway.clone(), node.clone());
             others.push(process::spawn(http));
         }
-        Ok(Self { node, sql_addr, sessions, stop_sessions, rpc, others })
+        Ok(Self { node, sql_addr, sessions, stop, gateway, rpc, others })
     }
 
     /// What clients connect to.
@@ -156,11 +162,18 @@ impl Serving {
         format!("postgres://quorate@{}/{}", self.sql_addr, quorate_gateway::DATABASE)
     }
 
-    /// Drains: statements end, leaders move away, everything is flushed.
-    pub async fn stop(self) {
-        self.stop_sessions.notify_waiters();
-        if tokio::time::timeout(STATEMENTS_GRACE, self.sessions).await.is_err() {
-            tracing::warn!("some statements were still running");
+    /// Drains: transactions end and leave nothing behind that others would wait for, leaders move
+    /// away, everything is flushed.
+    pub async fn stop(mut self) {
+        self.stop.drain();
+        if timeout(TRANSACTIONS_GRACE, &mut self.sessions).await.is_err() {
+            self.stop.end();
+            if timeout(STATEMENTS_GRACE, &mut self.sessions).await.is_err() {
+                tracing::warn!("some statements are still running");
+            }
+        }
+        if timeout(LEFT_OVER_GRACE, self.gateway.dist().settled()).await.is_err() {
+            tracing::warn!("some transactions are left for others to finish");
         }
         self.node.shutdown().await;
         for task in self.others {

@@ -244,7 +244,8 @@ impl<M: Machine> Driver<M> {
     /// task would only wake another thread.
     fn leave(self) {
         if !self.has_ended() {
-            runtime::spawn(self.finish());
+            let left_over = self.dist.left_over.clone();
+            runtime::spawn(left_over.track_future(self.finish()));
         }
     }
 
@@ -268,10 +269,11 @@ impl Drop for Begun {
     fn drop(&mut self) {
         let hold = self.hold.take();
         if let Some(driver) = self.driver.take().filter(|driver| !driver.has_ended()) {
-            runtime::spawn_if_running(async move {
+            let left_over = driver.dist.left_over.clone();
+            runtime::spawn_if_running(left_over.track_future(async move {
                 driver.finish().await;
                 drop(hold);
-            });
+            }));
         }
     }
 }

@@ -237,14 +237,14 @@ impl Locks {
         let (dist, owner_id) = (self.dist.clone(), self.owner.id.to_bytes());
         let sequence = self.next_sequence();
         let going_on = self.dist.releases.begin();
-        runtime::spawn_if_running(async move {
+        runtime::spawn_if_running(self.dist.left_over.track_future(async move {
             let mut unlock = std::pin::pin!(dist.unlock(owner_id, keys, sequence));
             if runtime::within(RELEASE_PATIENCE, &mut unlock).await.is_none() {
                 // Nobody waits for it any more.
                 drop(going_on);
                 unlock.await;
             }
-        });
+        }));
     }
 
     fn next_sequence(&self) -> u64 {

@@ -50,6 +50,7 @@ use quorate_planner::error::SqlError;
 use quorate_planner::kv::ScanProgram;
 use quorate_proto::pb;
 use quorate_txn::clock::NodeClock;
+use tokio_util::task::TaskTracker;
 
 use sender::{Failure, Sender};
 
@@ -86,6 +87,8 @@ pub struct Dist {
     /// Reads at followers.
     pub followers: followers::Followers,
     releases: Arc<releases::Releases>,
+    /// What transactions that have ended leave to be done.
+    left_over: TaskTracker,
     /// Which moments running transactions read.
     pub running: Arc<running::Running>,
 }
@@ -108,8 +111,16 @@ impl Dist {
             drops: drops::Drops::default(),
             followers: followers::Followers::default(),
             releases: Arc::default(),
+            left_over: TaskTracker::new(),
             running: Arc::default(),
         }
+    }
+
+    /// Waits until what ended transactions have left is done: verdicts are written, locks resolved
+    /// and given up.
+    pub async fn settled(&self) {
+        self.left_over.close();
+        self.left_over.wait().await;
     }
 
     /// The sender.

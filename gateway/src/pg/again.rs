@@ -11,7 +11,7 @@ use std::time::Duration;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::parse::{Statement, StatementKind};
 
-use super::connection::{Connection, Failure, cancelled_by_user};
+use super::connection::{Connection, Failure};
 use super::extended::Bound;
 use super::wire::{Mark, WireError};
 use crate::runtime;
@@ -102,7 +102,7 @@ impl Connection {
         let cancelled = self.cancelled.clone();
         tokio::select! {
             biased;
-            () = cancelled.notified() => return Err(cancelled_by_user().into()),
+            () = cancelled.notified() => return Err(self.why_cancelled().into()),
             () = runtime::pause(attempts.pause()) => {}
         }
         match self.wire.is_gone() {

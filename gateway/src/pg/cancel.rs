@@ -29,7 +29,7 @@ pub struct Registration {
     pub pid: i32,
     /// What it must repeat to cancel.
     pub secret: i32,
-    /// Woken by a cancel request.
+    /// Woken by a cancel request, and when the node stops.
     pub cancelled: Arc<Notify>,
 }
 
@@ -57,6 +57,11 @@ impl CancelRegistry {
             // Kept if the session is just where it cannot be interrupted: it hears of it soon.
             cancelled.notify_one();
         }
+    }
+
+    /// Wakes all sessions: they are to end.
+    pub fn cancel_all(&self) {
+        self.sessions.lock().by_pid.values().for_each(|(_, cancelled)| cancelled.notify_one());
     }
 
     /// How many sessions are open.

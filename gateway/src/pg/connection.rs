@@ -25,6 +25,7 @@ use super::again::Replay;
 use super::extended::Extended;
 use super::replay::Block;
 use super::reply;
+use super::stopping::Stopping;
 use super::wire::{Phase, Wire, WireError};
 use crate::session::{Outcome, Ready, RowSource, Session, Status};
 
@@ -37,6 +38,7 @@ pub struct Connection {
     pub(super) session: Session,
     pub(super) extended: Extended,
     pub(super) cancelled: Arc<Notify>,
+    stopping: Stopping,
     pub(super) held: Option<usize>,
     /// The statement of the extended protocol that is the open transaction.
     pub(super) replay: Option<Replay>,
@@ -61,12 +63,13 @@ pub(super) enum Failure {
 
 impl Connection {
     /// A connection whose client was let in.
-    pub fn new(wire: Wire, session: Session, cancelled: Arc<Notify>) -> Self {
+    pub fn new(wire: Wire, session: Session, cancelled: Arc<Notify>, stopping: Stopping) -> Self {
         Self {
             wire,
             session,
             extended: Extended::default(),
             cancelled,
+            stopping,
             held: None,
             replay: None,
             block: None,
@@ -77,34 +80,31 @@ impl Connection {
         }
     }
 
-    /// Serves until the client leaves, the bytes make no sense, or `stop` says so between two
-    /// messages.
-    pub async fn serve(&mut self, stop: &Notify) -> Result<(), WireError> {
+    /// Serves until the client leaves, the bytes make no sense, or the node stops.
+    pub async fn serve(&mut self) -> Result<(), WireError> {
         self.wire.put(&reply::ready(self.session.status()))?;
         self.flush().await?;
         loop {
-            let idle = self.session.idle_timeout();
+            if self.stopping.is_ending() {
+                return self.say_goodbye(&node_stops()).await;
+            }
+            let (idle, in_block) = (self.session.idle_timeout(), self.session.in_block());
+            let open = in_block || self.session.is_implicit();
             let message = tokio::select! {
                 biased;
                 message = self.wire.next(Phase::Running) => message,
                 () = passed(idle) => {
-                    let error = idle_too_long(self.session.in_block());
-                    self.wire.put(&reply::error(&error, true))?;
-                    return self.flush().await;
+                    return self.say_goodbye(&idle_too_long(in_block)).await;
                 }
-                () = stop.notified(), if !self.session.in_block() => {
-                    let error = SqlError::new(SqlState::ADMIN_SHUTDOWN,
-                        "terminating connection because the node is shutting down");
-                    self.wire.put(&reply::error(&error, true))?;
-                    return self.flush().await;
+                () = self.stopping.reached(open) => {
+                    return self.say_goodbye(&node_stops()).await;
                 }
             };
             let message = match message {
                 Ok(message) => message,
                 Err(WireError::Closed) => return Ok(()),
                 Err(WireError::Protocol(text)) => {
-                    self.wire.put(&reply::error(&reply::violation(text), true))?;
-                    return self.flush().await;
+                    return self.say_goodbye(&reply::violation(text)).await;
                 }
                 Err(other) => return Err(other),
             };
@@ -122,6 +122,15 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// The last words. What an open transaction was to answer is taken back.
+    async fn say_goodbye(&mut self, why: &SqlError) -> Result<(), WireError> {
+        if let Some(mark) = self.held.take() {
+            self.wire.truncate(mark);
+        }
+        self.wire.put(&reply::error(why, true))?;
+        self.flush().await
     }
 
     /// One message. An error of an extended message makes everything up to `Sync` be skipped.
@@ -347,10 +356,18 @@ impl Connection {
         let cancelled = self.cancelled.clone();
         tokio::select! {
             biased;
-            () = cancelled.notified() => Err(cancelled_by_user()),
+            () = cancelled.notified() => Err(self.why_cancelled()),
             outcome = self.session.run(ready, params) => outcome,
             () = passed(left) => Err(timed_out()),
         }
+    }
+
+    /// Why a statement was interrupted.
+    pub(super) fn why_cancelled(&self) -> SqlError {
+        if self.stopping.is_ending() {
+            return node_stops();
+        }
+        SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
     }
 
     /// Sends up to `limit` rows; says how many, and whether that was all.
@@ -370,7 +387,7 @@ impl Connection {
             let next = tokio::select! {
                 biased;
                 next = rows.next() => next?,
-                () = cancelled.notified() => return Err(cancelled_by_user().into()),
+                () = cancelled.notified() => return Err(self.why_cancelled().into()),
                 () = passed(left) => return Err(timed_out().into()),
             };
             let Some((batch, row)) = next else {
@@ -528,6 +545,7 @@ fn timed_out() -> SqlError {
     SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
 }
 
-pub(super) fn cancelled_by_user() -> SqlError {
-    SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
+fn node_stops() -> SqlError {
+    let message = "terminating connection because the node is shutting down";
+    SqlError::new(SqlState::ADMIN_SHUTDOWN, message)
 }

@@ -3,7 +3,7 @@
 //! * [`wire`]: bytes of one connection. * [`startup`]: its first messages. * [`connection`]: the
 //!   loop. * [`extended`]: prepared statements and portals. * `again`, `replay`: statements and
 //!   blocks that are run again. * [`reply`]: what goes out. * [`shape`]: what may come in.
-//!   * [`cancel`]: cancel requests.
+//!   * [`cancel`]: cancel requests. * [`stopping`]: how sessions end with their node.
 
 mod again;
 pub mod cancel;
@@ -13,6 +13,7 @@ mod replay;
 pub mod reply;
 pub mod shape;
 pub mod startup;
+pub mod stopping;
 pub mod wire;
 
 use std::sync::Arc;
@@ -20,13 +21,14 @@ use std::time::Duration;
 
 use quorate_planner::error::{SqlError, SqlState};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::runtime;
 use crate::session::Session;
 use crate::{Gateway, session};
 
 use self::connection::Connection;
+use self::stopping::Stopping;
 use self::wire::{Wire, WireError};
 
 /// How long a client may take to send its startup packet.
@@ -34,23 +36,22 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sessions at a time; one more is told `53300`.
 pub const SESSIONS_MAX: usize = 10_000;
 
-/// Accepts connections until `stop`; then running statements end and sessions are told to go.
-pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, stop: Arc<Notify>) {
-    let sessions_stop = Arc::new(Notify::new());
+/// Accepts connections until the node stops, and returns when the last session has ended.
+pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, mut stopping: Stopping) {
+    let sessions = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.notified() => break,
+            () = stopping.reached(false) => break,
         };
         match accepted {
             Ok((socket, _)) => {
-                let gateway = gateway.clone();
-                let stop = sessions_stop.clone();
-                runtime::spawn(async move {
-                    if let Err(e) = serve_one(gateway, socket, &stop).await {
+                let session = serve_one(gateway.clone(), socket, stopping.clone());
+                runtime::spawn(sessions.track_future(async move {
+                    if let Err(e) = session.await {
                         tracing::debug!(error = %e, "connection ended");
                     }
-                });
+                }));
             }
             Err(e) => {
                 // Out of file descriptors, most likely: others may end meanwhile.
@@ -59,18 +60,29 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, stop: Arc<Notif
             }
         }
     }
-    sessions_stop.notify_waiters();
+    drop(listener);
+    sessions.close();
+    tokio::select! {
+        biased;
+        () = sessions.wait() => return,
+        () = stopping.reached(true) => gateway.cancels.cancel_all(),
+    }
+    sessions.wait().await;
 }
 
 async fn serve_one(
     gateway: Arc<Gateway>,
     socket: TcpStream,
-    stop: &Notify,
+    mut stopping: Stopping,
 ) -> Result<(), WireError> {
     socket.set_nodelay(true)?;
     let mut wire = Wire::new(socket);
     let received = startup::receive(&mut wire, &gateway.cancels);
-    let hello = match runtime::within(STARTUP_TIMEOUT, received).await {
+    let received = tokio::select! {
+        received = runtime::within(STARTUP_TIMEOUT, received) => received,
+        () = stopping.reached(false) => return Ok(()),
+    };
+    let hello = match received {
         None | Some(Ok(None)) => return Ok(()),
         Some(Ok(Some(hello))) => hello,
         Some(Err(WireError::Protocol(text))) => {
@@ -96,8 +108,8 @@ async fn serve_one(
     let registration = startup::welcome(&mut wire, &gateway.cancels, &statuses)?;
     let mut session = session;
     session.set_backend_pid(registration.pid);
-    let mut connection = Connection::new(wire, session, registration.cancelled.clone());
-    connection.serve(stop).await
+    let cancelled = registration.cancelled.clone();
+    Connection::new(wire, session, cancelled, stopping).serve().await
 }
 
 pub use session::Status;

@@ -7,6 +7,7 @@ mod clocks;
 mod conformity;
 mod crash;
 mod disk;
+mod drain;
 mod harness;
 mod large;
 mod past;
