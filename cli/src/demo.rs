@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::future::join_all;
 use quorate_cli::shell::{self, ShellOptions};
 use quorate_shard::disk::Reserve;
 use quorate_shard::engine::BlockCache;
@@ -52,8 +53,10 @@ pub async fn run(args: DemoArgs) -> Result<u8, ServeError> {
         nodes.push(Serving::start(config, Listeners { sql, rpc: None, http: None }).await?);
     }
     let code = serve(&args, &folder, &nodes).await;
+    // All at the same time: transactions need a majority to end.
+    join_all(nodes.iter_mut().map(Serving::end_sessions)).await;
     for node in nodes {
-        node.stop().await;
+        node.shut_down().await;
     }
     code
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use quorate_gateway::Gateway;
-use quorate_gateway::pg::stopping::Stop;
 use quorate_planner::kv::Span;
 use quorate_proto::Timestamp;
 use quorate_shard::engine::KeySpan;
@@ -16,16 +15,8 @@ use quorate_txn::recovery::Leftover;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use crate::process;
-
-/// How long transactions may go on after a node was told to stop,
-const TRANSACTIONS_GRACE: Duration = Duration::from_secs(3);
-/// how long the statements that are cut off then may take to end,
-const STATEMENTS_GRACE: Duration = Duration::from_secs(1);
-/// and how long what they leave to be done.
-const LEFT_OVER_GRACE: Duration = Duration::from_secs(1);
 
 /// Why a node does not serve. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -73,14 +64,13 @@ pub struct Listeners {
 /// A serving node.
 ///
 /// # Invariants
-/// * Dropping it stops nothing: call [`Serving::stop`].
+/// * Dropping it stops nothing: call [`Serving::end_sessions`], then [`Serving::shut_down`].
 pub struct Serving {
     /// Its storage.
     pub node: Arc<Node>,
     /// Where clients connect.
     pub sql_addr: SocketAddr,
     sessions: JoinHandle<()>,
-    stop: Stop,
     gateway: Arc<Gateway>,
     rpc: Option<(JoinHandle<()>, oneshot::Sender<()>)>,
     others: Vec<JoinHandle<()>>,
@@ -143,8 +133,7 @@ impl Serving {
             });
             (task, stop)
         });
-        let (stop, stopping) = Stop::pair();
-        let serve = quorate_gateway::pg::serve(gateway.clone(), listeners.sql, stopping);
+        let serve = quorate_gateway::pg::serve(gateway.clone(), listeners.sql);
         let sessions = process::spawn(serve);
         let mut others = vec![
             process::spawn(gateway.catalog().clone().keep_fresh()),
@@ -154,7 +143,7 @@ impl Serving {
             let http = quorate_gateway::http::serve(listener, gateway.clone(), node.clone());
             others.push(process::spawn(http));
         }
-        Ok(Self { node, sql_addr, sessions, stop, gateway, rpc, others })
+        Ok(Self { node, sql_addr, sessions, gateway, rpc, others })
     }
 
     /// What clients connect to.
@@ -162,19 +151,16 @@ impl Serving {
         format!("postgres://quorate@{}/{}", self.sql_addr, quorate_gateway::DATABASE)
     }
 
-    /// Drains: transactions end and leave nothing behind that others would wait for, leaders move
-    /// away, everything is flushed.
-    pub async fn stop(mut self) {
-        self.stop.drain();
-        if timeout(TRANSACTIONS_GRACE, &mut self.sessions).await.is_err() {
-            self.stop.end();
-            if timeout(STATEMENTS_GRACE, &mut self.sessions).await.is_err() {
-                tracing::warn!("some statements are still running");
-            }
-        }
-        if timeout(LEFT_OVER_GRACE, self.gateway.dist().settled()).await.is_err() {
-            tracing::warn!("some transactions are left for others to finish");
-        }
+    /// Ends all sessions, and leaves nothing of their transactions for others to wait for.
+    pub async fn end_sessions(&mut self) {
+        let sessions = &mut self.sessions;
+        // A task that panicked has ended, too.
+        let ended = async { drop(sessions.await) };
+        self.gateway.end_sessions(ended).await;
+    }
+
+    /// Stops once its sessions have ended: leaders move away, everything is flushed.
+    pub async fn shut_down(self) {
         self.node.shutdown().await;
         for task in self.others {
             task.abort();

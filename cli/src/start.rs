@@ -52,7 +52,7 @@ pub async fn run(config: StartConfig) -> Result<(), ServeError> {
     if let Some(bytes) = config.disk_reserve {
         node.reserve = Reserve::Bytes(bytes);
     }
-    let serving = Serving::start(node, Listeners { sql, rpc: Some(rpc), http }).await?;
+    let mut serving = Serving::start(node, Listeners { sql, rpc: Some(rpc), http }).await?;
     println!("node: {}", serving.node.id().0);
     println!("sql: {}", serving.url());
     println!("rpc: {rpc_addr}");
@@ -64,7 +64,8 @@ pub async fn run(config: StartConfig) -> Result<(), ServeError> {
         stopped = told_to_stop() => { stopped?; None }
         why = node.failed() => Some(why),
     };
-    serving.stop().await;
+    serving.end_sessions().await;
+    serving.shut_down().await;
     match failed {
         Some(why) => Err(ServeError::Failed(why)),
         None => Ok(()),

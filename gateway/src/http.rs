@@ -32,10 +32,12 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, node: Arc<dyn N
     }
 }
 
-/// 200 while this node can run statements, 503 while it cannot reach the catalog or its clock is
-/// off.
+/// 200 while this node can run statements, 503 while it cannot reach the catalog, its clock is
+/// off, or it stops.
 async fn health(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if shared.gateway.check_clock().is_err() {
+    if shared.gateway.stop.has_begun() {
+        (StatusCode::SERVICE_UNAVAILABLE, "the node is shutting down\n")
+    } else if shared.gateway.check_clock().is_err() {
         (StatusCode::SERVICE_UNAVAILABLE, "the clock is off from most other nodes'\n")
     } else if shared.gateway.catalog().is_fresh() {
         (StatusCode::OK, "ok\n")

@@ -54,6 +54,7 @@ use catalog::{CatalogStore, Pin};
 use dist::sender::Sender;
 use dist::{Dist, Txn};
 use pg::cancel::CancelRegistry;
+use pg::stopping::Stop;
 use sql_side::CatalogNames;
 
 /// The one database.
@@ -68,6 +69,8 @@ pub struct Gateway {
     contended: contended::Contended,
     /// Sessions that can be cancelled.
     pub cancels: Arc<CancelRegistry>,
+    /// Tells sessions that the node stops.
+    pub stop: Stop,
 }
 
 impl Gateway {
@@ -89,6 +92,7 @@ impl Gateway {
             builds: abandoned::Builds::default(),
             contended: contended::Contended::default(),
             cancels: Arc::new(CancelRegistry::default()),
+            stop: Stop::default(),
         })
     }
 

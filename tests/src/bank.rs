@@ -264,6 +264,8 @@ async fn transfer(client: &Client, id: i64, src: i64, dst: i64, amount: i64) -> 
     match client.batch_execute("COMMIT").await {
         Ok(()) => Outcome::Acknowledged,
         Err(error) => match sqlstate(&error).as_str() {
+            // A node that stops says so instead of committing, never in the middle of it.
+            "57P01" => Outcome::Refused(String::from("57P01")),
             // 40003 is "completion unknown"; the 08 and 57P classes are a connection that goes.
             "" | "40003" => Outcome::Unknown,
             state if state.starts_with("08") || state.starts_with("57P") => Outcome::Unknown,

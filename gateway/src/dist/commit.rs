@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //! * Actions are carried out in order, requests of one step to one node in one call.
-//! * A commit that was begun is driven to its end even if the client has gone.
+//! * A commit that was begun is driven to its end even if the client has gone; a node that stops
+//!   waits for it (`Gateway::end_sessions`).
 //! * What a commit holds is held until no copy of it can be admitted any more (rule P6).
 
 use std::collections::BTreeMap;
@@ -298,6 +299,7 @@ impl Dist {
     /// # Errors
     /// `40001`, `23505`, `53100`, … when nothing was committed; `40003` when that is not known.
     pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<Committed, SqlError> {
+        let _waited_for = self.commits_waited_for.token();
         let Intent { id, anchor, mut writes, checks, start, hold, lock_owner, times_off } = intent;
         if let Some(at) = writes.iter().position(|w| w.key == anchor) {
             writes.swap(0, at);

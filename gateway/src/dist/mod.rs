@@ -87,7 +87,9 @@ pub struct Dist {
     /// Reads at followers.
     pub followers: followers::Followers,
     releases: Arc<releases::Releases>,
-    /// What transactions that have ended leave to be done.
+    /// Commits that somebody waits for,
+    commits_waited_for: TaskTracker,
+    /// and what transactions that have ended leave to be done.
     left_over: TaskTracker,
     /// Which moments running transactions read.
     pub running: Arc<running::Running>,
@@ -111,9 +113,16 @@ impl Dist {
             drops: drops::Drops::default(),
             followers: followers::Followers::default(),
             releases: Arc::default(),
+            commits_waited_for: TaskTracker::new(),
             left_over: TaskTracker::new(),
             running: Arc::default(),
         }
+    }
+
+    /// Waits until nobody waits for a commit.
+    pub async fn committed(&self) {
+        self.commits_waited_for.close();
+        self.commits_waited_for.wait().await;
     }
 
     /// Waits until what ended transactions have left is done: verdicts are written, locks resolved

@@ -25,7 +25,7 @@ use super::again::Replay;
 use super::extended::Extended;
 use super::replay::Block;
 use super::reply;
-use super::stopping::Stopping;
+use super::stopping::{Stage, Stopping};
 use super::wire::{Phase, Wire, WireError};
 use crate::session::{Outcome, Ready, RowSource, Session, Status};
 
@@ -63,7 +63,12 @@ pub(super) enum Failure {
 
 impl Connection {
     /// A connection whose client was let in.
-    pub fn new(wire: Wire, session: Session, cancelled: Arc<Notify>, stopping: Stopping) -> Self {
+    pub(super) fn new(
+        wire: Wire,
+        session: Session,
+        cancelled: Arc<Notify>,
+        stopping: Stopping,
+    ) -> Self {
         Self {
             wire,
             session,
@@ -85,18 +90,21 @@ impl Connection {
         self.wire.put(&reply::ready(self.session.status()))?;
         self.flush().await?;
         loop {
-            if self.stopping.is_ending() {
+            if self.stopping.has_reached(Stage::Ending) {
                 return self.say_goodbye(&node_stops()).await;
             }
             let (idle, in_block) = (self.session.idle_timeout(), self.session.in_block());
-            let open = in_block || self.session.is_implicit();
+            let ends_at = match in_block || self.session.is_implicit() {
+                true => Stage::Ending,
+                false => Stage::Draining,
+            };
             let message = tokio::select! {
                 biased;
                 message = self.wire.next(Phase::Running) => message,
                 () = passed(idle) => {
                     return self.say_goodbye(&idle_too_long(in_block)).await;
                 }
-                () = self.stopping.reached(open) => {
+                () = self.stopping.reached(ends_at) => {
                     return self.say_goodbye(&node_stops()).await;
                 }
             };
@@ -115,6 +123,7 @@ impl Connection {
             match Box::pin(self.handle(message)).await {
                 Ok(()) => {}
                 Err(Failure::Wire(e)) => return Err(e),
+                Err(Failure::Sql(e)) if ends_session(&e) => return self.say_goodbye(&e).await,
                 Err(Failure::Sql(e)) => {
                     self.report(&e)?;
                     // A `Flush` behind it is skipped, and its sender waits for this answer.
@@ -124,8 +133,11 @@ impl Connection {
         }
     }
 
-    /// The last words. What an open transaction was to answer is taken back.
+    /// The last words. What is open is rolled back before, whether the client hears them or not,
+    /// and what it was to answer is taken back.
     async fn say_goodbye(&mut self, why: &SqlError) -> Result<(), WireError> {
+        self.extended = Extended::default();
+        self.session.leave();
         if let Some(mark) = self.held.take() {
             self.wire.truncate(mark);
         }
@@ -143,7 +155,7 @@ impl Connection {
             }
             _ if skipping => return Ok(()),
             PgWireFrontendMessage::Query(query) => {
-                self.forget_last();
+                self.forget_last()?;
                 return self.simple_query(&query.query).await;
             }
             PgWireFrontendMessage::Parse(parse) => self.parse(parse).await,
@@ -152,7 +164,7 @@ impl Connection {
                 self.describe(describe.target_type, describe.name)
             }
             PgWireFrontendMessage::Execute(execute) => {
-                self.forget_last();
+                self.forget_last()?;
                 self.execute(execute.name.unwrap_or_default(), execute.max_rows).await
             }
             PgWireFrontendMessage::Close(close) => {
@@ -210,7 +222,7 @@ impl Connection {
 
     async fn sync(&mut self) -> Result<(), Failure> {
         match self.end_repeatable().await {
-            Err(Failure::Sql(error)) => self.report(&error)?,
+            Err(Failure::Sql(error)) if !ends_session(&error) => self.report(&error)?,
             other => other?,
         }
         if !self.session.in_block() {
@@ -224,7 +236,7 @@ impl Connection {
     async fn simple_query(&mut self, text: &str) -> Result<(), Failure> {
         self.extended.drop_unnamed();
         match self.simple_statements(text).await {
-            Err(Failure::Sql(error)) => self.report(&error)?,
+            Err(Failure::Sql(error)) if !ends_session(&error) => self.report(&error)?,
             other => other?,
         }
         // Only an error can have left an implicit transaction open.
@@ -332,10 +344,15 @@ impl Connection {
 
     /// What was about the statement before is not about the next: a request to cancel that came too
     /// late, its time, that it was to be run again.
-    fn forget_last(&mut self) {
+    fn forget_last(&mut self) -> Result<(), SqlError> {
         self.keeps_deadline = false;
         self.session.set_can_repeat(false);
         let _ = futures::FutureExt::now_or_never(self.cancelled.notified());
+        // It may have been woken for this.
+        match self.stopping.has_reached(Stage::Ending) {
+            true => Err(node_stops()),
+            false => Ok(()),
+        }
     }
 
     /// Runs a statement, to be cancelled unless it decides a transaction.
@@ -364,7 +381,7 @@ impl Connection {
 
     /// Why a statement was interrupted.
     pub(super) fn why_cancelled(&self) -> SqlError {
-        if self.stopping.is_ending() {
+        if self.stopping.has_reached(Stage::Ending) {
             return node_stops();
         }
         SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to user request")
@@ -543,6 +560,11 @@ fn idle_too_long(in_block: bool) -> SqlError {
 
 fn timed_out() -> SqlError {
     SqlError::new(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
+}
+
+/// Whether nothing can follow it.
+pub(super) fn ends_session(error: &SqlError) -> bool {
+    error.sqlstate == SqlState::ADMIN_SHUTDOWN
 }
 
 fn node_stops() -> SqlError {

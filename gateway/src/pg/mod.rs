@@ -28,7 +28,7 @@ use crate::session::Session;
 use crate::{Gateway, session};
 
 use self::connection::Connection;
-use self::stopping::Stopping;
+use self::stopping::Stage;
 use self::wire::{Wire, WireError};
 
 /// How long a client may take to send its startup packet.
@@ -36,22 +36,32 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Sessions at a time; one more is told `53300`.
 pub const SESSIONS_MAX: usize = 10_000;
 
-/// Accepts connections until the node stops, and returns when the last session has ended.
-pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, mut stopping: Stopping) {
+/// Serves until the node stops ([`Gateway::end_sessions`]) and the last session has ended.
+pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener) {
     let sessions = TaskTracker::new();
+    tokio::select! {
+        () = accept(&gateway, &listener, &sessions) => {}
+        () = ended(&gateway, &sessions) => {}
+    }
+}
+
+/// Accepts connections, for ever: while the node stops, a client may still cancel a statement, and
+/// others are told why they cannot be let in.
+async fn accept(gateway: &Arc<Gateway>, listener: &TcpListener, sessions: &TaskTracker) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopping.reached(false) => break,
-        };
-        match accepted {
+        match listener.accept().await {
             Ok((socket, _)) => {
-                let session = serve_one(gateway.clone(), socket, stopping.clone());
-                runtime::spawn(sessions.track_future(async move {
+                let session = serve_one(gateway.clone(), socket);
+                let session = async move {
                     if let Err(e) = session.await {
                         tracing::debug!(error = %e, "connection ended");
                     }
-                }));
+                };
+                if gateway.stop.has_begun() {
+                    runtime::spawn(session);
+                } else {
+                    runtime::spawn(sessions.track_future(session));
+                }
             }
             Err(e) => {
                 // Out of file descriptors, most likely: others may end meanwhile.
@@ -60,27 +70,30 @@ pub async fn serve(gateway: Arc<Gateway>, listener: TcpListener, mut stopping: S
             }
         }
     }
-    drop(listener);
+}
+
+/// Returns when the node stops and the last session has ended.
+async fn ended(gateway: &Gateway, sessions: &TaskTracker) {
+    let mut stopping = gateway.stop.stopping();
+    stopping.reached(Stage::Draining).await;
     sessions.close();
     tokio::select! {
         biased;
         () = sessions.wait() => return,
-        () = stopping.reached(true) => gateway.cancels.cancel_all(),
+        () = stopping.reached(Stage::Ending) => gateway.cancels.cancel_all(),
     }
     sessions.wait().await;
 }
 
-async fn serve_one(
-    gateway: Arc<Gateway>,
-    socket: TcpStream,
-    mut stopping: Stopping,
-) -> Result<(), WireError> {
+async fn serve_one(gateway: Arc<Gateway>, socket: TcpStream) -> Result<(), WireError> {
+    let mut stopping = gateway.stop.stopping();
+    let late = stopping.has_reached(Stage::Draining);
     socket.set_nodelay(true)?;
     let mut wire = Wire::new(socket);
     let received = startup::receive(&mut wire, &gateway.cancels);
     let received = tokio::select! {
         received = runtime::within(STARTUP_TIMEOUT, received) => received,
-        () = stopping.reached(false) => return Ok(()),
+        () = stopping.reached(Stage::Draining), if !late => return Ok(()),
     };
     let hello = match received {
         None | Some(Ok(None)) => return Ok(()),
@@ -90,6 +103,9 @@ async fn serve_one(
         }
         Some(Err(e)) => return Err(e),
     };
+    if stopping.has_reached(Stage::Draining) {
+        return startup::turn_away(&mut wire, &startup::shutting_down()).await;
+    }
     if hello.user.is_empty() {
         return startup::turn_away(&mut wire, &startup::no_user()).await;
     }
@@ -109,7 +125,12 @@ async fn serve_one(
     let mut session = session;
     session.set_backend_pid(registration.pid);
     let cancelled = registration.cancelled.clone();
-    Connection::new(wire, session, cancelled, stopping).serve().await
+    let mut connection = Connection::new(wire, session, cancelled, stopping.clone());
+    tokio::select! {
+        biased;
+        ended = connection.serve() => ended,
+        () = stopping.reached(Stage::Abandoned) => Ok(()),
+    }
 }
 
 pub use session::Status;

@@ -19,7 +19,7 @@ use quorate_planner::parse::StatementKind;
 use quorate_planner::types::{Format, zone};
 
 use super::again::Attempts;
-use super::connection::{Connection, Failure};
+use super::connection::{Connection, Failure, ends_session};
 use super::reply;
 use super::wire::Mark;
 use crate::session::{Outcome, Params, Ready, Status};
@@ -135,7 +135,9 @@ impl Connection {
                     Err(Failure::Sql(error)) if attempts.left(&error, self.session.monotonic()) => {
                         deadlock = error.sqlstate == SqlState::DEADLOCK_DETECTED;
                     }
-                    Err(Failure::Sql(error)) if error.sqlstate == SqlState::QUERY_CANCELED => {
+                    Err(Failure::Sql(error))
+                        if error.sqlstate == SqlState::QUERY_CANCELED || ends_session(&error) =>
+                    {
                         failure = error.into();
                         break;
                     }

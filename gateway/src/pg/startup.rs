@@ -134,6 +134,11 @@ pub async fn turn_away(wire: &mut Wire, error: &SqlError) -> Result<(), WireErro
     wire.flush().await
 }
 
+/// The error for those who come while the node stops.
+pub fn shutting_down() -> SqlError {
+    SqlError::new(SqlState::CANNOT_CONNECT_NOW, "the node is shutting down")
+}
+
 /// The error for a startup packet without a user.
 pub fn no_user() -> SqlError {
     SqlError::new(

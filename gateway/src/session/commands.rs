@@ -206,6 +206,14 @@ impl Session {
         tag("ROLLBACK")
     }
 
+    /// The connection ends: what is open is rolled back.
+    pub fn leave(&mut self) {
+        let before = std::mem::replace(&mut self.state, State::Idle);
+        if let State::Implicit(open) | State::Block(open) | State::Failed(Some(open)) = before {
+            open.txn.end();
+        }
+    }
+
     /// `AND CHAIN`: another block begins at once.
     fn chained(&mut self, chain: bool) {
         if chain {
