@@ -1,5 +1,5 @@
-//! `SELECT txn_status('token')` and its kind: functions that tell how transactions end. They ask more
-//! than tables, so each stands alone in its `SELECT`; elsewhere it is a function that is not known.
+//! `SELECT txn_status('token')` and its kind: functions that tell how transactions end. They ask
+//! more than tables, so each stands alone in its `SELECT`; elsewhere it is not known.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
