@@ -263,13 +263,24 @@ impl Node {
         }
     }
 
-    pub(super) async fn move_lead(&self, range: RangeId, to: NodeId) {
+    /// The first of these that takes it: one may have died a moment ago.
+    pub(super) async fn move_lead_to_one(&self, range: RangeId, nodes: Vec<NodeId>) {
+        for to in nodes {
+            if self.move_lead(range, to).await {
+                return;
+            }
+        }
+    }
+
+    /// Whether it was taken.
+    pub(super) async fn move_lead(&self, range: RangeId, to: NodeId) -> bool {
         let moved = tokio::time::timeout(STEP_TIMEOUT, self.raft.transfer(range, to)).await;
         match moved {
             Ok(Ok(())) => tracing::info!(%range, %to, "the lead moved"),
-            Ok(Err(why)) => tracing::debug!(%range, %to, %why, "the lead did not move"),
+            Ok(Err(ref why)) => tracing::debug!(%range, %to, %why, "the lead did not move"),
             Err(_) => tracing::debug!(%range, %to, "the move of the lead takes long"),
         }
+        matches!(moved, Ok(Ok(())))
     }
 
     /// Rules P3 and P4 for transactions nobody meets: one bounded step for each range led here.
@@ -367,7 +378,7 @@ impl Node {
     pub(super) async fn hand_leads_on(&self, ends: Instant) {
         let live = self.live();
         let moves = self.moves_to(&live);
-        let all = join_all(moves.into_iter().map(|(range, to)| self.move_lead(range, to)));
+        let all = join_all(moves.into_iter().map(|(range, to)| self.move_lead_to_one(range, to)));
         if tokio::time::timeout_at(ends, all).await.is_err() {
             tracing::warn!(node = %self.id(), "stops before all its leaders have moved");
         }

@@ -127,23 +127,24 @@ impl Node {
         let clock = &self.ranges.clock;
         let heirs = heirs(&self.seen.lock(), clock.monotonic(), clock.max_offset());
         let moves =
-            join_all(self.moves_to(&heirs).into_iter().map(|(r, to)| self.move_lead(r, to)));
+            join_all(self.moves_to(&heirs).into_iter().map(|(r, to)| self.move_lead_to_one(r, to)));
         if tokio::time::timeout(HAND_OVER_TIMEOUT, moves).await.is_err() {
             tracing::warn!(node = %self.id(), "some leads were not handed over in time");
         }
     }
 
-    /// For each range led here, one of these nodes that has a voting replica.
-    pub(super) fn moves_to(&self, nodes: &[NodeId]) -> Vec<(RangeId, NodeId)> {
+    /// For each range led here, those of these nodes that have a voting replica.
+    pub(super) fn moves_to(&self, nodes: &[NodeId]) -> Vec<(RangeId, Vec<NodeId>)> {
         let moves = self.led().into_iter().filter_map(|replica| {
             let replicas = replica.descriptor().replicas;
             let voter = |r: &&pb::Replica| r.role() == pb::ReplicaRole::Voter;
             let voters = replicas.iter().filter(voter).map(|r| NodeId(r.node_id));
-            let fit: Vec<NodeId> = voters.filter(|node| nodes.contains(node)).collect();
+            let mut fit: Vec<NodeId> = voters.filter(|node| nodes.contains(node)).collect();
             // Not all of them to one.
             let turn = usize::try_from(replica.range.0).unwrap_or(0);
-            let to = fit.get(turn.checked_rem(fit.len())?)?;
-            Some((replica.range, *to))
+            let first = turn.checked_rem(fit.len())?;
+            fit.rotate_left(first);
+            Some((replica.range, fit))
         });
         moves.collect()
     }

@@ -31,7 +31,14 @@ impl Group {
         }
     }
 
-    fn may_transfer(&self, to: NodeId) -> Result<u64, ChangeError> {
+    /// The lease is given up before the other takes the lead: if it is not there, nobody serves
+    /// until another election. So it must have answered lately, and not been lost since.
+    fn may_transfer(
+        &self,
+        to: NodeId,
+        lost_at: Option<Duration>,
+        now: Duration,
+    ) -> Result<u64, ChangeError> {
         let not_now = |why: &str| Err(ChangeError::NotNow(String::from(why)));
         let Some(lead) = self.lead.as_ref().filter(|_| self.leading()) else {
             return Err(ChangeError::NotLeader { leader: self.leader_node() });
@@ -51,6 +58,10 @@ impl Group {
         }
         if self.change.is_some() || self.raw.raft.has_pending_conf() {
             return not_now("a membership change is under way");
+        }
+        let answered = self.rounds.answered_at(target.peer_id);
+        if answered.is_none_or(|at| at + LEASE <= now || Some(at) <= lost_at) {
+            return not_now("the other replica has not answered lately");
         }
         let progress = self.raw.raft.prs().get(target.peer_id);
         match progress {
@@ -136,10 +147,11 @@ impl Worker {
         now: Duration,
     ) {
         self.wake(range, now);
+        let lost_at = self.pairs.get(&to).and_then(|pair| pair.lost_at);
         let Some(group) = self.groups.get_mut(&range) else {
             return answer(answer_to, Err(ChangeError::NotLeader { leader: None }));
         };
-        let target = match group.may_transfer(to) {
+        let target = match group.may_transfer(to, lost_at, now) {
             Ok(target) => target,
             Err(why) => return answer(answer_to, Err(why)),
         };

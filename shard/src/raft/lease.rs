@@ -53,6 +53,11 @@ impl LeaseRounds {
         *newest = (*newest).max(sent_at);
     }
 
+    /// When the newest that a peer answered in this term was sent.
+    pub fn answered_at(&self, peer: u64) -> Option<Duration> {
+        self.answered.get(&peer).copied()
+    }
+
     /// The sending time of the newest round that a majority of each set of voters answered; an
     /// empty set (no joint configuration) does not count. `me` answers its own rounds at once.
     pub fn start(&self, me: u64, sets: [&[u64]; 2], now: Duration) -> Option<Duration> {

@@ -281,7 +281,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn on_unreachable(&mut self, node: NodeId) {
+    pub(super) fn on_unreachable(&mut self, node: NodeId, now: Duration) {
+        self.pairs.entry(node).or_default().lost_at = Some(now);
         for group in self.groups.values_mut().filter(|group| group.leading()) {
             let replicas = group.state.descriptor.iter().flat_map(|d| &d.replicas);
             let peers: Vec<u64> = replicas

@@ -121,6 +121,8 @@ impl PairBucket {
 pub struct Pair {
     /// By bucket; those of other workers stay empty.
     pub buckets: Vec<PairBucket>,
+    /// When the other node could not be reached last.
+    pub lost_at: Option<Duration>,
     last_round: u64,
     sent: VecDeque<(u64, Duration, Vec<QuietSet>)>,
 }
@@ -129,6 +131,7 @@ impl Default for Pair {
     fn default() -> Self {
         Self {
             buckets: (0..BUCKETS).map(|_| PairBucket::default()).collect(),
+            lost_at: None,
             last_round: 0,
             sent: VecDeque::new(),
         }

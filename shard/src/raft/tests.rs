@@ -254,6 +254,32 @@ fn hand_over_spares_the_very_next_term_only() {
     assert_eq!(handed_over, None);
 }
 
+/// The lease is given up before another leads: nobody would serve if that one were not there.
+#[test]
+fn a_lead_is_not_handed_to_who_does_not_answer() {
+    // It is noticed at once when a connection breaks, and by its silence else.
+    for breaks in [true, false] {
+        let mut cluster = Cluster::new(3, 43);
+        cluster.write(RANGE, "a", "1");
+        let leader = cluster.leader(RANGE).unwrap();
+        let (dead, well) = (1 + leader % 3, 1 + (leader + 1) % 3);
+        let term = cluster.nodes[&leader].handle().lease(RANGE).unwrap().term;
+        cluster.kill(dead);
+        if breaks {
+            cluster.nodes[&leader].handle().unreachable(NodeId(dead));
+        } else {
+            cluster.run(LEASE);
+        }
+        let handle = cluster.nodes[&leader].handle();
+        let refused = cluster.drive(async move { handle.transfer(RANGE, NodeId(dead)).await });
+        assert!(matches!(refused, Err(ChangeError::NotNow(_))), "{refused:?}");
+        cluster.write(RANGE, "a", "2");
+        assert_eq!(cluster.nodes[&leader].handle().lease(RANGE).unwrap().term, term);
+        let handle = cluster.nodes[&leader].handle();
+        cluster.drive(async move { handle.transfer(RANGE, NodeId(well)).await }).unwrap();
+    }
+}
+
 /// L7: a late message to a replica that was removed does not bring it back with an empty log.
 #[test]
 fn late_message_does_not_recreate_a_removed_replica() {

@@ -174,7 +174,7 @@ impl Worker {
                     self.dirty.insert(range);
                 }
             }
-            Input::Unreachable { node } => self.on_unreachable(node),
+            Input::Unreachable { node } => self.on_unreachable(node, now),
             Input::Transfer { range, to, answer } => self.transfer(range, to, answer, now),
             Input::Change { range, change, answer } => self.change(range, change, answer, now),
             Input::Create { state, answer } => self.create(*state, answer),
