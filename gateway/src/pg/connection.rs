@@ -364,7 +364,12 @@ impl Connection {
         self.name_statement(ready).await?;
         self.session.keep_block(self.block.is_some());
         if ready.decides_transaction() {
-            return self.session.run(ready, params).await;
+            let outcome = self.session.run(ready, params).await?;
+            if !self.session.is_implicit() {
+                // What it had to answer holds.
+                self.held = None;
+            }
+            return Ok(outcome);
         }
         if !std::mem::take(&mut self.keeps_deadline) {
             self.restart_deadline();

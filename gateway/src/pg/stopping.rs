@@ -12,7 +12,7 @@ use crate::{Gateway, runtime};
 
 /// How long open transactions may go on,
 const TRANSACTIONS_GRACE: Duration = Duration::from_secs(3);
-/// how long it may take until those cut off then have answered,
+/// how long it may take until those who are cut off, or have committed, have been told,
 const STATEMENTS_GRACE: Duration = Duration::from_secs(2);
 /// how long commits may take: no coordinator takes longer to answer,
 const COMMITS_GRACE: Duration = COMMIT_RETRY_DEADLINE.saturating_add(ABORT_RETRY_GRACE);
@@ -94,6 +94,9 @@ impl Gateway {
         }
         if ended.is_none() {
             runtime::within(COMMITS_GRACE, self.dist().committed()).await;
+            ended = runtime::within(STATEMENTS_GRACE, &mut sessions).await;
+        }
+        if ended.is_none() {
             self.stop.reach(Stage::Abandoned);
             ended = runtime::within(STATEMENTS_GRACE, &mut sessions).await;
         }

@@ -64,6 +64,10 @@ pub const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between attempts to reach the meta range's leader.
 pub const META_RETRY: Duration = Duration::from_millis(100);
+/// How often a node that stops offers its leads,
+pub const HAND_ON_TRIES: usize = 5;
+/// and how long after who refused them.
+pub const HAND_ON_PAUSE: Duration = Duration::from_millis(100);
 /// How long a drain waits for calls under way and for leaders to move.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the server waits for streams after the node has stopped.

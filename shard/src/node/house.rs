@@ -256,20 +256,21 @@ impl Node {
                     .iter()
                     .any(|r| r.node_id == node.0 && r.role() == pb::ReplicaRole::Voter)
             };
-            if let Some(replica) = led.iter().rev().find(votes) {
-                self.move_lead(replica.range, node).await;
+            let Some(replica) = led.iter().rev().find(votes) else { continue };
+            if self.still_takes_leads(node).await && self.move_lead(replica.range, node).await {
                 return;
             }
         }
     }
 
     /// The first of these that takes it: one may have died a moment ago.
-    pub(super) async fn move_lead_to_one(&self, range: RangeId, nodes: Vec<NodeId>) {
+    pub(super) async fn move_lead_to_one(&self, range: RangeId, nodes: Vec<NodeId>) -> bool {
         for to in nodes {
             if self.move_lead(range, to).await {
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// Whether it was taken.
@@ -374,13 +375,18 @@ impl Node {
         self.hand_leads_on(ends).await;
     }
 
-    /// Moves every lead away, as far as there is somebody to take it.
+    /// Moves every lead away, as far as there is somebody to take it: who did not answer a moment
+    /// ago may do so now.
     pub(super) async fn hand_leads_on(&self, ends: Instant) {
-        let live = self.live();
-        let moves = self.moves_to(&live);
-        let all = join_all(moves.into_iter().map(|(range, to)| self.move_lead_to_one(range, to)));
-        if tokio::time::timeout_at(ends, all).await.is_err() {
-            tracing::warn!(node = %self.id(), "stops before all its leaders have moved");
+        for _ in 0..HAND_ON_TRIES {
+            let moves = self.moves_to(&self.live());
+            let moves = moves.into_iter().map(|(range, to)| self.move_lead_to_one(range, to));
+            match tokio::time::timeout_at(ends, join_all(moves)).await {
+                Ok(moved) if moved.iter().all(|moved| *moved) => return,
+                Ok(_) => tokio::time::sleep(HAND_ON_PAUSE).await,
+                Err(_) => break,
+            }
         }
+        tracing::warn!(node = %self.id(), "stops before all its leaders have moved");
     }
 }

@@ -46,6 +46,15 @@ impl Node {
         self.judge_clock().await;
     }
 
+    /// Asks a node just before it is given a lead: it may be about to stop.
+    pub(super) async fn still_takes_leads(&self, node: NodeId) -> bool {
+        let Some((seen, _)) = self.ping(node).await else { return false };
+        let clock = &self.ranges.clock;
+        let usable = seen.usable(clock.monotonic(), clock.max_offset());
+        self.note(node, seen);
+        usable
+    }
+
     /// One question: what it says of the other node, and the nodes that one knows.
     async fn ping(&self, node: NodeId) -> Option<(Seen, Vec<pb::NodeInfo>)> {
         let clock = &self.ranges.clock;

@@ -157,6 +157,9 @@ impl PeerLink {
         if let Err(status) = outcome {
             tracing::info!(node = %self.node, %status, "the Raft stream ended");
         }
+        if let Some(handle) = self.handle.get() {
+            handle.unreachable(self.node);
+        }
         // The stream is dropped with the request: the queue is back, unless tonic still holds it.
         for _ in 0..100 {
             if let Some(frames) = slot.lock().take() {

@@ -53,3 +53,20 @@ async fn a_node_that_drains_refuses_nobody_before_its_leads_have_moved() {
     drop(leader);
     cluster.stop().await;
 }
+
+/// What was known of a node a moment ago is not enough to give it a lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_asked_whether_it_leaves_before_it_is_given_a_lead() {
+    let cluster = Cluster::start(3).await;
+    let (one, other) = (cluster.any(), cluster.nodes[1].clone().expect("it runs"));
+    until("they know each other", || async {
+        one.still_takes_leads(other.id()).await.then_some(())
+    })
+    .await;
+    other.leaving.store(true, Ordering::SeqCst);
+    assert!(!one.still_takes_leads(other.id()).await);
+    other.leaving.store(false, Ordering::SeqCst);
+    assert!(one.still_takes_leads(other.id()).await);
+    drop(other);
+    cluster.stop().await;
+}
