@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::plants::{PLANTS, Plant};
+use super::plants::Plant;
 
 /// How to call it.
 pub const USAGE: &str = "\
@@ -92,7 +92,7 @@ impl Options {
                 "--plant" => {
                     let name = rest.next().ok_or("--plant needs a value")?;
                     let known =
-                        || PLANTS.iter().map(|plant| plant.name).collect::<Vec<_>>().join(", ");
+                        || Plant::all().map(|plant| plant.name).collect::<Vec<_>>().join(", ");
                     let plant = Plant::of_name(name);
                     options.plant =
                         Some(plant.ok_or_else(|| format!("{name}: not among {}", known()))?);

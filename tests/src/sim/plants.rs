@@ -68,9 +68,14 @@ pub const HARMLESS: &[Plant] =
     &[plant("row-locks-forgotten", "none", &[Mistake::RowLocksForgotten], 6)];
 
 impl Plant {
+    /// Those that must be found, and those that must not.
+    pub fn all() -> impl Iterator<Item = &'static Self> {
+        PLANTS.iter().chain(HARMLESS)
+    }
+
     /// The one of this name.
     pub fn of_name(name: &str) -> Option<Self> {
-        PLANTS.iter().chain(HARMLESS).find(|plant| plant.name == name).copied()
+        Self::all().find(|plant| plant.name == name).copied()
     }
 
     /// Makes the mistakes.
@@ -86,7 +91,7 @@ mod tests {
     #[test]
     fn every_plant_is_in_the_documentation() {
         let page = include_str!("../../../docs/simulator.md");
-        for plant in PLANTS.iter().chain(HARMLESS) {
+        for plant in Plant::all() {
             let row = format!("| `{}` | {} |", plant.name, plant.rules);
             assert!(page.contains(&row), "{row}");
         }

@@ -16,9 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const ACCOUNTS: i64 = 40;
 const CLIENTS: usize = 6;
 
-async fn audited(cluster: &Cluster, bank: Bank, node: usize) -> bank::History {
-    let history = bank.stop().await;
-    bank::audit(&cluster.url(node), ACCOUNTS, &history).await;
+/// Stops the clients and holds what they were told against what is stored.
+pub async fn audited(cluster: &Cluster, bank: Bank, node: usize) -> bank::History {
+    let (accounts, history) = (bank.accounts(), bank.stop().await);
+    bank::audit(&cluster.url(node), accounts, &history).await;
     assert!(history.audits > 0, "the auditor never got an answer");
     history
 }

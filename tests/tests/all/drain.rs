@@ -8,6 +8,8 @@ use quorate_tests::cluster::{self, Cluster, Demo};
 use quorate_tests::process::{signal, wait_until_async};
 use quorate_tests::wire::{Mode, Url, WireClient, message, put_cstr};
 
+use crate::crash::audited;
+
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -130,9 +132,7 @@ async fn each_node_is_drained_in_turn_and_no_commit_is_unknown() {
         cluster.restart(node);
         cluster.wait_until_replicated_under_load(PATIENCE).await;
     }
-    let history = bank.stop().await;
-    bank::audit(&cluster.url(0), ACCOUNTS, &history).await;
-    assert!(history.audits > 0, "the auditor never got an answer");
+    let history = audited(&cluster, bank, 0).await;
     assert!(history.unknown.is_empty(), "{:?}", history.unknown);
 }
 
