@@ -97,7 +97,7 @@ fn storage(c: &mut Criterion) {
     let engine = filled(folder.path());
     let at = ReadAt {
         window: Window { read_ts: Timestamp(2), upto: Timestamp(3), observed: Timestamp::MAX },
-        locks: Locks::Asked,
+        locks: Locks::Asked(Vec::new()),
         delete_watermark: Timestamp::ZERO,
     };
     let mut group = c.benchmark_group("storage");
@@ -115,7 +115,7 @@ fn storage(c: &mut Criterion) {
     group.bench_function("scan rows", |b| {
         let span = KeySpan::new(row_key(5_000).to_vec(), row_key(5_000 + SCANNED).to_vec());
         let limits = ScanLimits::default();
-        let request = ScanRequest { span, reverse: false, at, limits };
+        let request = ScanRequest { span, reverse: false, at: at.clone(), limits };
         b.iter(|| {
             let snapshot = engine.snapshot();
             let mut rows = 0;

@@ -17,7 +17,7 @@ use quorate_proto::{CallError, Connector, NodeId, NodeService, Timestamp, TxnId}
 use quorate_txn::apply::{Span, StateView};
 use quorate_txn::clock::{NodeClock, PhysicalClock};
 use quorate_txn::leader::locking::{Locking, Progress};
-use quorate_txn::leader::{Admission, LeaderState, ReadSet, ReadStart, Window};
+use quorate_txn::leader::{Admission, DecidedLock, LeaderState, ReadSet, ReadStart, Window};
 use quorate_txn::recovery::Leftover;
 use quorate_txn::state::TxnMeta;
 use quorate_txn::testing::MemView;
@@ -279,6 +279,7 @@ fn name(body: &range_request::Body) -> &'static str {
         B::Check(_) => "check",
         B::DropRecord(_) => "drop_record",
         B::Heartbeat(_) => "heartbeat",
+        B::Hint(_) => "hint",
         B::Split(_) => "split",
         B::Lock(_) => "lock",
         B::Unlock(_) => "unlock",
@@ -353,6 +354,10 @@ impl Range {
                 self.leader.heartbeat(id, clock.monotonic())?;
                 Ok(Body::Heartbeat(pb::HeartbeatResponse {}))
             }
+            B::Hint(hint) => {
+                self.leader.hint(hint)?;
+                Ok(Body::Hint(pb::HintResponse {}))
+            }
             B::Lock(lock) => self.lock(lock, clock),
             B::Unlock(unlock) => {
                 let id = TxnId::from_bytes(&unlock.owner_id).ok_or_else(|| invalid("id"))?;
@@ -420,7 +425,7 @@ impl Range {
         what: ReadSet<'_>,
         asked: Window,
         own: &[u8],
-    ) -> Result<(), pb::RangeError> {
+    ) -> Result<Vec<DecidedLock>, pb::RangeError> {
         clear(self.leader.begin_read(what, asked, TxnId::from_bytes(own)))
     }
 
@@ -449,11 +454,11 @@ impl Range {
             read.uncertain_upto,
             if read.observed_node == 1 { read.observed } else { 0 },
         );
-        self.begin(what, asked, &read.txn_id)?;
+        let decided = self.begin(what, asked, &read.txn_id)?;
         let mut values = Vec::new();
         for key in &read.keys {
             self.certain(&Span::key(key), asked)?;
-            let value = self.view.read(key, Timestamp(read.read_ts));
+            let value = self.view.read_through(key, Timestamp(read.read_ts), &decided);
             let (span, read_ts) = (Span::key(key), Timestamp(read.read_ts));
             let event = self.view.first_event_after(&span, read_ts, Timestamp::MAX);
             let event = event.map_err(|e| invalid(&e.to_string()))?;
@@ -470,10 +475,12 @@ impl Range {
     fn scan(&mut self, scan: &pb::ScanRequest, sql: &dyn SqlSide) -> Result<Body, pb::RangeError> {
         let span = Span { start: scan.start.clone(), end: scan.end.clone() };
         let asked = Window::asked(scan.read_ts, scan.uncertain_upto, scan.observed);
-        self.begin(ReadSet::Span(&span), asked, &scan.txn_id)?;
+        let decided = self.begin(ReadSet::Span(&span), asked, &scan.txn_id)?;
         self.certain(&span, asked)?;
         let old = self.view.history.keys().map(|(key, _)| key.clone());
-        let mut keys: Vec<Bytes> = self.view.latest.keys().cloned().chain(old).collect();
+        let locked = decided.iter().map(|lock| lock.key.clone());
+        let mut keys: Vec<Bytes> =
+            self.view.latest.keys().cloned().chain(old).chain(locked).collect();
         keys.retain(|key| span.contains(key));
         keys.sort();
         keys.dedup();
@@ -482,7 +489,7 @@ impl Range {
         }
         let ts = Timestamp(scan.read_ts);
         let visible = keys.into_iter().filter_map(|key| {
-            let value = self.view.read(&key, ts)?;
+            let value = self.view.read_through(&key, ts, &decided)?;
             Some(pb::KeyValue { key, value })
         });
         // Small pages, so that going on is exercised.
@@ -511,9 +518,9 @@ impl Range {
     }
 }
 
-fn clear(start: ReadStart) -> Result<(), pb::RangeError> {
+fn clear(start: ReadStart) -> Result<Vec<DecidedLock>, pb::RangeError> {
     match start {
-        ReadStart::Clear => Ok(()),
+        ReadStart::Clear(decided) => Ok(decided),
         ReadStart::Wait(_) => Err(waits()),
         ReadStart::Refuse(error) => Err(error),
     }

@@ -7,6 +7,8 @@ pub mod engine;
 pub mod log;
 pub mod mvcc;
 pub mod node;
+#[cfg(test)]
+mod planted;
 pub mod raft;
 pub mod range;
 pub mod transport;

@@ -2,16 +2,19 @@
 //! drops, repeats and delays messages, kills coordinators, changes leaders and splits ranges.
 //! What must hold however it goes: all keys of a transaction end with one verdict, an
 //! acknowledged commit is never aborted, an answered "aborted" is never committed (P2–P8, P11–P13);
-//! what a reader saw at a timestamp is what was there at it, however late it was written (P1, L3).
+//! what a reader saw at a timestamp is what was there at it, however late it was written (P1, L3,
+//! R6); nothing is written over what its transaction has not seen (P14, S1).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 
-use crate::apply::{Span, StateView as _};
+use crate::apply::Span;
 use crate::clock::Hlc;
 use crate::config::{LEASE_WAIT, MAX_CLOCK_OFFSET, TXN_FLOOR_LAG, TXN_TTL};
 use crate::coordinator::{Coordinator, Outcome, Plan};
@@ -40,9 +43,10 @@ impl Rng {
     }
 }
 
+use oracle::Oracle;
+use readers::Reader;
+
 type MachineNo = usize;
-/// Whose answer nobody waits for.
-const NOBODYS_CALL: CallId = CallId(u64::MAX);
 
 enum Machine {
     Commit(Coordinator),
@@ -62,58 +66,61 @@ impl std::fmt::Display for Machine {
 }
 
 struct Entry {
+    /// In which its timestamp was chosen (L4).
+    term: u64,
     body: pb::command::Body,
     ticket: Option<Ticket>,
     asker: (MachineNo, CallId),
 }
 
 struct Range {
+    /// Who leads it.
+    node: u64,
     start: Bytes,
     end: Bytes,
     view: MemView,
     leader: LeaderState,
     log: VecDeque<Entry>,
-    clock: SkewedClock,
+    /// Of the node that leads it: two halves of a range have one.
+    clock: SharedClock,
 }
 
-/// The clock of a range's leader: ahead of true time by less than clocks may be apart.
-#[derive(Clone)]
+/// The clock of a node: ahead of true time by less than clocks may be apart.
 struct SkewedClock {
     hlc: Hlc,
     ahead: Duration,
 }
 
+#[derive(Clone)]
+struct SharedClock(Rc<RefCell<SkewedClock>>);
+
 /// Nothing is refused here: skews are within the limit by construction.
 const ANY_OFFSET: Duration = Duration::from_secs(3600);
 
-impl SkewedClock {
+impl SharedClock {
     fn new(rng: &mut Rng) -> Self {
         let ahead = Duration::from_millis(rng.below(240) as u64);
-        Self { hlc: Hlc::new(Timestamp::ZERO), ahead }
+        let clock = SkewedClock { hlc: Hlc::new(Timestamp::ZERO), ahead };
+        Self(Rc::new(RefCell::new(clock)))
     }
 
     fn physical(&self, now: Duration) -> Timestamp {
-        Timestamp::from_duration(now + self.ahead)
+        Timestamp::from_duration(now + self.0.borrow().ahead)
     }
 
-    fn now(&mut self, now: Duration) -> Timestamp {
-        self.hlc.now(self.physical(now))
+    fn now(&self, now: Duration) -> Timestamp {
+        let physical = self.physical(now);
+        self.0.borrow_mut().hlc.now(physical)
     }
 
-    fn observe(&mut self, remote: Timestamp, now: Duration) {
-        let observed = self.hlc.observe(remote, self.physical(now), ANY_OFFSET);
+    fn observe(&self, remote: Timestamp, now: Duration) {
+        let physical = self.physical(now);
+        let observed = self.0.borrow_mut().hlc.observe(remote, physical, ANY_OFFSET);
         observed.expect("skews are within the limit");
     }
 }
 
 impl Range {
-    /// Whether a version of the key has this value, or had.
-    fn wrote(&self, key: &Bytes, value: &Bytes) -> bool {
-        let latest = self.view.latest.get(key).is_some_and(|version| version.value == *value);
-        let ended = self.view.history.iter().any(|((k, _), i)| k == key && i.value == *value);
-        latest || ended
-    }
-
     fn contains(&self, key: &[u8]) -> bool {
         crate::keys::in_span(key, &self.start, &self.end)
     }
@@ -135,7 +142,11 @@ struct World {
     outcomes: BTreeMap<TxnId, Outcome>,
     /// When each committed transaction's client was told, the wait of T4 included.
     told: BTreeMap<TxnId, Duration>,
-    reads: Vec<(Bytes, Timestamp, Option<Bytes>)>,
+    oracle: Oracle,
+    reader: Option<Reader>,
+    /// Commands of former leaders that some node still has.
+    astray: Vec<Entry>,
+    nodes: u64,
     calm: bool,
     /// Of a hundred heartbeats of coordinators, so many are lost.
     unheard: usize,
@@ -144,6 +155,9 @@ struct World {
     /// Who is told to wait waits, instead of coming again.
     patient: bool,
 }
+
+/// Ended versions are kept so long. Some transactions have read before that.
+const VERSIONS_KEPT: Duration = Duration::from_millis(300);
 
 /// Every key there is.
 const KEYS: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"e", b"f"];
@@ -175,12 +189,13 @@ impl World {
             let mut leader = LeaderState::new(1, Duration::ZERO);
             leader.ready(Timestamp(1), None);
             Range {
+                node: i as u64,
                 start: Bytes::from_static(bounds[i]),
                 end: Bytes::from_static(bounds[i + 1]),
                 view: MemView::default(),
                 leader,
                 log: VecDeque::new(),
-                clock: SkewedClock::new(&mut rng),
+                clock: SharedClock::new(&mut rng),
             }
         });
         let ranges = ranges.collect();
@@ -195,7 +210,10 @@ impl World {
             timers: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             told: BTreeMap::new(),
-            reads: Vec::new(),
+            oracle: Oracle::default(),
+            reader: None,
+            astray: Vec::new(),
+            nodes: 3,
             calm: false,
             unheard,
             held: Vec::new(),
@@ -237,6 +255,13 @@ impl World {
             keys = KEYS.map(Bytes::from_static).to_vec();
             keys.rotate_left(first);
             count = 2;
+        }
+        // Rows that are gone since they were read: their conflicts are in the history alone.
+        if self.rng.percent(50)
+            && let Some(gone) = self.oracle.gone_since(read_at)
+            && let Some(at) = keys.iter().position(|key| *key == gone)
+        {
+            keys.swap(0, at);
         }
         let writes: Vec<pb::Write> = keys[..count]
             .iter()
@@ -311,7 +336,7 @@ impl World {
             Action::DropLater(record) => {
                 let (key, body) =
                     (record.anchor.clone(), pb::range_request::Body::DropRecord(record));
-                self.messages.push(Message::Request(machine, NOBODYS_CALL, key, body));
+                self.messages.push(Message::Request(machine, CallId::NOBODYS, key, body));
             }
             Action::Answer(outcome) => {
                 let Machine::Commit(m) = &self.machines[machine] else {
@@ -384,10 +409,14 @@ impl World {
             }
             Body::Check(m) => {
                 return Some(match leader.check(&m, &view.floors, view).expect("memory reads") {
-                    ReadStart::Clear => Answer::Check(pb::CheckResponse {}),
+                    ReadStart::Clear(_) => Answer::Check(pb::CheckResponse {}),
                     ReadStart::Wait(waiting) => Answer::Error(waiting.give_up()),
                     ReadStart::Refuse(why) => Answer::Error(why),
                 });
+            }
+            Body::Hint(m) => {
+                let _ = leader.hint(&m);
+                return None;
             }
             Body::Heartbeat(m) => {
                 let id = TxnId::from_bytes(&m.txn_id).expect("16 bytes");
@@ -399,7 +428,8 @@ impl World {
         match admission.expect("memory reads") {
             Admission::Propose { ticket, body } => {
                 let ticket = (ticket != Ticket(0)).then_some(ticket);
-                range.log.push_back(Entry { body, ticket, asker: (machine, call) });
+                let (term, asker) = (range.leader.term(), (machine, call));
+                range.log.push_back(Entry { term, body, ticket, asker });
                 None
             }
             Admission::Answer(answer) => Some(answer),
@@ -419,7 +449,11 @@ impl World {
     fn apply_one(&mut self, at: usize) {
         let range = &mut self.ranges[at];
         if let Some(entry) = range.log.pop_front() {
+            if entry.term != range.leader.term() && !Mistake::TermUnheeded.is_made() {
+                return;
+            }
             let applied = range.view.run(&entry.body).expect("no invariant is broken");
+            self.oracle.note(&applied.mutations);
             range.leader.applied(entry.ticket, &applied.mutations, self.now);
             let (machine, call) = entry.asker;
             self.messages.push(Message::Answer(machine, call, applied.answer));
@@ -433,27 +467,43 @@ impl World {
             self.apply_one(at);
         }
         let handed_over = self.rng.percent(40);
-        let mut clock = SkewedClock::new(&mut self.rng);
+        let clock = SharedClock::new(&mut self.rng);
+        let keep_astray = self.rng.percent(50);
+        self.nodes += 1;
         let range = &mut self.ranges[at];
-        range.log.clear();
-        let max_read_ts = if handed_over {
+        let lost = std::mem::take(&mut range.log);
+        if keep_astray {
+            self.astray.extend(lost);
+        }
+        range.node = self.nodes;
+        let (max_read_ts, handed_clock) = if handed_over {
             // L2's exception: the new leader observes the old one's clock.
-            clock.observe(range.clock.now(self.now), self.now);
-            range.leader.give_up()
+            let handed = range.clock.now(self.now);
+            clock.observe(handed, self.now);
+            (range.leader.give_up(), Some(handed))
         } else {
             // L3: the physical clock at the end of the wait, plus the greatest offset.
-            self.now += LEASE_WAIT;
-            clock.physical(self.now).bound_after(MAX_CLOCK_OFFSET)
+            if !Mistake::LeaderWithoutWait.is_made() {
+                self.now += LEASE_WAIT;
+            }
+            (clock.physical(self.now).bound_after(MAX_CLOCK_OFFSET), None)
         };
         let locks = range.view.locks.clone();
         range.clock = clock;
         range.leader = LeaderState::new(range.leader.term() + 1, self.now);
         range.leader.rebuild(locks);
-        range.leader.ready(max_read_ts, None);
+        range.leader.ready(max_read_ts, handed_clock);
+        if self.rng.percent(50) {
+            self.begin_to_read(at);
+        }
     }
 
     fn split(&mut self) {
         let key = Bytes::copy_from_slice(&[b'b' + self.rng.below(5) as u8]);
+        self.split_at(key);
+    }
+
+    fn split_at(&mut self, key: Bytes) {
         let at = self.range_of(&key);
         if self.ranges[at].start == key {
             return;
@@ -466,10 +516,12 @@ impl World {
         left.leader.split_off(&key);
         let mut leader = LeaderState::new(1, self.now);
         leader.rebuild(view.locks.clone());
-        leader.ready(left.leader.max_read_ts(), None);
+        let handed = left.clock.now(self.now);
+        leader.ready(left.leader.max_read_ts(), Some(handed));
         let end = std::mem::replace(&mut left.end, key.clone());
-        let (log, clock) = (VecDeque::new(), left.clock.clone());
-        self.ranges.insert(at + 1, Range { start: key, end, view, leader, log, clock });
+        let (log, clock, node) = (VecDeque::new(), left.clock.clone(), left.node);
+        let right = Range { node, start: key, end, view, leader, log, clock };
+        self.ranges.insert(at + 1, right);
     }
 
     fn step(&mut self) {
@@ -505,6 +557,7 @@ impl World {
                     message
                     && self.rng.percent(70)
                 {
+                    self.split_a_lost_commit(machine);
                     self.input(machine, Input::Failed { call });
                 }
             }
@@ -524,72 +577,13 @@ impl World {
         }
     }
 
-    /// Reads one key or all keys of a range, now or a little ago. What the leader lets through is
-    /// remembered; what it does not, is met by somebody else.
-    fn read(&mut self) {
-        let key = Bytes::from_static(KEYS[self.rng.below(KEYS.len())]);
-        // The reader's own clock may be ahead too.
-        let ahead = Duration::from_millis(self.rng.below(240) as u64);
-        let ago = Duration::from_millis(self.rng.below(400) as u64);
-        let ts = Timestamp::from_duration(self.now + ahead - ago);
-        let whole = self.rng.percent(50);
-        let at = self.range_of(&key);
-        let range = &mut self.ranges[at];
-        range.clock.observe(ts, self.now);
-        let span = Span { start: range.start.clone(), end: range.end.clone() };
-        let one = [key];
-        let what = if whole { ReadSet::Span(&span) } else { ReadSet::Keys(&one) };
-        if range.leader.begin_read(what, Window::exactly(ts), None) != ReadStart::Clear {
-            return;
-        }
-        for key in KEYS.map(Bytes::from_static) {
-            if one[0] == key || (whole && range.contains(&key)) {
-                let value = range.view.read(&key, ts);
-                self.reads.push((key, ts, value));
-            }
-        }
-    }
-
-    /// Reads one key as of now by the clock of some node. What was told committed before is seen,
-    /// or is uncertain (R2): nothing is read that is older.
-    fn read_now(&mut self) {
-        let key = Bytes::from_static(KEYS[self.rng.below(KEYS.len())]);
-        let ahead = Duration::from_millis(self.rng.below(240) as u64);
-        let read_ts = Timestamp::from_duration(self.now + ahead);
-        let upto = match Mistake::WindowEmpty.is_made() {
-            true => read_ts,
-            false => read_ts.bound_after(MAX_CLOCK_OFFSET),
-        };
-        let at = self.range_of(&key);
-        let range = &mut self.ranges[at];
-        range.clock.observe(read_ts, self.now);
-        let window = Window { read_ts, upto, observed: Timestamp::ZERO };
-        let asked = ReadSet::Keys(std::slice::from_ref(&key));
-        if range.leader.begin_read(asked, window, None) != ReadStart::Clear {
-            return;
-        }
-        let span = Span::key(&key);
-        let event = range.view.first_event_after(&span, read_ts, upto).expect("memory reads");
-        if event.is_some() {
-            return;
-        }
-        for (id, told) in self.told.iter().filter(|(_, told)| **told < self.now) {
-            let Some(Outcome::Committed(ts)) = self.outcomes.get(id) else { continue };
-            let wrote = range.wrote(&key, &Bytes::from(format!("t{}", id.0)));
-            assert!(
-                *ts <= read_ts || !wrote,
-                "{id} was told at {told:?}, before {:?}, and is not seen at {read_ts}",
-                self.now
-            );
-        }
-    }
-
     fn disturb(&mut self) {
         if self.rng.percent(30) {
             self.read();
         }
-        if self.rng.percent(20) {
-            self.read_now();
+        self.read_now();
+        if self.rng.percent(10) {
+            self.read_closed();
         }
         match self.rng.below(1000) {
             0..8 => {
@@ -599,34 +593,63 @@ impl World {
                     self.timers.retain(|(m, _), _| *m != n);
                 }
             }
-            8..14 => {
+            8..20 => {
                 let at = self.rng.below(self.ranges.len());
                 self.change_leader(at);
             }
-            14..18 => self.split(),
-            18..24 => {
+            20..24 => self.split(),
+            24..30 => {
                 let lag = match Mistake::FloorUnheeded.is_made() {
                     true => Duration::ZERO,
                     false => TXN_FLOOR_LAG,
                 };
                 let floor = Timestamp::from_duration(self.now - lag);
                 let at = self.rng.below(self.ranges.len());
-                let raise = pb::RaiseFloorsCommand { safe_point: 0, txn_floor: floor.0 };
+                let safe_point = Timestamp::from_duration(self.now - VERSIONS_KEPT);
+                let raise = pb::RaiseFloorsCommand { safe_point: safe_point.0, txn_floor: floor.0 };
                 let body = pb::command::Body::RaiseFloors(raise);
-                self.ranges[at].log.push_back(Entry {
-                    body,
-                    ticket: None,
-                    asker: (0, CallId(u64::MAX)),
-                });
+                let range = &mut self.ranges[at];
+                let (term, asker) = (range.leader.term(), (0, CallId::NOBODYS));
+                range.log.push_back(Entry { term, body, ticket: None, asker });
             }
+            // L4: what a former leader proposed comes into the log of the next one.
+            36..66 => {
+                if let Some(entry) = self.astray.pop() {
+                    let at = self.rng.below(self.ranges.len());
+                    let fits = keys_of_command(&entry.body)
+                        .is_some_and(|keys| keys.iter().all(|key| self.ranges[at].contains(key)));
+                    if fits {
+                        self.ranges[at].log.push_back(Entry { ticket: None, ..entry });
+                    }
+                }
+            }
+            66..90 => self.collect(),
             // A leader sweeps, also what is not old at all.
-            24..30 => {
+            30..36 => {
                 let at = self.rng.below(self.ranges.len());
                 let found = self.leftovers(at);
                 self.finish(found);
             }
             _ => {}
         }
+    }
+
+    /// P12: now and then the range of a commit splits in the middle of it, and its answer is lost.
+    fn split_a_lost_commit(&mut self, machine: MachineNo) {
+        let Machine::Commit(m) = &self.machines[machine] else { return };
+        let mut keys: Vec<Bytes> = m.plan_writes().iter().map(|write| write.key.clone()).collect();
+        keys.sort();
+        if m.in_one_range() && keys.len() > 1 && self.rng.percent(40) {
+            self.split_at(keys.swap_remove(1));
+        }
+    }
+
+    /// S1: versions that ended at or below the safe point are gone.
+    fn collect(&mut self) {
+        let at = self.rng.below(self.ranges.len());
+        let view = &mut self.ranges[at].view;
+        let safe_point = view.floors.safe_point;
+        view.history.retain(|(_, end), _| *end > safe_point);
     }
 
     /// What a sweep of a range finds.
@@ -678,43 +701,6 @@ impl World {
         let last: Vec<_> = self.machines.iter().rev().take(3).map(Machine::to_string).collect();
         panic!("locks or records are left for ever: {last:?}\n{}", states.join("\n"));
     }
-
-    /// What was read at a timestamp is what was there at it.
-    fn check_reads(&self) {
-        for (key, ts, value) in &self.reads {
-            let view = &self.ranges[self.range_of(key)].view;
-            assert_eq!(view.read(key, *ts), *value, "{key:?} was read at {ts}");
-        }
-    }
-
-    /// Every start of a version that a transaction wrote, and every end it may have caused.
-    fn check(&self, plans: &BTreeMap<TxnId, Vec<pb::Write>>) {
-        for (id, writes) in plans {
-            let value = Bytes::from(format!("t{}", id.0));
-            let mut at: BTreeMap<Bytes, Timestamp> = BTreeMap::new();
-            for range in &self.ranges {
-                let latest = range.view.latest.iter().map(|(k, v)| (k, &v.value, v.commit_ts));
-                let ended = range.view.history.iter().map(|((k, _), i)| (k, &i.value, i.start));
-                for (key, found, ts) in latest.chain(ended).filter(|(_, v, _)| **v == value) {
-                    assert_eq!(at.insert(key.clone(), ts), None, "{id} wrote {key:?} twice");
-                    let _ = found;
-                }
-            }
-            let puts = writes.iter().filter(|w| !w.delete).count();
-            assert!(at.is_empty() || at.len() == puts, "{id} is half there: {at:?} of {writes:?}");
-            let first = at.values().next().copied();
-            assert!(at.values().all(|ts| Some(*ts) == first), "{id} has one timestamp: {at:?}");
-            match self.outcomes.get(id) {
-                Some(Outcome::Committed(_)) => {
-                    assert_eq!(at.len(), puts, "{id} was acknowledged and is lost");
-                }
-                Some(Outcome::Aborted(_)) => {
-                    assert!(at.is_empty(), "{id} was told aborted and is there: {at:?}");
-                }
-                Some(Outcome::Unknown) | None => {}
-            }
-        }
-    }
 }
 
 fn copy(message: &Message) -> Message {
@@ -722,6 +708,17 @@ fn copy(message: &Message) -> Message {
         Message::Request(m, c, k, b) => Message::Request(*m, *c, k.clone(), b.clone()),
         Message::Answer(m, c, b) => Message::Answer(*m, *c, b.clone()),
     }
+}
+
+/// The keys of a command that has a timestamp.
+fn keys_of_command(body: &pb::command::Body) -> Option<Vec<Bytes>> {
+    use pb::command::Body;
+    let writes = match body {
+        Body::Prepare(m) => &m.writes,
+        Body::Commit(m) => &m.writes,
+        _ => return None,
+    };
+    Some(writes.iter().map(|write| write.key.clone()).collect())
 }
 
 fn command(body: pb::range_request::Body) -> pb::command::Body {
@@ -763,7 +760,6 @@ fn run(seed: u64) -> BTreeMap<TxnId, Outcome> {
     }
     world.settle();
     world.check(&plans);
-    world.check_reads();
     world.outcomes
 }
 
@@ -790,5 +786,7 @@ fn chaos_commits_and_aborts_and_repeats() {
 }
 
 mod kind;
+mod oracle;
 #[cfg(feature = "mistakes")]
 mod plants;
+mod readers;

@@ -33,6 +33,9 @@ pub const LEASE_WAIT: Duration = Duration::from_millis(889);
 
 /// A coordinator its anchor's leader has not heard of for so long is taken for dead (rule P11).
 pub const TXN_TTL: Duration = Duration::from_secs(2);
+/// A coordinator that has its locks so soon after it first asked for them tells their leaders (rule
+/// P10): nobody can have taken it for dead and recovered it, on whatever clock.
+pub const HINT_TIME: Duration = Duration::from_secs(1);
 /// How often a coordinator says that it is alive.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// An owner of row locks that was not heard of for so long may lose them.
@@ -116,6 +119,10 @@ const _: () = assert!(
             + ABORT_RETRY_GRACE.as_millis()
             + MAX_CLOCK_OFFSET_MAX.as_millis(),
     "P6: records outlive every retry of the commit they answer for"
+);
+const _: () = assert!(
+    HINT_TIME.as_millis() * 2 <= TXN_TTL.as_millis(),
+    "P10: a hint comes before any recovery"
 );
 const _: () = assert!(
     HEARTBEAT_INTERVAL.as_millis() * 3 <= TXN_TTL.as_millis(),

@@ -19,6 +19,11 @@ use crate::state::Verdict;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
+impl CallId {
+    /// Of a request whose answer nobody waits for.
+    pub const NOBODYS: Self = Self(0);
+}
+
 impl fmt::Display for CallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "c{}", self.0)
@@ -157,6 +162,7 @@ fn request(body: &pb::range_request::Body) -> String {
         Body::Check(m) => format!("check {} upto={}", m.checks.len(), Timestamp(m.upto)),
         Body::DropRecord(_) => String::from("drop record"),
         Body::Heartbeat(_) => String::from("heartbeat"),
+        Body::Hint(m) => format!("hint {} committed={}", list(&m.keys), Timestamp(m.commit_ts)),
         Body::Read(_)
         | Body::Scan(_)
         | Body::Split(_)

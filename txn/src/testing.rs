@@ -10,6 +10,7 @@ use crate::apply::{
     Applied, ApplyError, Event, Floors, Mutation, Span, StateView, ViewError, apply,
 };
 use crate::keys::Pretty;
+use crate::leader::DecidedLock;
 use crate::state::{Interval, Lock, Record, Version};
 
 /// A range's state in ordered maps.
@@ -81,6 +82,18 @@ impl MemView {
         let from = (Bytes::copy_from_slice(key), ts.next());
         let ((k, _), interval) = self.history.range(from..).next()?;
         (k == key && interval.visible_at(ts)).then(|| interval.value.clone())
+    }
+
+    /// The same of a reader that sees through these locks (rule P10).
+    pub fn read_through(
+        &self,
+        key: &[u8],
+        ts: Timestamp,
+        decided: &[DecidedLock],
+    ) -> Option<Bytes> {
+        let seen = decided.iter().find(|decided| decided.key == key);
+        let lock = seen.and_then(|seen| self.locks.get(key).filter(|l| l.txn.id == seen.txn));
+        lock.map_or_else(|| self.read(key, ts), |lock| lock.value.clone())
     }
 
     /// Cuts everything at or above `key` off, floors copied (a split).

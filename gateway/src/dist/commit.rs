@@ -178,6 +178,7 @@ impl<M: Machine> Driver<M> {
             return;
         }
         self.rounds += u64::from(sends.iter().any(|(_, request)| replicates(&request.body)));
+        let sends = self.hint_in_passing(sends);
         let dist = self.dist.clone();
         let (calls, requests): (Vec<CallId>, Vec<Outgoing>) = sends.into_iter().unzip();
         self.pending.push(Box::pin(async move {
@@ -194,6 +195,37 @@ impl<M: Machine> Driver<M> {
             }
             inputs
         }));
+    }
+
+    /// Rule P10: hints to nodes that are called anyway go with the rest. The others are sent by
+    /// themselves, for nothing waits for them, and only where the way is known.
+    fn hint_in_passing(&mut self, sends: Vec<(CallId, Outgoing)>) -> Vec<(CallId, Outgoing)> {
+        if sends.iter().all(|(call, _)| *call != CallId::NOBODYS) {
+            return sends;
+        }
+        let node_of = |request: &Outgoing| self.dist.sender().known_leader(&request.key);
+        let (hints, sends): (Vec<_>, Vec<_>) =
+            sends.into_iter().partition(|(call, _)| *call == CallId::NOBODYS);
+        let called: Vec<_> = sends.iter().map(|(_, request)| node_of(request)).collect();
+        let (mut together, mut alone) = (Vec::new(), Vec::new());
+        for (call, hint) in hints {
+            match node_of(&hint) {
+                Some(node) if called.contains(&Some(node)) => together.push((call, hint)),
+                Some(_) => alone.push(hint),
+                None => {}
+            }
+        }
+        if !alone.is_empty() {
+            let dist = self.dist.clone();
+            self.pending.push(Box::pin(async move {
+                // Whether they arrive is nobody's business.
+                let _ = dist.sender().round(alone, ATTEMPT_TIMEOUT).await;
+                Vec::new()
+            }));
+        }
+        // Before what takes a round of consensus.
+        together.extend(sends);
+        together
     }
 
     /// Rule T3: what goes by a time that the node's clock had while it was off is sent no more;

@@ -218,6 +218,8 @@ impl Dist {
 }
 
 #[cfg(test)]
+mod hint_tests;
+#[cfg(test)]
 mod lock_tests;
 #[cfg(test)]
 mod tests;

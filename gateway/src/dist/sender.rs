@@ -184,6 +184,12 @@ impl Sender {
         }
     }
 
+    /// The node that leads the range of a key, as far as is known here, unless it is in doubt.
+    pub(super) fn known_leader(&self, key: &[u8]) -> Option<NodeId> {
+        let leader = self.cache.lock().find(key)?.leader_node_id;
+        (leader != 0).then_some(NodeId(leader)).filter(|node| !self.is_doubted(*node))
+    }
+
     /// The route of the range that holds the keys just below `end`.
     pub async fn route_before(&self, end: &[u8]) -> Result<pb::RangeRoute, Failure> {
         let cached = self.cache.lock().find_before(end);

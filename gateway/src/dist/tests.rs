@@ -86,7 +86,7 @@ pub(super) async fn read(dist: &Arc<Dist>, key: &'static str) -> Option<Bytes> {
 }
 
 /// Lets background work finish, in the test's own time.
-async fn until(mut done: impl FnMut() -> bool) {
+pub(super) async fn until(mut done: impl FnMut() -> bool) {
     for _ in 0..10_000 {
         if done() {
             return;
@@ -218,7 +218,9 @@ async fn a_reader_finishes_the_commit_of_a_dead_coordinator() {
     node.split(b"m");
     // Prepared everywhere, acknowledged, and then the coordinator is never heard of again.
     node.set_fault(Some(Box::new(|body| match body {
-        Body::Verdict(_) | Body::Resolve(_) | Body::Heartbeat(_) => FaultKind::LoseRequest,
+        Body::Verdict(_) | Body::Resolve(_) | Body::Heartbeat(_) | Body::Hint(_) => {
+            FaultKind::LoseRequest
+        }
         _ => FaultKind::Pass,
     })));
     write(&dist, &["a", "z"], "1").await.unwrap();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_proto::RangeId;
+use quorate_txn::mistakes::Mistake;
 use raft::eraftpb::HardState;
 
 use super::{Batch, Cf, Engine, EngineError, KeySpan, local};
@@ -72,7 +73,9 @@ pub fn install(
     told: &mut dyn FnMut(InstallStep),
 ) -> Result<(), InstallError> {
     let mut batch = LogBatch::new();
-    batch.put_meta(mark_key(install.range), encode(install));
+    if !Mistake::InstallUnmarked.is_made() {
+        batch.put_meta(mark_key(install.range), encode(install));
+    }
     if let Some(state) = hard_state {
         batch.hard_state(install.range, state);
     }

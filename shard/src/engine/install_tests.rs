@@ -105,6 +105,13 @@ fn installation_cut_at_each_step_is_old_or_whole() {
     }
 }
 
+/// S4 is missed when it is taken away.
+#[test]
+fn an_installation_without_a_mark_is_found() {
+    let test = installation_cut_at_each_step_is_old_or_whole;
+    crate::planted::assert_found("S4", Mistake::InstallUnmarked, test);
+}
+
 #[test]
 fn mark_survives_encoding() {
     let install = Install {

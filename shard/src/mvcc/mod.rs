@@ -14,7 +14,7 @@ mod view;
 use bytes::Bytes;
 use quorate_proto::{Timestamp, TxnId};
 use quorate_txn::apply::ViewError;
-use quorate_txn::leader::Window;
+use quorate_txn::leader::{DecidedLock, Window};
 use quorate_txn::state::{DecodeError, Lock};
 
 use crate::engine::EngineError;
@@ -24,7 +24,7 @@ pub use scan::{ScanEnd, ScanLimits, ScanRequest, scan};
 pub use view::{EngineView, apply_mutations};
 
 /// As of when, and for whom, is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadAt {
     /// When, and what may have been before the reader (rules R2, R3).
     pub window: Window,
@@ -36,15 +36,16 @@ pub struct ReadAt {
 }
 
 /// Where a reader meets the locks of others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Locks {
     /// In the snapshot. The reader's own do not block it; its writes are overlaid at the gateway.
     InSnapshot(Option<TxnId>),
     /// It has met them: the leader's table, which mirrors every lock, was asked after
     /// `max_read_ts` was raised and before the snapshot was taken (rule P1). A lock that came
     /// between is above `read_ts`, and its transaction was not committed when the read had begun:
-    /// it was not before the reader, so R2 asks for nothing.
-    Asked,
+    /// it was not before the reader, so R2 asks for nothing. It sees through these (rule P10),
+    /// which are in the order of their keys where a span is read.
+    Asked(Vec<DecidedLock>),
 }
 
 impl ReadAt {
@@ -54,11 +55,11 @@ impl ReadAt {
 
     /// Whether this lock keeps the reader from going on.
     fn blocked_by(&self, lock: &Lock) -> bool {
-        match self.locks {
+        match &self.locks {
             Locks::InSnapshot(own) => {
-                self.window.concerns(lock.min_commit_ts, lock.local_ts) && Some(lock.txn.id) != own
+                self.window.concerns(lock.min_commit_ts, lock.local_ts) && Some(lock.txn.id) != *own
             }
-            Locks::Asked => false,
+            Locks::Asked(_) => false,
         }
     }
 }

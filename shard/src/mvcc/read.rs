@@ -4,6 +4,7 @@ use bytes::Bytes;
 use quorate_proto::Timestamp;
 use quorate_txn::apply::ViewError;
 use quorate_txn::keys;
+use quorate_txn::leader::DecidedLock;
 use quorate_txn::state::{Interval, Lock, cf_bound, decode_history_key, history_key};
 
 use super::version::read_version;
@@ -15,12 +16,20 @@ use crate::engine::{Cf, EngineIter, EngineSnapshot};
 /// # Errors
 /// [`ViewError`]: stop the node.
 pub fn get(view: &dyn EngineSnapshot, key: &[u8], at: &ReadAt) -> Result<Read, ViewError> {
-    if at.locks != Locks::Asked
-        && let Some(lock) = view.get(Cf::Locks, key).map_err(engine_failed)?
-    {
-        let lock = Lock::decode(&lock).map_err(damaged("locks"))?;
-        if at.blocked_by(&lock) {
-            return Ok(Read::Blocked(Blocked::Locked(Box::new(lock))));
+    match &at.locks {
+        Locks::InSnapshot(_) => {
+            if let Some(lock) = lock_at(view, key)?
+                && at.blocked_by(&lock)
+            {
+                return Ok(Read::Blocked(Blocked::Locked(Box::new(lock))));
+            }
+        }
+        Locks::Asked(decided) => {
+            if let Some(decided) = decided.iter().find(|decided| decided.key == key)
+                && let Some(value) = value_of(view, decided)?
+            {
+                return Ok(Read::Value(value));
+            }
         }
     }
     let mut current = None;
@@ -44,6 +53,21 @@ pub fn get(view: &dyn EngineSnapshot, key: &[u8], at: &ReadAt) -> Result<Read, V
         None if at.read_ts() >= at.delete_watermark => Ok(Read::Value(None)),
         None => Ok(judge(at, first_interval_after(view, key, at.read_ts())?, None)),
     }
+}
+
+fn lock_at(view: &dyn EngineSnapshot, key: &[u8]) -> Result<Option<Lock>, ViewError> {
+    let lock = view.get(Cf::Locks, key).map_err(engine_failed)?;
+    lock.map(|lock| Lock::decode(&lock).map_err(damaged("locks"))).transpose()
+}
+
+/// The row that a decided lock is (rule P10), or its absence; `None` if it was resolved before the
+/// snapshot: then the row is where rows are.
+pub(super) fn value_of(
+    view: &dyn EngineSnapshot,
+    decided: &DecidedLock,
+) -> Result<Option<Option<Bytes>>, ViewError> {
+    let lock = lock_at(view, &decided.key)?;
+    Ok(lock.filter(|lock| lock.txn.id == decided.txn).map(|lock| lock.value))
 }
 
 enum Current {

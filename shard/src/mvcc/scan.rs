@@ -1,9 +1,9 @@
 //! [`scan`]: the rows of a span at a timestamp, upwards or downwards, row by row.
 //!
-//! Three cursors walk in the same direction: over `latest`; over those keys of `history` that
-//! have an event after the read timestamp, only if the last-delete watermark says that there may
-//! be keys which are in `history` alone; and over the locks that block this reader. The least
-//! (downwards: greatest) key of the three is next.
+//! Cursors walk in the same direction: over `latest`; over those keys of `history` that have an
+//! event after the read timestamp, only if the last-delete watermark says that there may be keys
+//! which are in `history` alone; over the locks that block this reader; and over those it sees
+//! through. The least (downwards: greatest) key of them is next.
 
 use std::cmp::Ordering;
 
@@ -13,7 +13,7 @@ use quorate_txn::apply::ViewError;
 use quorate_txn::keys;
 use quorate_txn::state::{Lock, cf_bound, decode_history_key, history_key};
 
-use super::read::{first_interval_after, judge};
+use super::read::{first_interval_after, judge, value_of};
 use super::version::read_version;
 use super::{Blocked, Locks, Read, ReadAt, damaged, engine_failed};
 use crate::engine::{Cf, EngineIter, EngineSnapshot, KeySpan};
@@ -80,6 +80,8 @@ struct Scanner<'a> {
     latest: Box<dyn EngineIter + 'a>,
     history: Option<HistoryKeys<'a>>,
     lock: Option<(Bytes, Box<Lock>)>,
+    /// Rows that are still locks (rule P10), the next one last.
+    decided: Vec<(Bytes, Option<Bytes>)>,
     given: ScanLimits,
 }
 
@@ -88,6 +90,8 @@ enum Next {
     Row,
     Ended(Bytes),
     Locked(Bytes, Box<Lock>),
+    /// A lock that is a row, whatever else there is under its key.
+    Decided,
     Nothing,
 }
 
@@ -107,9 +111,10 @@ impl<'a> Scanner<'a> {
             .transpose()?;
         let lock = match at.locks {
             Locks::InSnapshot(_) => first_blocking_lock(view, request)?,
-            Locks::Asked => None,
+            Locks::Asked(_) => None,
         };
-        Ok(Self { view, request, latest, history, lock, given: ScanLimits::default() })
+        let decided = decided_rows(view, request)?;
+        Ok(Self { view, request, latest, history, lock, decided, given: ScanLimits::default() })
     }
 
     fn run(mut self, row: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<ScanEnd, ViewError> {
@@ -124,6 +129,7 @@ impl<'a> Scanner<'a> {
                     why: Blocked::Locked(lock),
                     key,
                 }),
+                Next::Decided => self.decided_row(row)?,
                 Next::Row => self.current_row(row)?,
                 Next::Ended(key) => {
                     if let Some(history) = &mut self.history {
@@ -156,14 +162,38 @@ impl<'a> Scanner<'a> {
                 Next::Locked(key.clone(), lock.clone())
             }
             (Some((key, lock)), None) => Next::Locked(key.clone(), lock.clone()),
-            (_, Some((_, next))) => next,
-            (None, None) => Next::Nothing,
+            (_, Some((row_key, next))) => match self.decided.last() {
+                Some((key, _)) if self.order(key, row_key).is_le() => Next::Decided,
+                _ => next,
+            },
+            (None, None) if self.decided.is_empty() => Next::Nothing,
+            (None, None) => Next::Decided,
         }
     }
 
     /// By which of two keys the scan comes first.
     fn order(&self, a: &[u8], b: &[u8]) -> Ordering {
         if self.request.reverse { b.cmp(a) } else { a.cmp(b) }
+    }
+
+    /// The row that a lock is; moves on, also past what it replaces.
+    fn decided_row(
+        &mut self,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<Step, ViewError> {
+        let (key, value) = self.decided.pop().expect("`next` has seen it");
+        if self.latest.item().is_some_and(|(latest, _)| latest == key) {
+            self.move_latest();
+        }
+        if let Some(history) = &mut self.history
+            && history.key.as_ref() == Some(&key)
+        {
+            history.advance()?;
+        }
+        Ok(match value {
+            Some(value) => self.give(&key, &value, row),
+            None => Step::Go,
+        })
     }
 
     /// The row `latest` stands on; moves on.
@@ -211,20 +241,27 @@ impl<'a> Scanner<'a> {
         let first = first_interval_after(self.view, key, at.read_ts())?;
         match judge(at, first, current) {
             Read::Value(None) | Read::Older(None) => Ok(Step::Go),
-            Read::Value(Some(value)) | Read::Older(Some(value)) => {
-                self.given.rows += 1;
-                self.given.bytes += (key.len() + value.len()) as u64;
-                if row(key, &value) && !self.limit_reached() {
-                    return Ok(Step::Go);
-                }
-                Ok(Step::Stop(self.pause_after(key)))
-            }
+            Read::Value(Some(value)) | Read::Older(Some(value)) => Ok(self.give(key, &value, row)),
             Read::Blocked(why) => Ok(Step::Stop(ScanEnd::Blocked {
                 key: key.clone(),
                 why,
                 rest: self.rest_from(key),
             })),
         }
+    }
+
+    fn give(
+        &mut self,
+        key: &Bytes,
+        value: &[u8],
+        row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Step {
+        self.given.rows += 1;
+        self.given.bytes += (key.len() + value.len()) as u64;
+        if row(key, value) && !self.limit_reached() {
+            return Step::Go;
+        }
+        Step::Stop(self.pause_after(key))
     }
 
     fn move_latest(&mut self) {
@@ -354,6 +391,24 @@ impl<'a> HistoryKeys<'a> {
             None => self.iter.status().map(|()| None).map_err(engine_failed),
         }
     }
+}
+
+/// The rows that are still locks, in reverse of the scan's direction.
+fn decided_rows(
+    view: &dyn EngineSnapshot,
+    request: &ScanRequest,
+) -> Result<Vec<(Bytes, Option<Bytes>)>, ViewError> {
+    let Locks::Asked(decided) = &request.at.locks else { return Ok(Vec::new()) };
+    let mut rows = Vec::with_capacity(decided.len());
+    for decided in decided {
+        if let Some(value) = value_of(view, decided)? {
+            rows.push((decided.key.clone(), value));
+        }
+    }
+    if !request.reverse {
+        rows.reverse();
+    }
+    Ok(rows)
 }
 
 /// The first lock that blocks the reader: where it stands the scan ends.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use quorate_proto::RangeId;
-use quorate_txn::leader::Window;
+use quorate_txn::leader::{DecidedLock, Window};
 use quorate_txn::state::TxnMeta;
 
 use super::super::{
@@ -21,20 +21,28 @@ const OTHER: TxnId = TxnId(2);
 #[derive(Debug, Default)]
 struct Model {
     keys: BTreeMap<Bytes, Vec<(u64, Option<Bytes>)>>,
-    locks: BTreeMap<Bytes, (TxnId, u64)>,
+    locks: BTreeMap<Bytes, (TxnId, u64, Option<Bytes>)>,
     watermark: u64,
     safe_point: u64,
 }
 
 impl Model {
     fn read(&self, key: &Bytes, at: &ReadAt) -> Read {
-        if let Some((txn, min)) = self.locks.get(key)
-            && let Locks::InSnapshot(own) = at.locks
-            && Some(*txn) != own
-            && (*min <= at.window.read_ts.0
-                || (*min <= at.window.upto.0 && *min <= at.window.observed.0))
-        {
-            return Read::Blocked(Blocked::Locked(Box::new(lock_of(*txn, *min))));
+        match (self.locks.get(key), &at.locks) {
+            (Some((txn, min, value)), Locks::InSnapshot(own))
+                if Some(*txn) != *own
+                    && (*min <= at.window.read_ts.0
+                        || (*min <= at.window.upto.0 && *min <= at.window.observed.0)) =>
+            {
+                let lock = lock_of(*txn, *min, value.clone());
+                return Read::Blocked(Blocked::Locked(Box::new(lock)));
+            }
+            (Some((_, _, value)), Locks::Asked(decided))
+                if decided.iter().any(|lock| lock.key == *key) =>
+            {
+                return Read::Value(value.clone());
+            }
+            _ => {}
         }
         let events = self.keys.get(key).map_or(&[][..], Vec::as_slice);
         let next = events.iter().find(|(ts, _)| *ts > at.window.read_ts.0);
@@ -48,6 +56,23 @@ impl Model {
         let seen = events.iter().rev().find(|(ts, _)| *ts <= at.window.read_ts.0);
         let value = seen.and_then(|(_, value)| value.clone());
         if next.is_some() { Read::Older(value) } else { Read::Value(value) }
+    }
+
+    /// What a reader at `read_ts` sees through, were every lock decided at its minimum. Those that
+    /// were resolved when the snapshot was taken are named, too.
+    fn decided(&self, read_ts: Timestamp, span: &KeySpan) -> Vec<DecidedLock> {
+        let mut keys: Vec<Bytes> = (0..9).map(key_of).filter(|key| span.contains(key)).collect();
+        keys.sort();
+        let decided = keys.into_iter().filter_map(|key| {
+            let newest = self.keys.get(&key).and_then(|events| events.last()).map_or(0, |e| e.0);
+            let txn = match self.locks.get(&key) {
+                Some((txn, min, _)) if *min <= read_ts.0 && *min > newest => *txn,
+                Some(_) => return None,
+                None => OTHER,
+            };
+            Some(DecidedLock { key, txn })
+        });
+        decided.collect()
     }
 
     fn all_keys(&self, span: &KeySpan) -> Vec<Bytes> {
@@ -64,12 +89,12 @@ fn local_of(ts: Timestamp) -> Timestamp {
     Timestamp(if ts.0.is_multiple_of(3) { ts.0 + 1000 } else { ts.0 })
 }
 
-fn lock_of(txn: TxnId, min: u64) -> Lock {
+fn lock_of(txn: TxnId, min: u64, value: Option<Bytes>) -> Lock {
     Lock {
         txn: TxnMeta { id: txn, anchor: "anchor".into(), commit_start: Timestamp(1) },
         min_commit_ts: Timestamp(min),
         local_ts: Timestamp(min),
-        value: None,
+        value,
         known_absent: false,
     }
 }
@@ -85,7 +110,7 @@ fn key_of(i: u8) -> Bytes {
 #[derive(Debug, Clone)]
 enum Op {
     Write(u8, Option<u8>),
-    Lock(u8, bool, u64),
+    Lock(u8, bool, u64, Option<u8>),
     Unlock(u8),
     RaiseSafePoint(u64),
     Flush,
@@ -94,7 +119,8 @@ enum Op {
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         10 => (any::<u8>(), any::<Option<u8>>()).prop_map(|(k, v)| Op::Write(k, v)),
-        1 => (any::<u8>(), any::<bool>(), 0..30u64).prop_map(|(k, own, m)| Op::Lock(k, own, m)),
+        2 => (any::<u8>(), any::<bool>(), 0..30u64, any::<Option<u8>>())
+            .prop_map(|(k, own, m, v)| Op::Lock(k, own, m, v)),
         1 => any::<u8>().prop_map(Op::Unlock),
         1 => (0..20u64).prop_map(Op::RaiseSafePoint),
         1 => Just(Op::Flush),
@@ -130,10 +156,11 @@ fn carry_out(op: &Op, now: u64, model: &mut Model, engine: &dyn Engine) {
                 }
             }
         }
-        Op::Lock(key, own, above) => {
+        Op::Lock(key, own, above, value) => {
             let (key, txn) = (key_of(*key), if *own { OWN } else { OTHER });
-            model.locks.insert(key.clone(), (txn, now + above));
-            mutations.push(Mutation::PutLock { key, lock: lock_of(txn, now + above) });
+            let value = value.map(|byte| Bytes::from(vec![byte; usize::from(byte) % 5]));
+            model.locks.insert(key.clone(), (txn, now + above, value.clone()));
+            mutations.push(Mutation::PutLock { key, lock: lock_of(txn, now + above, value) });
         }
         Op::Unlock(key) => {
             model.locks.remove(&key_of(*key));
@@ -158,6 +185,9 @@ fn carry_out(op: &Op, now: u64, model: &mut Model, engine: &dyn Engine) {
 fn scanned(view: &dyn EngineSnapshot, mut request: ScanRequest) -> String {
     let mut seen = String::new();
     loop {
+        if let Locks::Asked(decided) = &mut request.at.locks {
+            decided.retain(|lock| request.span.contains(&lock.key));
+        }
         let mut rows = 0;
         let end = scan(view, &request, &mut |key, value| {
             rows += 1;
@@ -232,13 +262,16 @@ fn check_look(look: &Look, now: u64, model: &Model, engine: &dyn Engine) {
     let (start, end) = look.span;
     let span =
         KeySpan::new(start.map(key_of).unwrap_or_default(), end.map(key_of).unwrap_or_default());
-    for at in [at, ReadAt { locks: Locks::Asked, ..at }] {
+    let asked = |decided| ReadAt { locks: Locks::Asked(decided), ..at.clone() };
+    let through = model.decided(read_ts, &KeySpan::default());
+    for at in [at.clone(), asked(Vec::new()), asked(through)] {
         for key in (0..9).map(key_of) {
             let found = get(&*snapshot, &key, &at).expect("reads");
             assert_eq!(found, model.read(&key, &at), "{key:?}");
         }
         for reverse in [false, true] {
-            let request = ScanRequest { span: span.clone(), reverse, at, limits: look.limits };
+            let (span, at, limits) = (span.clone(), at.clone(), look.limits);
+            let request = ScanRequest { span, reverse, at, limits };
             assert_eq!(scanned(&*snapshot, request.clone()), expected(model, &request));
         }
     }
@@ -260,7 +293,7 @@ fn check_view(snapshot: &dyn EngineSnapshot, span: &KeySpan, at: &ReadAt, model:
         let found = view.first_event_after(&span, after, upto).expect("reads");
         assert_eq!(found.map(|e| e.key), want(&span).map(|e| e.key), "{span:?}");
         let lock = view.first_foreign_lock(&span, OWN).expect("reads");
-        let foreign = model.locks.iter().find(|(key, (txn, _))| span.contains(key) && *txn != OWN);
+        let foreign = model.locks.iter().find(|(key, (txn, ..))| span.contains(key) && *txn != OWN);
         assert_eq!(lock.map(|(key, _)| key), foreign.map(|(key, _)| key.clone()));
     }
     for key in (0..9).map(key_of) {

@@ -72,9 +72,13 @@ fn read_back(node: &NodeShared, group: &mut Group) -> Result<(), String> {
     let durable = pb::RangeState::decode(&bytes[..]).map_err(|e| e.to_string())?;
     group.durable = group.durable.max(durable.applied_index);
     // Garbage collection may go by what is flushed, never by anything newer (rule S1).
-    let descriptor = durable.descriptor.unwrap_or_default();
+    let flushed = match Mistake::CollectedTooSoon.is_made() {
+        true => group.state.clone(),
+        false => durable,
+    };
+    let descriptor = flushed.descriptor.unwrap_or_default();
     let span = KeySpan::new(descriptor.start, descriptor.end);
-    let safe_point = Timestamp(durable.safe_point);
+    let safe_point = Timestamp(flushed.safe_point);
     node.deps.engine.safe_points().publish(group.range, span, safe_point);
     Ok(())
 }

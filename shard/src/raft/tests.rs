@@ -6,6 +6,7 @@ mod real;
 use std::time::Duration;
 
 use quorate_proto::{NodeId, PeerId, RangeId, Timestamp};
+use quorate_txn::mistakes::Mistake;
 
 use self::harness::{Cluster, RANGE, descriptor};
 use super::config::*;
@@ -326,6 +327,13 @@ fn late_message_does_not_recreate_a_removed_replica() {
         let there = driver.workers.iter().any(|(worker, _)| worker.groups.contains_key(&RANGE));
         assert!(!there, "restarted: {restarted}");
     }
+}
+
+/// L7 is missed when it is taken away.
+#[test]
+fn a_forgotten_tombstone_is_found() {
+    let test = late_message_does_not_recreate_a_removed_replica;
+    crate::planted::assert_found("L7", Mistake::TombstoneForgotten, test);
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Replica {
         drop(core);
         self.check_safe_point(asked.read_ts)?;
         RangeMetrics::inc(&self.node.metrics.closed_reads);
-        Ok(Ok(Begun { leave: Leave::Closed { rows }, window: asked }))
+        Ok(Ok(Begun { leave: Leave::Closed { rows }, window: asked, decided: Vec::new() }))
     }
 
     /// Whether the rows that were there before the snapshot were there when it was taken.

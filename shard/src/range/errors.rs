@@ -3,7 +3,6 @@
 use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::range_response::Body;
 use quorate_proto::{NodeId, RangeId, Timestamp, pb};
-use quorate_txn::keys::Pretty;
 
 use super::config::{RETRY_AFTER_MS, RETRY_NO_LEASE_MS};
 use crate::disk::DiskState;
@@ -66,18 +65,6 @@ pub fn too_old(read_ts: Timestamp, safe_point: Timestamp) -> pb::RangeError {
     pb::RangeError::new(
         Kind::TooOld(pb::TooOld { floor: safe_point.0 }),
         format!("the read timestamp {read_ts} lies below the range's safe point {safe_point}"),
-    )
-}
-
-/// Rule R2.
-pub fn uncertain(key: &[u8], event: Timestamp, writer: Option<pb::LockOwner>) -> pb::RangeError {
-    pb::RangeError::new(
-        Kind::Uncertain(pb::Uncertain {
-            key: bytes::Bytes::copy_from_slice(key),
-            event_ts: event.0,
-            writer,
-        }),
-        format!("key {} changed at {event}, perhaps before this read began", Pretty(key)),
     )
 }
 

@@ -104,12 +104,14 @@ impl Replica {
     ) -> Outcome {
         let wait = Duration::from_millis(u64::from(request.wait_ms));
         let until = deadline.min(now() + wait);
+        // Who queues waits for nothing else any longer, either.
+        let patience = if request.wait() == pb::LockWait::Block { until } else { deadline };
         // What was locked in another term is not any more.
         let mut progress = (0, Progress::default());
         loop {
             let mut park = None;
             let outcome = self
-                .retry(deadline, || match self.lock_step(epoch, request, &mut progress)? {
+                .retry(patience, || match self.lock_step(epoch, request, &mut progress)? {
                     Step::Known(attempt) => Ok(attempt),
                     Step::Park(place, error) => {
                         park = Some((place, error));

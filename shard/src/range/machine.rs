@@ -117,6 +117,9 @@ impl Machine {
 
     /// Rule P5: reads the refusals of the range into memory.
     fn count_refusals(&mut self, state: &pb::RangeState) {
+        if Mistake::RefusalsUncounted.is_made() {
+            return;
+        }
         let span = span_of(&state.descriptor.clone().unwrap_or_default());
         let snapshot = self.replica.node.engine.snapshot();
         match read_refusals(&*snapshot, &span) {
@@ -147,9 +150,11 @@ impl Machine {
         };
         let descriptor = state.descriptor.clone().unwrap_or_default();
         // Rule L4.
-        let mut work = if command.term != entry.term {
+        let mut work = if command.term != entry.term && !Mistake::TermUnheeded.is_made() {
             Work::error(errors::not_leader(self.replica.range, None, Some(descriptor)))
-        } else if command.epoch_version != version_of(&descriptor) {
+        } else if command.epoch_version != version_of(&descriptor)
+            && !Mistake::EpochUnheeded.is_made()
+        {
             Work::error(errors::stale_route(self.replica.range, vec![descriptor]))
         } else {
             self.command(&body, entry, state, batch)?

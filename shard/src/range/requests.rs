@@ -90,6 +90,7 @@ fn first_key(body: &Ask) -> Option<bytes::Bytes> {
         Ask::Check(r) => r.checks.first().map(|c| c.start.clone()),
         Ask::DropRecord(r) => Some(r.anchor.clone()),
         Ask::Heartbeat(r) => Some(r.anchor.clone()),
+        Ask::Hint(r) => r.keys.first().cloned(),
         Ask::Split(r) => Some(r.key.clone()),
         Ask::Lock(r) => r.keys.first().cloned(),
         Ask::Unlock(r) => r.keys.first().cloned(),
@@ -144,6 +145,7 @@ impl Replica {
             Ask::Check(r) => self.retry(deadline, || self.check(epoch, &r)).await,
             Ask::DropRecord(r) => self.drop_record(epoch, r, deadline).await,
             Ask::Heartbeat(r) => self.heartbeat(epoch, &r),
+            Ask::Hint(r) => self.hint(epoch, &r),
             Ask::Lock(r) => self.lock(epoch, &r, deadline).await,
             Ask::Unlock(r) => self.unlock(&r),
             Ask::Split(r) => self.split(epoch, r, deadline).await,
@@ -183,7 +185,7 @@ impl Replica {
                 Attempt::Wait(waiting) => {
                     let until = match waiting.on {
                         WaitOn::InFlight(_) => deadline,
-                        WaitOn::Lock(..) => *lock_wait_ends
+                        WaitOn::Lock(..) | WaitOn::Resolve(..) => *lock_wait_ends
                             .get_or_insert_with(|| deadline.min(now() + LOCK_WAIT_MAX)),
                     };
                     (until, waiting.give_up())

@@ -38,6 +38,7 @@ use crate::raft::{
 use crate::transport::local::Router;
 
 mod closed;
+mod plants;
 mod row_locks;
 
 const STEP: Duration = Duration::from_millis(10);
@@ -658,7 +659,7 @@ fn keys_stay_in_the_lock_table_until_the_batch_is_visible() {
     };
     assert!(matches!(start(&alone), ReadStart::Wait(_)), "applied, but no reader sees it yet");
     alone.make_visible(&batch);
-    assert_eq!(start(&alone), ReadStart::Clear);
+    assert_eq!(start(&alone), ReadStart::Clear(Vec::new()));
     drop(answer);
 }
 

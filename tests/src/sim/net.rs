@@ -134,6 +134,7 @@ fn name_of(call: &pb::Call) -> String {
         Some(B::Check(_)) => "check",
         Some(B::DropRecord(_)) => "drop",
         Some(B::Heartbeat(_)) => "alive",
+        Some(B::Hint(_)) => "hint",
         Some(B::Split(_)) => "split",
         Some(B::Lock(_)) => "lock",
         Some(B::Unlock(_)) => "unlock",

@@ -47,6 +47,7 @@ pub const PLANTS: &[Plant] = &[
     ),
     plant("flights-overlooked", "P1", &[Mistake::FlightsOverlooked], 5),
     plant("resolved-before-verdict", "P4", &[Mistake::ResolvedBeforeVerdict], 5),
+    plant("verdict-guessed", "P10", &[Mistake::VerdictGuessed], 10),
     plant("reads-unchecked", "P9", &[Mistake::ReadsUnchecked], 15),
     plant(
         "conflicts-forgotten",
@@ -54,6 +55,7 @@ pub const PLANTS: &[Plant] = &[
         &[Mistake::ConflictsForgotten, Mistake::RowLocksForgotten],
         5,
     ),
+    plant("snapshot-torn", "R1", &[Mistake::SnapshotTorn], 5),
     plant("locks-overlooked", "R2", &[Mistake::LocksOverlooked], 5),
     plant("safe-point-unheeded", "R4", &[Mistake::SafePointUnheeded], 30),
     plant("watermark-unheeded", "R5", &[Mistake::WatermarkUnheeded], 10),
@@ -95,5 +97,21 @@ mod tests {
             let row = format!("| `{}` | {} |", plant.name, plant.rules);
             assert!(page.contains(&row), "{row}");
         }
+    }
+
+    /// Of each rule that can be taken away the page says how it is missed, or what hides that.
+    #[test]
+    fn every_rule_is_planted_somewhere() {
+        let page = include_str!("../../../docs/simulator.md");
+        let from = page.find("## What it must find").expect("the chapter on plants");
+        let chapter = page[from..].split("\n## ").next().unwrap_or_default();
+        let named = |rule: &str| {
+            let words = chapter.split(|c: char| !c.is_ascii_alphanumeric());
+            words.into_iter().any(|word| word == rule)
+        };
+        let rules = [("T", 4), ("L", 7), ("P", 14), ("R", 6), ("S", 4)];
+        let all = rules.iter().flat_map(|(of, last)| (1..=*last).map(move |n| format!("{of}{n}")));
+        let missing: Vec<String> = all.filter(|rule| !named(rule)).collect();
+        assert_eq!(missing, Vec::<String>::new());
     }
 }

@@ -5,10 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_proto::{TxnId, pb};
+use quorate_proto::{Timestamp, TxnId, pb};
 
 use super::{AbortReason, Coordinator, Outcome, Phase, Work};
 use crate::config::{FINISH_DEADLINE, HEARTBEAT_INTERVAL, RETRY_PAUSE_MIN, SETTLE_PAUSE_MAX};
+use crate::leader::decided::SEEN_THROUGH_MAX;
 use crate::state::Verdict;
 use crate::step::{Action, CallId, TimerId};
 
@@ -119,6 +120,18 @@ impl Coordinator {
         self.calls.clear();
         self.phase = Phase::Done;
         out.push(Action::Done);
+    }
+
+    /// P10: readers need not wait for the verdict. Nothing follows if a hint is lost: whoever meets
+    /// the lock asks the anchor.
+    pub(super) fn hint(&self, ts: Timestamp, out: &mut Vec<Action>) {
+        for keys in self.locked.iter().filter(|keys| keys.len() <= SEEN_THROUGH_MAX) {
+            let Some(key) = keys.first().cloned() else { continue };
+            let (txn_id, keys) = (self.plan.txn.id.to_bytes(), keys.clone());
+            let body = pb::HintRequest { txn_id, keys, commit_ts: ts.0 };
+            let body = pb::range_request::Body::Hint(body);
+            out.push(Action::Send { call: CallId::NOBODYS, key, body });
+        }
     }
 
     /// P11: until the verdict is replicated, others must not take it for dead.

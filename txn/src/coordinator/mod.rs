@@ -3,10 +3,11 @@
 //!
 //! *One range*: a commit, repeated under the same id until its verdict comes (P7). *Many ranges*:
 //! parallel prepares, the anchor's with the staging record; when every key has its lock the
-//! transaction is committed at the greatest `min_commit_ts`, the client is told, then the verdict
-//! is replicated and resolves the locks in the anchor's range, then the other locks are resolved,
-//! then the record may be dropped whenever it suits. *Something left to check* (P9): the record is
-//! preparing, checks follow, the verdict is replicated before the answer.
+//! transaction is committed at the greatest `min_commit_ts`. The client is told, and so are, by
+//! hints that nothing leans on, the leaders of its keys (P10). Then the verdict is replicated and
+//! resolves the locks in the anchor's range, then the other locks are resolved, then the record may
+//! be dropped whenever it suits. *Something left to check* (P9): the record is preparing, checks
+//! follow, the verdict is replicated before the answer.
 //!
 //! # Invariants
 //! * *Keys, values, start and anchor of the id never change* (P12): requests are made from one
@@ -19,6 +20,9 @@
 //!   are forgotten, and the verdict that stands at the anchor is what is told.
 //! * *No lock is resolved before the anchor answered with the verdict* (P4).
 //! * *An undecided younger transaction is waited for, an older one never* (P13).
+//! * *A hint tells the verdict* (P10): it is given only while nobody can have begun a recovery, for
+//!   then every lock that was answered is the first of its key. After a recovery it may be a late
+//!   copy, which counts for nothing: its minimum is not the verdict's.
 
 mod finish;
 mod requests;
@@ -31,7 +35,7 @@ use bytes::Bytes;
 use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 
 use crate::config::{
-    ABORT_RETRY_GRACE, COMMIT_RETRY_DEADLINE, FINISH_DEADLINE, HEARTBEAT_INTERVAL,
+    ABORT_RETRY_GRACE, COMMIT_RETRY_DEADLINE, FINISH_DEADLINE, HEARTBEAT_INTERVAL, HINT_TIME,
 };
 use crate::mistakes::Mistake;
 use crate::state::{TxnMeta, Verdict};
@@ -118,6 +122,8 @@ pub struct Coordinator {
     /// The client was told that it is committed.
     acknowledged: bool,
     unlocked: BTreeSet<Bytes>,
+    /// The keys that have their locks, as they lay in ranges when they got them.
+    locked: Vec<Vec<Bytes>>,
     /// Keys in the anchor's range: resolved with the verdict, in one command.
     beside_anchor: Vec<Bytes>,
     /// They are.
@@ -128,6 +134,8 @@ pub struct Coordinator {
     decisive: bool,
     /// Calls that wait for a lock to be cleared, the error they got, whether it may take long.
     clearing: BTreeMap<CallId, (pb::RangeError, bool)>,
+    /// When the first prepare was sent.
+    prepared_since: Duration,
     /// When a call was last grouped again without a pause.
     rerouted_at: Option<Duration>,
     deadline_passed: bool,
@@ -152,11 +160,13 @@ impl Coordinator {
             answered: false,
             acknowledged: false,
             unlocked,
+            locked: Vec::new(),
             beside_anchor: Vec::new(),
             resolved_beside: false,
             max_min_commit_ts: Timestamp::ZERO,
             decisive: false,
             clearing: BTreeMap::new(),
+            prepared_since: Duration::ZERO,
             rerouted_at: None,
             deadline_passed: false,
         }
@@ -225,6 +235,10 @@ impl Coordinator {
                 self.calls.remove(call);
                 self.many = true;
                 self.phase = Phase::Preparing;
+                self.prepared_since = now;
+                if Mistake::AnchorMoved.is_made() {
+                    self.move_anchor(&groups);
+                }
                 out.push(Action::SetTimer {
                     timer: TimerId::Heartbeat,
                     at: now + HEARTBEAT_INTERVAL,
@@ -316,7 +330,11 @@ impl Coordinator {
         if keys.contains(&self.plan.txn.anchor) {
             self.beside_anchor = keys.to_vec();
         }
+        self.locked.push(keys.to_vec());
         self.max_min_commit_ts = self.max_min_commit_ts.max(min);
+        if Mistake::VerdictGuessed.is_made() {
+            self.hint(self.max_min_commit_ts, out);
+        }
         if !self.unlocked.is_empty() {
             return;
         }
@@ -330,6 +348,9 @@ impl Coordinator {
             // Should it never hear of the verdict, it must not look alive for ever.
             out.push(Action::SetTimer { timer: TimerId::GiveUp, at: now + FINISH_DEADLINE });
             self.add_and_send(Work::Verdict(Verdict::Committed(ts)), out);
+            if now < self.prepared_since + HINT_TIME {
+                self.hint(ts, out);
+            }
         } else {
             self.phase = Phase::Checking(ts);
             let call = self.calls.add(Work::Check(self.plan.checks.clone()));

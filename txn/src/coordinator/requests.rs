@@ -8,11 +8,18 @@ use quorate_proto::{TxnId, pb, pb::range_request::Body};
 use super::{Coordinator, Work};
 use crate::mistakes::Mistake;
 use crate::state::Verdict;
-use crate::step::{Action, CallId};
+use crate::step::{Action, CallId, Group};
 
 impl Coordinator {
     pub(super) fn all_keys(&self) -> Vec<Bytes> {
         self.plan.writes.iter().map(|w| w.key.clone()).collect()
+    }
+
+    /// A mistake (P12).
+    pub(super) fn move_anchor(&mut self, groups: &[Group]) {
+        if let Some(key) = groups.last().and_then(|group| group.keys.first()) {
+            self.plan.txn.anchor = key.clone();
+        }
     }
 
     pub(super) fn add_and_send(&mut self, work: Work, out: &mut Vec<Action>) {

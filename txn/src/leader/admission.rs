@@ -304,8 +304,8 @@ impl LeaderState {
     }
 }
 
-/// P13: only the older of two waits for the lock of the other. A write in flight ends by itself and
-/// is waited for by everybody.
+/// P13: only the older of two waits for the lock of the other. A write in flight and the lock of a
+/// decided transaction end by themselves and are waited for by everybody.
 fn wait_or_refuse(candidate: &Candidate<'_>, waiting: Waiting) -> Admission {
     match &waiting.on {
         WaitOn::Lock(holder, _)
@@ -313,7 +313,7 @@ fn wait_or_refuse(candidate: &Candidate<'_>, waiting: Waiting) -> Admission {
         {
             error(waiting.give_up())
         }
-        WaitOn::Lock(..) | WaitOn::InFlight(_) => Admission::Wait(waiting),
+        WaitOn::Lock(..) | WaitOn::Resolve(..) | WaitOn::InFlight(_) => Admission::Wait(waiting),
     }
 }
 

@@ -4,7 +4,7 @@
 //! # Invariants
 //! * A row is looked at only while its lock is held and nothing else is in flight on it: what is
 //!   reported unchanged stays so for as long as the lock does.
-//! * Only who asked with `BLOCK` waits for row locks or for the verdict of a replicated lock.
+//! * Only who asked with `BLOCK` waits for row locks, or for a replicated lock to go.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use quorate_proto::{Timestamp, TxnId, pb};
 
 use super::rows::{Asked, Mode};
-use super::{LeaderState, WaitOn, Waiting, busy};
+use super::{LeaderState, Waiting, busy};
 use crate::apply::{StateView, ViewError, invalid};
 
 /// Who is told to those who must wait, of many.
@@ -38,7 +38,7 @@ pub enum Locking {
         /// Who.
         blockers: Vec<pb::LockOwner>,
     },
-    /// A write is being replicated: go on when anything was applied.
+    /// A write is being replicated or resolved: go on when anything was applied.
     Wait(Waiting),
     /// The answer.
     Refuse(pb::RangeError),
@@ -111,7 +111,7 @@ impl LeaderState {
         for key in request.keys.iter().filter(|key| !progress.skipped.contains(*key)) {
             match self.table.in_writers_way(key, TxnId::default()) {
                 None => {}
-                Some(waiting) if matches!(waiting.on, WaitOn::InFlight(_)) => {
+                Some(waiting) if waiting.ends_by_itself() => {
                     return Ok(Locking::Wait(waiting));
                 }
                 Some(waiting) => return Ok(Locking::Refuse(waiting.give_up())),

@@ -4,6 +4,7 @@
 //! * [`table`]: writes in flight and replicated locks, by key (P1).
 //! * [`admission`]: prepare and one-range commit, from request to command (P1, P9, P13).
 //! * [`reading`]: reads and checks against the table (P1, P9, R2).
+//! * [`decided`]: locks known to be committed before their verdict is replicated (P10).
 //! * [`hearing`]: which coordinators are taken for dead (P11).
 //! * [`rows`]: row locks and their queues; [`locking`]: requests for them.
 //! * [`recent`]: who wrote keys lately, for those who come too late.
@@ -18,10 +19,12 @@
 //!   reading of the clock: if the clock is not there yet, the caller waits for it (T1).
 //! * *A read raises `max_read_ts` before it looks at the table* (P1).
 //! * *One write in flight a key*: others wait for it, which ends by itself.
-//! * *Whoever waits for a replicated lock is older than its holder* (P13), so waiting has no cycle.
+//! * *Whoever waits for a replicated lock is older than its holder* (P13), or that is decided and
+//!   waits for nobody (P10), so waiting has no cycle.
 //! * *Nothing is answered before the leader is ready* (L2): not even a look-up.
 
 pub mod admission;
+pub mod decided;
 pub mod hearing;
 pub mod locking;
 pub mod reading;
@@ -36,8 +39,10 @@ use bytes::Bytes;
 use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 
 use crate::apply::Mutation;
+use crate::mistakes::Mistake;
 use crate::state::{Lock, Record, TxnMeta};
 pub use admission::Admission;
+pub use decided::DecidedLock;
 use hearing::Hearing;
 pub use reading::{ReadSet, ReadStart, Window};
 use recent::RecentWriters;
@@ -61,6 +66,8 @@ pub enum WaitOn {
     InFlight(TxnId),
     /// A replicated lock of a younger transaction. After a while ask for its verdict (P11).
     Lock(Box<TxnMeta>, Timestamp),
+    /// The same of a transaction that is known to be committed (P10): its resolve is on its way.
+    Resolve(Box<TxnMeta>, Timestamp),
 }
 
 /// Where and for what a request waits; it holds nothing meanwhile.
@@ -76,9 +83,18 @@ impl Waiting {
     /// What to answer when waiting took too long: the holder to ask about, or "try again".
     pub fn give_up(&self) -> pb::RangeError {
         match &self.on {
-            WaitOn::Lock(txn, min_commit_ts) => locked(&self.key, txn, *min_commit_ts),
+            WaitOn::Lock(txn, min_commit_ts) | WaitOn::Resolve(txn, min_commit_ts) => {
+                locked(&self.key, txn, *min_commit_ts)
+            }
             WaitOn::InFlight(id) => unavailable(format!("a write of {id} is being replicated")),
         }
+    }
+}
+
+impl Waiting {
+    /// Nobody who waits can keep it from ending: even who may not wait for others waits for it.
+    pub fn ends_by_itself(&self) -> bool {
+        !matches!(self.on, WaitOn::Lock(..))
     }
 }
 
@@ -88,6 +104,7 @@ impl fmt::Display for Waiting {
         match &self.on {
             WaitOn::InFlight(id) => write!(f, "wait at {key} for {id} in flight"),
             WaitOn::Lock(txn, min) => write!(f, "wait at {key} for lock of {} min={min}", txn.id),
+            WaitOn::Resolve(txn, _) => write!(f, "wait at {key} for the resolve of {}", txn.id),
         }
     }
 }
@@ -128,6 +145,21 @@ pub(crate) fn locked(key: &Bytes, txn: &TxnMeta, min_commit_ts: Timestamp) -> pb
             min_commit_ts: min_commit_ts.0,
         }),
         format!("key {} is locked by transaction {}", crate::keys::Pretty(key), txn.id),
+    )
+}
+
+/// A commit that may have been before who reads (rule R2), and who made it, where that is known.
+pub fn uncertain(key: &[u8], event: Timestamp, writer: Option<pb::LockOwner>) -> pb::RangeError {
+    pb::RangeError::new(
+        Kind::Uncertain(pb::Uncertain {
+            key: Bytes::copy_from_slice(key),
+            event_ts: event.0,
+            writer,
+        }),
+        format!(
+            "key {} changed at {event}, perhaps before this read began",
+            crate::keys::Pretty(key)
+        ),
     )
 }
 
@@ -183,7 +215,9 @@ impl LeaderState {
     /// nothing before its own clock had passed its own bound, which its `max_read_ts` is not below.
     /// A merge will have to raise it, too.
     pub fn ready(&mut self, max_read_ts: Timestamp, handed_clock: Option<Timestamp>) {
-        self.max_read_ts = self.max_read_ts.max(max_read_ts);
+        if !Mistake::ReadsForgotten.is_made() {
+            self.max_read_ts = self.max_read_ts.max(max_read_ts);
+        }
         self.others_upto = max_read_ts.max(handed_clock.unwrap_or(Timestamp::ZERO));
         if self.phase == Phase::Waiting {
             self.phase = Phase::Serving;

@@ -7,6 +7,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 use quorate_proto::{Timestamp, TxnId};
 
+use super::decided::{DecidedLock, SEEN_THROUGH_MAX};
 use super::{Ticket, WaitOn, Waiting, Window};
 use crate::apply::Span;
 use crate::keys::Pretty;
@@ -24,6 +25,8 @@ struct Held {
     txn: TxnMeta,
     min_commit_ts: Timestamp,
     local_ts: Timestamp,
+    /// By a hint (rule P10): when its transaction committed.
+    committed: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +68,8 @@ pub enum InTheWay {
     Flight(Waiting),
     /// A lock whose transaction may commit within the reader's window.
     Lock(Bytes, TxnMeta, Timestamp),
+    /// A commit that may have been before the reader (R2), though its lock still stands.
+    Uncertain(Bytes, Timestamp),
 }
 
 impl LockTable {
@@ -74,6 +79,7 @@ impl LockTable {
             txn: lock.txn.clone(),
             min_commit_ts: lock.min_commit_ts,
             local_ts: lock.local_ts,
+            committed: None,
         });
     }
 
@@ -84,6 +90,17 @@ impl LockTable {
             if entry.is_empty() {
                 self.entries.remove(key);
             }
+        }
+    }
+
+    /// The lock of a transaction is committed since `ts`, unless it is another copy of it.
+    pub fn decide(&mut self, key: &[u8], id: TxnId, ts: Timestamp) {
+        let held = self.entries.get_mut(key).and_then(|entry| entry.held.as_mut());
+        if let Some(held) = held
+            && held.txn.id == id
+            && held.min_commit_ts <= ts
+        {
+            held.committed = Some(ts);
         }
     }
 
@@ -106,15 +123,28 @@ impl LockTable {
             .find_map(|(key, entry)| entry.in_writers_way(key, own))
     }
 
-    /// What stands in the way of a reader of one key.
-    pub fn in_readers_way(&self, key: &Bytes, window: &Window, own: TxnId) -> Option<InTheWay> {
+    /// What stands in the way of a reader of one key. Locks it sees through are added to `through`.
+    pub fn in_readers_way(
+        &self,
+        key: &Bytes,
+        window: &Window,
+        own: TxnId,
+        through: &mut Vec<DecidedLock>,
+    ) -> Option<InTheWay> {
         let (key, entry) = self.entries.get_key_value(key)?;
-        self.against_reader(key, entry, window, own)
+        self.against_reader(key, entry, window, own, through)
     }
 
     /// What stands in the way of a reader of a span: the first by key.
-    pub fn in_scans_way(&self, span: &Span, window: &Window, own: TxnId) -> Option<InTheWay> {
-        self.span(span).find_map(|(key, entry)| self.against_reader(key, entry, window, own))
+    pub fn in_scans_way(
+        &self,
+        span: &Span,
+        window: &Window,
+        own: TxnId,
+        through: &mut Vec<DecidedLock>,
+    ) -> Option<InTheWay> {
+        self.span(span)
+            .find_map(|(key, entry)| self.against_reader(key, entry, window, own, through))
     }
 
     fn against_reader(
@@ -123,6 +153,7 @@ impl LockTable {
         entry: &Entry,
         window: &Window,
         own: TxnId,
+        through: &mut Vec<DecidedLock>,
     ) -> Option<InTheWay> {
         if let Some(flight) = &entry.flight
             && !Mistake::FlightsOverlooked.is_made()
@@ -137,8 +168,22 @@ impl LockTable {
             }
         }
         let held = entry.held.as_ref().filter(|_| !Mistake::LocksOverlooked.is_made())?;
-        (held.txn.id != own && window.concerns(held.min_commit_ts, held.local_ts))
-            .then(|| InTheWay::Lock(key.clone(), held.txn.clone(), held.min_commit_ts))
+        if held.txn.id == own {
+            return None;
+        }
+        let (local, key) = (held.local_ts, || key.clone());
+        match held.committed {
+            Some(commit_ts) if commit_ts > window.read_ts => {
+                window.is_uncertain(commit_ts, local).then(|| InTheWay::Uncertain(key(), commit_ts))
+            }
+            Some(_) if through.len() < SEEN_THROUGH_MAX => {
+                through.push(DecidedLock { key: key(), txn: held.txn.id });
+                None
+            }
+            Some(_) | None => window
+                .concerns(held.min_commit_ts, local)
+                .then(|| InTheWay::Lock(key(), held.txn.clone(), held.min_commit_ts)),
+        }
     }
 
     fn span<'a>(&'a self, span: &Span) -> impl Iterator<Item = (&'a Bytes, &'a Entry)> + use<'a> {
@@ -224,10 +269,12 @@ impl Entry {
             return Some(Waiting { key: key.clone(), on: WaitOn::InFlight(flight.txn) });
         }
         let held = self.held.as_ref().filter(|held| held.txn.id != own)?;
-        Some(Waiting {
-            key: key.clone(),
-            on: WaitOn::Lock(Box::new(held.txn.clone()), held.min_commit_ts),
-        })
+        let (holder, min) = (Box::new(held.txn.clone()), held.min_commit_ts);
+        let on = match held.committed {
+            Some(_) => WaitOn::Resolve(holder, min),
+            None => WaitOn::Lock(holder, min),
+        };
+        Some(Waiting { key: key.clone(), on })
     }
 }
 
@@ -244,6 +291,9 @@ impl fmt::Display for LockTable {
             }
             if let Some(held) = &entry.held {
                 write!(f, " lock {} min={}", held.txn.id, held.min_commit_ts)?;
+                if let Some(ts) = held.committed {
+                    write!(f, " committed={ts}")?;
+                }
             }
         }
         Ok(())

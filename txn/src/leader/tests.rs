@@ -158,7 +158,15 @@ impl LeaderRunner {
             });
         let what = span.as_ref().map_or(ReadSet::Keys(&keys), ReadSet::Span);
         Ok(match self.leader.begin_read(what, asked, own) {
-            ReadStart::Clear => String::from("clear"),
+            ReadStart::Clear(through) => {
+                let through = through.iter().map(|lock| {
+                    let value = self.view.read_through(&lock.key, at, &through);
+                    let value = value.map(|value| String::from_utf8_lossy(&value).into_owned());
+                    let key = crate::keys::Pretty(&lock.key);
+                    format!(", {key}={} through {}", value.unwrap_or_default(), lock.txn)
+                });
+                format!("clear{}", through.collect::<String>())
+            }
             ReadStart::Wait(waiting) => waiting.to_string(),
             ReadStart::Refuse(error) => format!("error: {}", error.message),
         })
@@ -173,7 +181,7 @@ impl LeaderRunner {
                     checks: args.checks()?,
                 };
                 match self.leader.check(&request, &self.view.floors, &self.view)? {
-                    ReadStart::Clear => String::from("clear"),
+                    ReadStart::Clear(_) => String::from("clear"),
                     ReadStart::Wait(waiting) => waiting.to_string(),
                     ReadStart::Refuse(error) => format!("error: {}", error.message),
                 }
@@ -194,6 +202,12 @@ impl LeaderRunner {
                 Ok(false) => String::from("not yet: a write is in flight"),
                 Err(error) => format!("error: {}", error.message),
             },
+            "hint" => {
+                let (txn_id, keys) = (self.txn(args)?.id.to_bytes(), args.keys("keys"));
+                let commit_ts = args.ts("committed")?.0;
+                let told = self.leader.hint(&pb::HintRequest { txn_id, keys, commit_ts });
+                told.map_or_else(|e| format!("error: {}", e.message), |()| String::from("told"))
+            }
             "heartbeat" => {
                 let id = self.txn(args)?.id;
                 let answer = self.leader.heartbeat(id, self.now);
@@ -257,7 +271,7 @@ impl LeaderRunner {
                 let woken = self.leader.rows.release(id, self.now);
                 format!("unlocked{}", show_woken(&woken))
             }
-            "check" | "lookup" | "heartbeat" | "close" => self.ask(name, args)?,
+            "check" | "lookup" | "heartbeat" | "hint" | "close" => self.ask(name, args)?,
             "elect" => {
                 self.leader = LeaderState::new(args.named["term"].parse()?, self.now);
                 self.flights.clear();

@@ -57,7 +57,7 @@ async fn a_closed_moment_is_read_without_a_lease_and_others_are_not() {
 }
 
 #[tokio::test]
-async fn a_moment_is_closed_when_what_was_chosen_before_is_applied() {
+pub(super) async fn a_moment_is_closed_when_what_was_chosen_before_is_applied() {
     let mut bench = Bench::new(None).await;
     let ahead = bench.now().bound_after(Duration::from_secs(60));
     assert!(matches!(kind(bench.send(close(ahead), PATIENCE).await), Kind::Invalid(_)));
