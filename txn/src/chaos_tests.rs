@@ -5,15 +5,16 @@
 //! what a reader saw at a timestamp is what was there at it, however late it was written (P1, L3,
 //! R6); nothing is written over what its transaction has not seen (P14, S1).
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_proto::{Timestamp, TxnId, pb, pb::range_error::Kind};
 
+use self::clock::{ANY_OFFSET, SharedClock};
+use self::oracle::Oracle;
+use self::readers::Reader;
 use crate::apply::Span;
 use crate::clock::Hlc;
 use crate::config::{LEASE_WAIT, MAX_CLOCK_OFFSET, TXN_FLOOR_LAG, TXN_TTL};
@@ -43,9 +44,6 @@ impl Rng {
     }
 }
 
-use oracle::Oracle;
-use readers::Reader;
-
 type MachineNo = usize;
 
 enum Machine {
@@ -66,8 +64,8 @@ impl std::fmt::Display for Machine {
 }
 
 struct Entry {
-    /// In which its timestamp was chosen (L4).
-    term: u64,
+    /// Term and version of the range in which its timestamp was chosen (L4).
+    of: (u64, u64),
     body: pb::command::Body,
     ticket: Option<Ticket>,
     asker: (MachineNo, CallId),
@@ -76,6 +74,8 @@ struct Entry {
 struct Range {
     /// Who leads it.
     node: u64,
+    /// Every change of bounds raises it.
+    version: u64,
     start: Bytes,
     end: Bytes,
     view: MemView,
@@ -85,44 +85,19 @@ struct Range {
     clock: SharedClock,
 }
 
-/// The clock of a node: ahead of true time by less than clocks may be apart.
-struct SkewedClock {
-    hlc: Hlc,
-    ahead: Duration,
-}
-
-#[derive(Clone)]
-struct SharedClock(Rc<RefCell<SkewedClock>>);
-
-/// Nothing is refused here: skews are within the limit by construction.
-const ANY_OFFSET: Duration = Duration::from_secs(3600);
-
-impl SharedClock {
-    fn new(rng: &mut Rng) -> Self {
-        let ahead = Duration::from_millis(rng.below(240) as u64);
-        let clock = SkewedClock { hlc: Hlc::new(Timestamp::ZERO), ahead };
-        Self(Rc::new(RefCell::new(clock)))
-    }
-
-    fn physical(&self, now: Duration) -> Timestamp {
-        Timestamp::from_duration(now + self.0.borrow().ahead)
-    }
-
-    fn now(&self, now: Duration) -> Timestamp {
-        let physical = self.physical(now);
-        self.0.borrow_mut().hlc.now(physical)
-    }
-
-    fn observe(&self, remote: Timestamp, now: Duration) {
-        let physical = self.physical(now);
-        let observed = self.0.borrow_mut().hlc.observe(remote, physical, ANY_OFFSET);
-        observed.expect("skews are within the limit");
-    }
-}
-
 impl Range {
     fn contains(&self, key: &[u8]) -> bool {
         crate::keys::in_span(key, &self.start, &self.end)
+    }
+
+    fn propose(
+        &mut self,
+        body: pb::command::Body,
+        ticket: Option<Ticket>,
+        asker: (MachineNo, CallId),
+    ) {
+        let of = (self.leader.term(), self.version);
+        self.log.push_back(Entry { of, body, ticket, asker });
     }
 }
 
@@ -142,6 +117,7 @@ struct World {
     outcomes: BTreeMap<TxnId, Outcome>,
     /// When each committed transaction's client was told, the wait of T4 included.
     told: BTreeMap<TxnId, Duration>,
+    plans: BTreeMap<TxnId, Plan>,
     oracle: Oracle,
     reader: Option<Reader>,
     /// Commands of former leaders that some node still has.
@@ -190,6 +166,7 @@ impl World {
             leader.ready(Timestamp(1), None);
             Range {
                 node: i as u64,
+                version: 1,
                 start: Bytes::from_static(bounds[i]),
                 end: Bytes::from_static(bounds[i + 1]),
                 view: MemView::default(),
@@ -210,6 +187,7 @@ impl World {
             timers: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             told: BTreeMap::new(),
+            plans: BTreeMap::new(),
             oracle: Oracle::default(),
             reader: None,
             astray: Vec::new(),
@@ -286,12 +264,9 @@ impl World {
         }
         let txn =
             TxnMeta { id: TxnId(id), anchor: writes[0].key.clone(), commit_start: self.clock() };
-        self.machines.push(Machine::Commit(Coordinator::new(Plan {
-            txn,
-            writes,
-            checks,
-            lock_owner: None,
-        })));
+        let plan = Plan { txn, writes, checks, lock_owner: None };
+        self.plans.insert(plan.txn.id, plan.clone());
+        self.machines.push(Machine::Commit(Coordinator::new(plan)));
         self.input(self.machines.len() - 1, Input::Start);
     }
 
@@ -428,8 +403,7 @@ impl World {
         match admission.expect("memory reads") {
             Admission::Propose { ticket, body } => {
                 let ticket = (ticket != Ticket(0)).then_some(ticket);
-                let (term, asker) = (range.leader.term(), (machine, call));
-                range.log.push_back(Entry { term, body, ticket, asker });
+                range.propose(body, ticket, (machine, call));
                 None
             }
             Admission::Answer(answer) => Some(answer),
@@ -449,8 +423,14 @@ impl World {
     fn apply_one(&mut self, at: usize) {
         let range = &mut self.ranges[at];
         if let Some(entry) = range.log.pop_front() {
-            if entry.term != range.leader.term() && !Mistake::TermUnheeded.is_made() {
-                return;
+            let (term, version) = entry.of;
+            if (term != range.leader.term() && !Mistake::TermUnheeded.is_made())
+                || (version != range.version && !Mistake::EpochUnheeded.is_made())
+            {
+                entry.ticket.map(|ticket| range.leader.release(ticket));
+                let stale = error(Kind::StaleRoute(pb::StaleRoute::default()));
+                let (machine, call) = entry.asker;
+                return self.messages.push(Message::Answer(machine, call, stale));
             }
             let applied = range.view.run(&entry.body).expect("no invariant is broken");
             self.oracle.note(&applied.mutations);
@@ -508,7 +488,9 @@ impl World {
         if self.ranges[at].start == key {
             return;
         }
-        while !self.ranges[at].log.is_empty() {
+        // What is left in the log stands behind the split.
+        let before = self.rng.below(self.ranges[at].log.len() + 1);
+        for _ in 0..before {
             self.apply_one(at);
         }
         let left = &mut self.ranges[at];
@@ -519,8 +501,10 @@ impl World {
         let handed = left.clock.now(self.now);
         leader.ready(left.leader.max_read_ts(), Some(handed));
         let end = std::mem::replace(&mut left.end, key.clone());
+        left.version += 1;
         let (log, clock, node) = (VecDeque::new(), left.clock.clone(), left.node);
-        let right = Range { node, start: key, end, view, leader, log, clock };
+        let version = left.version;
+        let right = Range { node, version, start: key, end, view, leader, log, clock };
         self.ranges.insert(at + 1, right);
     }
 
@@ -608,9 +592,13 @@ impl World {
                 let safe_point = Timestamp::from_duration(self.now - VERSIONS_KEPT);
                 let raise = pb::RaiseFloorsCommand { safe_point: safe_point.0, txn_floor: floor.0 };
                 let body = pb::command::Body::RaiseFloors(raise);
-                let range = &mut self.ranges[at];
-                let (term, asker) = (range.leader.term(), (0, CallId::NOBODYS));
-                range.log.push_back(Entry { term, body, ticket: None, asker });
+                self.ranges[at].propose(body, None, (0, CallId::NOBODYS));
+            }
+            // A leader sweeps, also what is not old at all.
+            30..36 => {
+                let at = self.rng.below(self.ranges.len());
+                let found = self.leftovers(at);
+                self.finish(found);
             }
             // L4: what a former leader proposed comes into the log of the next one.
             36..66 => {
@@ -624,12 +612,6 @@ impl World {
                 }
             }
             66..90 => self.collect(),
-            // A leader sweeps, also what is not old at all.
-            30..36 => {
-                let at = self.rng.below(self.ranges.len());
-                let found = self.leftovers(at);
-                self.finish(found);
-            }
             _ => {}
         }
     }
@@ -637,7 +619,8 @@ impl World {
     /// P12: now and then the range of a commit splits in the middle of it, and its answer is lost.
     fn split_a_lost_commit(&mut self, machine: MachineNo) {
         let Machine::Commit(m) = &self.machines[machine] else { return };
-        let mut keys: Vec<Bytes> = m.plan_writes().iter().map(|write| write.key.clone()).collect();
+        let writes = &self.plans[&m.txn().id].writes;
+        let mut keys: Vec<Bytes> = writes.iter().map(|write| write.key.clone()).collect();
         keys.sort();
         if m.in_one_range() && keys.len() > 1 && self.rng.percent(40) {
             self.split_at(keys.swap_remove(1));
@@ -741,7 +724,6 @@ fn command(body: pb::range_request::Body) -> pb::command::Body {
 
 fn run(seed: u64) -> BTreeMap<TxnId, Outcome> {
     let mut world = World::new(seed);
-    let mut plans = BTreeMap::new();
     let mut id = 0;
     for step in 0..1500 {
         if step % 60 == 0 {
@@ -750,16 +732,12 @@ fn run(seed: u64) -> BTreeMap<TxnId, Outcome> {
             let ago = if world.rng.percent(30) { 1500 } else { 0 };
             let read_at = Timestamp::from_duration(world.now - Duration::from_millis(ago));
             world.begin_txn(id, read_at);
-            let Some(Machine::Commit(m)) = world.machines.last() else {
-                panic!("a transaction was just begun");
-            };
-            plans.insert(m.txn().id, m.plan_writes().to_vec());
         }
         world.step();
         world.disturb();
     }
     world.settle();
-    world.check(&plans);
+    world.check();
     world.outcomes
 }
 
@@ -785,6 +763,7 @@ fn chaos_commits_and_aborts_and_repeats() {
     assert!(committed > 100 && aborted > 20, "{committed} committed, {aborted} aborted");
 }
 
+mod clock;
 mod kind;
 mod oracle;
 #[cfg(feature = "mistakes")]

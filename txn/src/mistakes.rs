@@ -34,7 +34,7 @@ pub enum Mistake {
     SyncForgotten,
     /// A quiet group's lease is renewed without an answer (L6).
     QuietLeaseUnheard,
-    /// A removed replica leaves nothing behind that says so (L7).
+    /// Nobody heeds what a removed replica left behind (L7).
     TombstoneForgotten,
     /// A reader does not look at writes in flight (P1).
     FlightsOverlooked,
@@ -69,7 +69,7 @@ pub enum Mistake {
     /// Row locks are granted to everybody and not kept, as if every leader crashed at once: no
     /// rule leans on them, but they hide what P14 guards.
     RowLocksForgotten,
-    /// A snapshot of the engine shows one family as it is now (R1).
+    /// One family is read as it was a command ago (R1).
     SnapshotTorn,
     /// No event is uncertain (R2).
     WindowEmpty,
@@ -98,6 +98,8 @@ pub enum Mistake {
     /// The log is cut up to what is applied, not up to what is durable (S3).
     LogCutTooFar,
 }
+
+const _: () = assert!((Mistake::LogCutTooFar as u8) < 64, "each has a bit");
 
 #[cfg(feature = "mistakes")]
 thread_local! {

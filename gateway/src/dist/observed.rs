@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use parking_lot::Mutex;
 use quorate_proto::pb::range_request::Body;
 use quorate_proto::{NodeId, Timestamp};
-use quorate_txn::mistakes::Mistake;
 
 /// The first reading heard of each node's clock.
 ///
@@ -30,9 +29,7 @@ impl Observed {
 
     /// Tells a node what was heard of its clock, in a request that reads.
     pub fn put_into(&self, node: NodeId, request: &mut Body) {
-        let heard = self.0.lock();
-        let any = heard.values().next().filter(|_| Mistake::ObservedElsewhere.is_made());
-        let Some(clock) = heard.get(&node).or(any).copied() else { return };
+        let Some(clock) = self.0.lock().get(&node).copied() else { return };
         match request {
             Body::Read(read) => (read.observed, read.observed_node) = (clock.0, node.0),
             Body::Scan(scan) => (scan.observed, scan.observed_node) = (clock.0, node.0),

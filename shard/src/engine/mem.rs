@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_txn::keys::DB_START;
 use quorate_txn::mistakes::Mistake;
 
 use super::{
@@ -32,8 +31,6 @@ pub struct MemEngine {
 struct State {
     now: Families,
     flushed: Families,
-    /// A mistake (R1): one family as it was before the last write, but for the meta range's.
-    latest_before: Option<Arc<Map>>,
     writes: u64,
     flushes: u64,
 }
@@ -58,13 +55,6 @@ impl MemEngine {
     }
 }
 
-/// The rows of one map and the meta range's of another.
-fn torn(rows: &Map, meta: &Map) -> Map {
-    let rows = rows.range::<[u8], _>((Bound::Included(DB_START), Bound::Unbounded));
-    let meta = meta.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(DB_START)));
-    meta.chain(rows).map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
 fn delete_range(map: &mut Map, start: &[u8], end: &[u8]) {
     let keys: Vec<Bytes> = map
         .range::<[u8], _>((Bound::Included(start), Bound::Unbounded))
@@ -80,8 +70,6 @@ impl Engine for MemEngine {
     fn write(&self, batch: &Batch) -> Result<(), EngineError> {
         let mut state = self.state.lock();
         state.writes += 1;
-        let before =
-            Mistake::SnapshotTorn.is_made().then(|| state.now[Cf::Latest.number()].clone());
         for op in batch.ops() {
             match op {
                 BatchOp::Put { cf, key, value } => {
@@ -96,20 +84,11 @@ impl Engine for MemEngine {
                 }
             }
         }
-        if let Some(before) = before {
-            let torn = torn(&before, &state.now[Cf::Latest.number()]);
-            state.latest_before = Some(Arc::new(torn));
-        }
         Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn EngineSnapshot + '_> {
-        let state = self.state.lock();
-        let mut families = state.now.clone();
-        if let Some(before) = &state.latest_before {
-            families[Cf::Latest.number()] = before.clone();
-        }
-        Box::new(MemSnapshot { families })
+        Box::new(MemSnapshot { families: self.state.lock().now.clone() })
     }
 
     fn flush(&self) -> Result<(), EngineError> {

@@ -4,18 +4,25 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngAlgorithm::ChaCha;
+use proptest::test_runner::{Config, TestRng, TestRunner};
 use quorate_proto::RangeId;
 use quorate_txn::leader::{DecidedLock, Window};
+use quorate_txn::mistakes::Mistake;
 use quorate_txn::state::TxnMeta;
 
 use super::super::{
     Blocked, Locks, Read, ReadAt, ScanEnd, ScanLimits, ScanRequest, below_safe_point, get, scan,
 };
 use super::*;
-use crate::engine::{BlockCache, Engine, MemEngine, RocksConfig, RocksEngine};
+use crate::engine::{
+    BlockCache, Engine, EngineError, EngineIter, MemEngine, RocksConfig, RocksEngine,
+};
 
 const OWN: TxnId = TxnId(1);
 const OTHER: TxnId = TxnId(2);
+/// Whose locks are gone.
+const RESOLVED: TxnId = TxnId(3);
 
 /// Each key's events in order: when, and the value from then on.
 #[derive(Debug, Default)]
@@ -37,8 +44,8 @@ impl Model {
                 let lock = lock_of(*txn, *min, value.clone());
                 return Read::Blocked(Blocked::Locked(Box::new(lock)));
             }
-            (Some((_, _, value)), Locks::Asked(decided))
-                if decided.iter().any(|lock| lock.key == *key) =>
+            (Some((txn, _, value)), Locks::Asked(decided))
+                if decided.iter().any(|lock| lock.key == *key && lock.txn == *txn) =>
             {
                 return Read::Value(value.clone());
             }
@@ -59,18 +66,18 @@ impl Model {
     }
 
     /// What a reader at `read_ts` sees through, were every lock decided at its minimum. Those that
-    /// were resolved when the snapshot was taken are named, too.
+    /// were resolved when the snapshot was taken are named, too, also where another has come since.
     fn decided(&self, read_ts: Timestamp, span: &KeySpan) -> Vec<DecidedLock> {
         let mut keys: Vec<Bytes> = (0..9).map(key_of).filter(|key| span.contains(key)).collect();
         keys.sort();
-        let decided = keys.into_iter().filter_map(|key| {
+        let decided = keys.into_iter().map(|key| {
             let newest = self.keys.get(&key).and_then(|events| events.last()).map_or(0, |e| e.0);
             let txn = match self.locks.get(&key) {
                 Some((txn, min, _)) if *min <= read_ts.0 && *min > newest => *txn,
-                Some(_) => return None,
+                Some(_) => RESOLVED,
                 None => OTHER,
             };
-            Some(DecidedLock { key, txn })
+            DecidedLock { key, txn }
         });
         decided.collect()
     }
@@ -247,7 +254,7 @@ fn looks() -> impl Strategy<Value = Vec<Look>> {
     prop::collection::vec(look, 1..12)
 }
 
-fn check_look(look: &Look, now: u64, model: &Model, engine: &dyn Engine) {
+fn check_look(look: &Look, now: u64, model: &Model, snapshot: &dyn EngineSnapshot) {
     let read_ts = Timestamp(now.saturating_sub(look.back).max(1));
     if below_safe_point(read_ts, Timestamp(model.safe_point)) {
         return;
@@ -258,7 +265,6 @@ fn check_look(look: &Look, now: u64, model: &Model, engine: &dyn Engine) {
         locks: Locks::InSnapshot(Some(OWN)),
         delete_watermark: Timestamp(model.watermark),
     };
-    let snapshot = engine.snapshot();
     let (start, end) = look.span;
     let span =
         KeySpan::new(start.map(key_of).unwrap_or_default(), end.map(key_of).unwrap_or_default());
@@ -266,16 +272,16 @@ fn check_look(look: &Look, now: u64, model: &Model, engine: &dyn Engine) {
     let through = model.decided(read_ts, &KeySpan::default());
     for at in [at.clone(), asked(Vec::new()), asked(through)] {
         for key in (0..9).map(key_of) {
-            let found = get(&*snapshot, &key, &at).expect("reads");
+            let found = get(snapshot, &key, &at).expect("reads");
             assert_eq!(found, model.read(&key, &at), "{key:?}");
         }
         for reverse in [false, true] {
             let (span, at, limits) = (span.clone(), at.clone(), look.limits);
             let request = ScanRequest { span, reverse, at, limits };
-            assert_eq!(scanned(&*snapshot, request.clone()), expected(model, &request));
+            assert_eq!(scanned(snapshot, request.clone()), expected(model, &request));
         }
     }
-    check_view(&*snapshot, &span, &at, model);
+    check_view(snapshot, &span, &at, model);
 }
 
 /// The checks of the commands agree with the model too.
@@ -310,10 +316,51 @@ fn run(ops: &[Op], looks: &[Look], engine: &dyn Engine) {
     let mut model = Model::default();
     for (i, op) in ops.iter().enumerate() {
         let now = i as u64 + 1;
+        let before = engine.snapshot();
         carry_out(op, now, &mut model, engine);
         let look = &looks[i % looks.len()];
-        check_look(look, now + 2, &model, engine);
+        let snapshot = match Mistake::SnapshotTorn.is_made() {
+            true => Box::new(Torn { before, now: engine.snapshot() }),
+            false => engine.snapshot(),
+        };
+        check_look(look, now + 2, &model, &*snapshot);
     }
+}
+
+/// Two applied indexes in one read (R1).
+struct Torn<'a> {
+    before: Box<dyn EngineSnapshot + 'a>,
+    now: Box<dyn EngineSnapshot + 'a>,
+}
+
+impl Torn<'_> {
+    fn of(&self, cf: Cf) -> &dyn EngineSnapshot {
+        if cf == Cf::History { &*self.before } else { &*self.now }
+    }
+}
+
+impl EngineSnapshot for Torn<'_> {
+    fn read(&self, cf: Cf, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<bool, EngineError> {
+        self.of(cf).read(cf, key, read)
+    }
+
+    fn iter(&self, cf: Cf, lower: &[u8], upper: &[u8]) -> Box<dyn EngineIter + '_> {
+        self.of(cf).iter(cf, lower, upper)
+    }
+}
+
+/// R1 is missed when it is taken away: `history` is read as it was a command before `latest`.
+#[test]
+fn a_torn_snapshot_is_found() {
+    crate::planted::assert_found("R1", Mistake::SnapshotTorn, || {
+        let config = Config { failure_persistence: None, ..Config::with_cases(150) };
+        let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(ChaCha));
+        let outcome = runner.run(&(ops(), looks()), |(ops, looks)| {
+            run(&ops, &looks, &MemEngine::new());
+            Ok(())
+        });
+        outcome.expect("reads agree with the model");
+    });
 }
 
 proptest! {

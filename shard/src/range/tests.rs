@@ -621,8 +621,11 @@ fn commands_behind_a_split_change_nothing() {
     let split = pb::SplitCommand { key: key("m"), right_range_id: 9, right_peer_ids: vec![90] };
     let answer = alone.run(5, 1, Command::Split(split));
     assert!(matches!(answer, Answer::Split(_)), "{answer:?}");
-    for name in ["a", "z"] {
+    for name in ["z", "a"] {
         let answer = alone.run(5, 1, prepare_command(1, "a", name));
+        let snapshot = alone.ranges.engine.snapshot();
+        let lock = snapshot.get(crate::engine::Cf::Locks, &key(name)).expect("in memory");
+        assert!(lock.is_none(), "{name} may be another range's");
         assert!(matches!(kind(answer), Kind::StaleRoute(_)));
     }
 }

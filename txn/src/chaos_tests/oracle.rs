@@ -41,9 +41,9 @@ impl Oracle {
         self.reads.push((key, ts, value));
     }
 
-    /// Whether a key ever had this value.
-    pub fn had(&self, key: &Bytes, value: &Bytes) -> bool {
-        self.of(key).iter().any(|(_, then)| then.as_ref() == Some(value))
+    /// Since when a key had this value, if it ever did.
+    pub fn since(&self, key: &Bytes, value: &Bytes) -> Option<Timestamp> {
+        self.of(key).iter().find(|(_, then)| then.as_ref() == Some(value)).map(|(ts, _)| *ts)
     }
 
     /// A key whose row has ended since, and has not come back.
@@ -73,29 +73,42 @@ impl Oracle {
         at
     }
 
-    /// Nothing happened to a key between the read of a write and the write.
-    fn check_seen(&self, id: TxnId, write: &pb::Write, ts: Timestamp) {
-        if write.must_be_absent && write.read_at == 0 {
-            return;
+    /// A write is what its key was from then on, and nothing that its transaction has not seen is
+    /// under it (P14, S1).
+    fn check_write(&self, id: TxnId, write: &pb::Write, ts: Timestamp) {
+        let written = (!write.delete).then(|| write.value.clone());
+        assert_eq!(self.at(&write.key, ts), written, "{id} at {ts} wrote {write:?}");
+        if write.must_be_absent {
+            let before = self.at(&write.key, Timestamp(ts.0 - 1));
+            assert_eq!(before, None, "{id} at {ts} inserted over a row: {write:?}");
+        } else {
+            let unseen = self.between(&write.key, write.read_at, ts);
+            assert_eq!(unseen, None, "{id} at {ts} wrote over what it has not seen: {write:?}");
         }
-        let unseen = |(at, _): &&Event| Timestamp(write.read_at) < *at && *at < ts;
-        let between = self.of(&write.key).iter().find(unseen);
-        assert_eq!(between, None, "{id} wrote over what it has not seen at {ts}: {write:?}");
+    }
+
+    /// The first event after a key was read and before the transaction that read it.
+    fn between(&self, key: &Bytes, read_at: u64, ts: Timestamp) -> Option<&Event> {
+        self.of(key).iter().find(|(at, _)| Timestamp(read_at) < *at && *at < ts)
     }
 }
 
 impl World {
-    /// Every start of a version that a transaction wrote, and every end it may have caused; and
-    /// what was read.
-    pub(super) fn check(&self, plans: &BTreeMap<TxnId, Vec<pb::Write>>) {
-        for (id, writes) in plans {
-            let at = self.oracle.starts(*id);
+    /// Every start of a version that a transaction wrote, every end it caused, what it read; and
+    /// what readers were told.
+    pub(super) fn check(&self) {
+        for (id, plan) in &self.plans {
+            let (writes, at) = (&plan.writes, self.oracle.starts(*id));
             let puts = writes.iter().filter(|w| !w.delete).count();
             assert!(at.is_empty() || at.len() == puts, "{id} is half there: {at:?} of {writes:?}");
             let first = at.values().next().copied();
             assert!(at.values().all(|ts| Some(*ts) == first), "{id} has one timestamp: {at:?}");
             if let Some(ts) = first {
-                writes.iter().for_each(|write| self.oracle.check_seen(*id, write, ts));
+                writes.iter().for_each(|write| self.oracle.check_write(*id, write, ts));
+                for check in &plan.checks {
+                    let unseen = self.oracle.between(&check.start, check.read_at, ts);
+                    assert_eq!(unseen, None, "{id} at {ts} has not seen this (P9): {check:?}");
+                }
             }
             match self.outcomes.get(id) {
                 Some(Outcome::Committed(_)) => {

@@ -87,10 +87,10 @@ impl World {
             let value = Bytes::from(format!("t{}", id.0));
             let locked = self.ranges[at].view.locks.get(&key);
             // It may be a row already (P10).
-            let wrote = self.oracle.had(&key, &value)
-                || locked.is_some_and(|lock| lock.value.as_ref() == Some(&value));
+            let locked = locked.filter(|lock| lock.value.as_ref() == Some(&value));
+            let since = self.oracle.since(&key, &value).or(locked.map(|_| *ts));
             assert!(
-                *ts <= read_ts || !wrote,
+                since.is_none_or(|since| since <= read_ts),
                 "{id} was told at {told:?}, before {:?}, and is not seen at {read_ts}",
                 reader.began
             );

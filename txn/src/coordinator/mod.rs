@@ -182,11 +182,6 @@ impl Coordinator {
         !self.many
     }
 
-    /// What it writes.
-    pub fn plan_writes(&self) -> &[pb::Write] {
-        &self.plan.writes
-    }
-
     /// Takes an input at monotonic time `now`; what is to be done next.
     pub fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
         let mut out = Vec::new();

@@ -18,8 +18,8 @@ use quorate_proto::{Timestamp, TxnId, pb};
 use super::LeaderState;
 use crate::apply::id_of;
 
-/// Most locks that one read sees through, and that one hint names; at the next one the reader asks
-/// the anchor.
+/// Most locks that one read sees through; at the next one the reader asks the anchor. A coordinator
+/// gives no hint of more in one range.
 pub(crate) const SEEN_THROUGH_MAX: usize = 256;
 
 /// A lock that does not stop a reader: its transaction committed at or below the read timestamp.

@@ -89,9 +89,7 @@ impl Waiting {
             WaitOn::InFlight(id) => unavailable(format!("a write of {id} is being replicated")),
         }
     }
-}
 
-impl Waiting {
     /// Nobody who waits can keep it from ending: even who may not wait for others waits for it.
     pub fn ends_by_itself(&self) -> bool {
         !matches!(self.on, WaitOn::Lock(..))
