@@ -38,6 +38,10 @@ counters! {
     commits,
     /// Verdicts asked for.
     verdicts,
+    /// Hints taken in: commits whose verdict was on its way (rule P10).
+    hints,
+    /// Locks that readers saw through because of them.
+    seen_through,
     /// Closings asked for: recovery at work.
     closes,
     /// Resolves asked for.

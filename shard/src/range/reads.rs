@@ -120,6 +120,7 @@ impl Replica {
         };
         let window = leader.window(asked);
         self.check_safe_point(window.read_ts)?;
+        RangeMetrics::add(&self.node.metrics.seen_through, decided.len() as u64);
         Ok(Ok(Begun { leave: Leave::Lease { term }, window, decided }))
     }
 
@@ -432,6 +433,7 @@ impl Replica {
             };
         }
         self.leader(&mut core, term)?.hint(request)?;
+        RangeMetrics::inc(&self.node.metrics.hints);
         Ok(Answer::Hint(pb::HintResponse {}))
     }
 
