@@ -116,8 +116,9 @@ impl Serving {
     /// [`ServeError`]; nothing runs then.
     pub async fn start(config: NodeConfig, listeners: Listeners) -> Result<Self, ServeError> {
         let sql_addr = listeners.sql.local_addr()?;
+        let gc_window = config.gc_window;
         let node = Node::open(config).await?;
-        let gateway = Gateway::new(node.connector(), node.clock(), node.cluster_id());
+        let gateway = Gateway::new(node.connector(), node.clock(), node.cluster_id(), gc_window);
         node.set_gateway(Arc::new(Barrier(gateway.clone())));
         let rpc = listeners.rpc.map(|listener| {
             let (stop, stopped) = oneshot::channel::<()>();

@@ -43,6 +43,7 @@ mod testing;
 
 use crate::dist::commit::Committed;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_planner::error::SqlError;
@@ -74,13 +75,15 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway that reaches the cluster through `connector`.
+    /// A gateway that reaches the cluster through `connector`. `gc_window`: how long old versions
+    /// stay readable in tables that do not say it themselves.
     pub fn new(
         connector: Arc<dyn Connector>,
         clock: Arc<NodeClock>,
         cluster_id: Bytes,
+        gc_window: Duration,
     ) -> Arc<Self> {
-        let names = Arc::new(CatalogNames::default());
+        let names = Arc::new(CatalogNames::new(gc_window));
         let sender = Sender::new(connector, clock, cluster_id);
         let dist = Arc::new(Dist::new(sender, names.clone()));
         let catalog = CatalogStore::new(dist.clone());

@@ -16,7 +16,7 @@ use quorate_proto::pb::range_error::Kind;
 use quorate_proto::pb::range_request::Body;
 use quorate_proto::{NodeId, Timestamp, TxnId, pb};
 use quorate_txn::clock::NodeClock;
-use quorate_txn::config::MAX_CLOCK_OFFSET;
+use quorate_txn::config::{MAX_CLOCK_OFFSET, SAFE_POINT_LAG};
 
 use crate::Gateway;
 use crate::abandoned::Orphans;
@@ -63,7 +63,7 @@ fn cluster(count: u64, known: &[u64]) -> Cluster {
         nodes: nodes.iter().map(|(id, node)| (NodeId(*id), node.clone())).collect(),
         known: Mutex::new(known.iter().map(|id| NodeId(*id)).collect()),
     };
-    let gateway = Gateway::new(Arc::new(book), clock.clone(), Bytes::new());
+    let gateway = Gateway::new(Arc::new(book), clock.clone(), Bytes::new(), SAFE_POINT_LAG);
     Cluster { physical, nodes, gateway }
 }
 

@@ -14,12 +14,17 @@ use crate::catalog::CatalogStore;
 use crate::dist::SqlSide;
 
 /// Names keys by the newest catalog known here.
-#[derive(Default)]
 pub struct CatalogNames {
     catalog: OnceLock<Weak<CatalogStore>>,
+    gc_window: Duration,
 }
 
 impl CatalogNames {
+    /// Tables whose window is not said keep old versions readable for so long.
+    pub fn new(gc_window: Duration) -> Self {
+        Self { catalog: OnceLock::new(), gc_window }
+    }
+
     /// Goes by this catalog from now on.
     pub fn follow(&self, catalog: &Arc<CatalogStore>) {
         self.catalog.get_or_init(|| Arc::downgrade(catalog));
@@ -35,7 +40,8 @@ impl SqlSide for CatalogNames {
         let (storage, _) = quorate_txn::keys::table_and_index(key)?;
         let catalog = self.catalog.get()?.upgrade()?.current();
         let table = catalog.table_of_storage(TableId(storage))?;
-        Some((table.name.clone(), Duration::from_secs(table.gc_window_s?)))
+        let window = table.gc_window_s.map_or(self.gc_window, Duration::from_secs);
+        Some((table.name.clone(), window))
     }
 
     fn run_program(

@@ -61,8 +61,8 @@ pub trait SqlSide: Send + Sync + 'static {
     /// A key in the words of the catalog; `None` if it is no row's.
     fn describe(&self, key: &[u8]) -> Option<KeyDescription>;
 
-    /// The name of the table a key is of and how long its old versions stay readable, if that is
-    /// said of the table.
+    /// The name of the table a key is of and how long its old versions stay readable; `None` if it
+    /// is no row's.
     fn gc_window(&self, key: &[u8]) -> Option<(String, Duration)>;
 
     /// Runs a program over rows in scan order; also says whether it wants more.

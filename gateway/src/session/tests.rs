@@ -9,7 +9,7 @@ use datafusion::arrow::util::display::array_value_to_string;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_proto::Timestamp;
 use quorate_txn::clock::{NodeClock, Standing};
-use quorate_txn::config::MAX_CLOCK_OFFSET;
+use quorate_txn::config::{MAX_CLOCK_OFFSET, SAFE_POINT_LAG};
 
 use super::{Outcome, Session};
 use crate::Gateway;
@@ -19,7 +19,7 @@ use crate::sql_side::CatalogNames;
 use crate::testing::{FakeNode, OneNode, TestClock};
 
 fn gateway(node: &Arc<FakeNode>, clock: &Arc<NodeClock>) -> Arc<Gateway> {
-    Gateway::new(Arc::new(OneNode(node.clone())), clock.clone(), Bytes::new())
+    Gateway::new(Arc::new(OneNode(node.clone())), clock.clone(), Bytes::new(), SAFE_POINT_LAG)
 }
 
 fn session(gateway: &Arc<Gateway>) -> Session {
@@ -55,7 +55,7 @@ async fn run(session: &mut Session, text: &str) -> Result<usize, SqlError> {
 async fn a_block_on_a_gateway_that_has_just_started_knows_the_tables() {
     let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
     let clock = Arc::new(clock);
-    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::default()));
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::new(SAFE_POINT_LAG)));
     let first = gateway(&node, &clock);
     let text = "CREATE TABLE t (k bigint PRIMARY KEY); INSERT INTO t VALUES (1), (2)";
     run(&mut session(&first), text).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_block_on_a_gateway_that_has_just_started_knows_the_tables() {
 async fn a_node_whose_clock_is_off_runs_no_statements_and_says_by_how_much() {
     let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
     let clock = Arc::new(clock);
-    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::default()));
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::new(SAFE_POINT_LAG)));
     let gateway = gateway(&node, &clock);
     let mut client = session(&gateway);
     run(&mut client, "CREATE TABLE t (k bigint PRIMARY KEY)").await.unwrap();
@@ -91,7 +91,7 @@ async fn a_node_whose_clock_is_off_runs_no_statements_and_says_by_how_much() {
 async fn a_block_that_lived_through_a_wrong_clock_neither_reads_on_nor_commits() {
     let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
     let clock = Arc::new(clock);
-    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::default()));
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::new(SAFE_POINT_LAG)));
     let gateway = gateway(&node, &clock);
     let mut client = session(&gateway);
     run(&mut client, "CREATE TABLE t (k bigint PRIMARY KEY); INSERT INTO t VALUES (0)")
@@ -136,7 +136,7 @@ async fn value(session: &mut Session, text: &str) -> Result<Option<String>, SqlE
 async fn a_transaction_is_known_by_its_id() {
     let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
     let clock = Arc::new(clock);
-    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::default()));
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::new(SAFE_POINT_LAG)));
     let gateway = gateway(&node, &clock);
     let (mut one, mut other) = (session(&gateway), session(&gateway));
     run(&mut one, "CREATE TABLE t (k bigint PRIMARY KEY)").await.unwrap();

@@ -14,6 +14,7 @@ use quorate_shard::engine::KeySpan;
 use quorate_shard::node::config::NodeConfig;
 use quorate_shard::node::{GatewayHook, MemoryDisk, Network, Node, Start, Storage};
 use quorate_shard::range::{ScanEngine, ScanRun};
+use quorate_txn::config::SAFE_POINT_LAG;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinHandle;
@@ -191,7 +192,9 @@ impl Machine {
                 return;
             }
         };
-        let gateway = Gateway::new(node.connector(), node.clock(), node.cluster_id());
+        // Longer than the ranges': what they have given up is theirs to refuse (rule R4).
+        let (connector, clock, cluster) = (node.connector(), node.clock(), node.cluster_id());
+        let gateway = Gateway::new(connector, clock, cluster, SAFE_POINT_LAG);
         gateway.dist().followers.ask_for(self.habits.follower_read_age);
         node.set_gateway(Arc::new(Barrier(gateway.clone())));
         let fresh: JoinHandle<()> = runtime::spawn(gateway.catalog().clone().keep_fresh());

@@ -99,6 +99,9 @@ async fn a_table_says_how_far_back_it_can_be_read() {
     assert_eq!(refused(&client, &back("61 minutes")).await, "72000");
     client.batch_execute("ALTER TABLE t RESET (gc_window)").await.expect("reset");
     assert_eq!(one(&client, options).await.expect("shown"), "");
+    // That of the cluster, before any of its ranges has given up anything.
+    client.batch_execute(&back("9 minutes")).await.expect("within the window");
+    assert_eq!(refused(&client, &back("11 minutes")).await, "72000");
     for (text, state) in [
         ("ALTER TABLE t SET (gc_window = 29)", "22023"),
         ("ALTER TABLE t SET (gc_window = 'soon')", "22023"),
