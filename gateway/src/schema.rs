@@ -81,7 +81,8 @@ impl Gateway {
             let catalog = read(&txn).await?;
             let first = self.allocate_ids(IDS_PER_CHANGE).await?;
             let mut next = first..first + IDS_PER_CHANGE;
-            let change = op.apply(&catalog, &mut || next.next().unwrap_or(first))?;
+            let mut ids = || next.next().unwrap_or(first);
+            let change = op.apply(&catalog, &mut ids, self.dist().clock().now())?;
             if change.writes.is_empty() {
                 return Ok(change);
             }
@@ -125,7 +126,9 @@ impl Gateway {
         let catalog = read(txn).await?;
         let first = self.allocate_ids(IDS_PER_CHANGE).await?;
         let mut next = first..first + IDS_PER_CHANGE;
-        let change = op.apply(&catalog, &mut || next.next().unwrap_or(first))?;
+        let mut ids = || next.next().unwrap_or(first);
+        let now = self.dist().clock().now();
+        let change = op.apply(&catalog, &mut ids, now)?;
         if let Some((table, _)) = change.backfill
             && base.table_by_id(table).is_some()
         {
@@ -141,7 +144,7 @@ impl Gateway {
         if let Some((table, index)) = change.backfill {
             let built = read(txn).await?;
             fill_own_table(txn, &built, table, index).await?;
-            let done = DdlOp::FinishIndex { table, index }.apply(&built, &mut || first)?;
+            let done = DdlOp::FinishIndex { table, index }.apply(&built, &mut || first, now)?;
             for write in &done.writes {
                 txn.write(write.clone())?;
             }

@@ -22,7 +22,7 @@ use crate::Gateway;
 use crate::abandoned::Orphans;
 use crate::catalog::{CATALOG_LEASE, read};
 use crate::dist::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
-use crate::dist::{SqlSide, Txn};
+use crate::dist::{History, SqlSide, Txn};
 use crate::runtime;
 use crate::testing::{Book, FakeNode, FaultKind, TestClock};
 
@@ -33,7 +33,7 @@ impl SqlSide for NoSql {
         None
     }
 
-    fn gc_window(&self, _: &[u8]) -> Option<(String, Duration)> {
+    fn history(&self, _: &[u8]) -> Option<History> {
         None
     }
 
@@ -82,10 +82,11 @@ impl Cluster {
         let txn = Txn::begin(dist.clone(), true);
         let catalog = read(&txn).await.unwrap();
         let mut next = 900;
-        let change = op.apply(&catalog, &mut || {
+        let mut ids = || {
             next += 1;
             next
-        });
+        };
+        let change = op.apply(&catalog, &mut ids, Timestamp(1));
         for write in change.unwrap().writes {
             txn.write(write).unwrap();
         }

@@ -11,7 +11,7 @@ use quorate_planner::kv::ScanProgram;
 use quorate_planner::program::ProgramEngine;
 
 use crate::catalog::CatalogStore;
-use crate::dist::SqlSide;
+use crate::dist::{History, SqlSide};
 
 /// Names keys by the newest catalog known here.
 pub struct CatalogNames {
@@ -36,12 +36,12 @@ impl SqlSide for CatalogNames {
         describe_key(&self.catalog.get()?.upgrade()?.current(), key)
     }
 
-    fn gc_window(&self, key: &[u8]) -> Option<(String, Duration)> {
+    fn history(&self, key: &[u8]) -> Option<History> {
         let (storage, _) = quorate_txn::keys::table_and_index(key)?;
         let catalog = self.catalog.get()?.upgrade()?.current();
         let table = catalog.table_of_storage(TableId(storage))?;
         let window = table.gc_window_s.map_or(self.gc_window, Duration::from_secs);
-        Some((table.name.clone(), window))
+        Some(History { table: table.name.clone(), window, since: table.storage_since })
     }
 
     fn run_program(

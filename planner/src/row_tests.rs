@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use datafusion::common::ScalarValue;
 use proptest::prelude::*;
+use quorate_proto::Timestamp;
 
 use super::*;
 use crate::catalog::{CatalogSnapshot, DdlOp, NewColumn, NewKey, TableOptions, decode_catalog};
@@ -29,7 +30,8 @@ fn table() -> std::sync::Arc<TableDef> {
         uniques: vec![NewKey { name: None, columns: vec!["h".into()] }],
         options: TableOptions::default(),
     };
-    let change = op.apply(&CatalogSnapshot::default(), &mut || 7).expect("a new table");
+    let change =
+        op.apply(&CatalogSnapshot::default(), &mut || 7, Timestamp::ZERO).expect("a new table");
     let rows: Vec<_> =
         change.writes.iter().map(|w| (w.key.clone(), w.value.clone().expect("a put"))).collect();
     let catalog =

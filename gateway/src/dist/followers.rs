@@ -233,7 +233,7 @@ impl Txn {
         };
         let Some(past) = snapshot.past else { return Ok(by_leaders(requests).await) };
         for request in &requests {
-            errors::check_window(dist, key_read(request), past)?;
+            errors::check_history(dist, key_read(request), past)?;
         }
         self.hold_versions(past.moment);
         if !dist.followers.may_know(past.moment, dist.clock()) {

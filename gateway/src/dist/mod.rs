@@ -48,7 +48,7 @@ use bytes::Bytes;
 use quorate_planner::catalog::KeyDescription;
 use quorate_planner::error::SqlError;
 use quorate_planner::kv::ScanProgram;
-use quorate_proto::pb;
+use quorate_proto::{Timestamp, pb};
 use quorate_txn::clock::NodeClock;
 use tokio_util::task::TaskTracker;
 
@@ -61,9 +61,8 @@ pub trait SqlSide: Send + Sync + 'static {
     /// A key in the words of the catalog; `None` if it is no row's.
     fn describe(&self, key: &[u8]) -> Option<KeyDescription>;
 
-    /// The name of the table a key is of and how long its old versions stay readable; `None` if it
-    /// is no row's.
-    fn gc_window(&self, key: &[u8]) -> Option<(String, Duration)>;
+    /// Which moments of the past the table of a key keeps; `None` if it is no row's.
+    fn history(&self, key: &[u8]) -> Option<History>;
 
     /// Runs a program over rows in scan order; also says whether it wants more.
     fn run_program(
@@ -71,6 +70,17 @@ pub trait SqlSide: Send + Sync + 'static {
         program: &ScanProgram,
         rows: &[(Bytes, Bytes)],
     ) -> Result<(Bytes, bool), SqlError>;
+}
+
+/// Which moments of the past a table keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// The name of the table.
+    pub table: String,
+    /// How long its old versions stay readable.
+    pub window: Duration,
+    /// When it got the storage it has: what it held before is not found there.
+    pub since: Timestamp,
 }
 
 /// A gateway's way to the data.

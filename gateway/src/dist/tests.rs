@@ -18,7 +18,7 @@ use quorate_txn::recovery::Leftover;
 
 use super::sender::{ATTEMPT_TIMEOUT, Outgoing, Sender};
 use super::terms::Terms;
-use super::{Dist, SqlSide, Txn};
+use super::{Dist, History, SqlSide, Txn};
 use crate::runtime;
 use crate::testing::{FakeNode, FaultKind, OneNode, TestClock};
 
@@ -34,7 +34,7 @@ impl SqlSide for Names {
         })
     }
 
-    fn gc_window(&self, _: &[u8]) -> Option<(String, Duration)> {
+    fn history(&self, _: &[u8]) -> Option<History> {
         None
     }
 

@@ -1,6 +1,7 @@
 //! DDL as a pure function: a statement and a snapshot give the writes that make the next one.
 
 use bytes::Bytes;
+use quorate_proto::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
@@ -157,11 +158,12 @@ impl DdlOp {
     }
 
     /// What the statement does to a catalog. `ids` gives ids for tables and their storage that
-    /// were never given before.
+    /// were never given before; `now` is a reading of the clock.
     pub fn apply(
         &self,
         catalog: &CatalogSnapshot,
         ids: &mut dyn FnMut() -> u64,
+        now: Timestamp,
     ) -> SqlResult<CatalogChange> {
         let mut change = CatalogChange { version: catalog.version(), ..CatalogChange::default() };
         match self {
@@ -173,6 +175,7 @@ impl DdlOp {
                     let keys = (primary_key.as_ref(), uniques.as_slice());
                     let mut table = new_table(catalog, &name, columns, keys, TableId(ids()))?;
                     table.gc_window_s = options.gc_window_s.flatten();
+                    table.storage_since = now;
                     change.tables.push(table.id);
                     change.writes.push(codec::put_table(&table)?);
                 }
@@ -208,12 +211,7 @@ impl DdlOp {
             }
             DdlOp::Truncate { names } => {
                 for name in names {
-                    let mut table = TableDef::clone(catalog.expect_table(name)?);
-                    let prefix = table.prefix();
-                    let end = quorate_txn::keys::prefix_end(&prefix);
-                    change.garbage.push(Span::new(prefix, end));
-                    table.storage_id = TableId(ids());
-                    changed(table, &mut change)?;
+                    truncate(catalog, name, (TableId(ids()), now), &mut change)?;
                 }
             }
             DdlOp::SetOptions { table, if_exists, options } => {
@@ -329,6 +327,7 @@ fn new_table(
         next_index_id: IndexId::PRIMARY.0,
         comment: None,
         gc_window_s: None,
+        storage_since: Timestamp::ZERO,
     };
     match primary_key {
         Some(key) => {
@@ -530,6 +529,22 @@ fn drop_table(
     change.garbage.push(Span::new(prefix, end));
     change.writes.push(WriteOp::delete(codec::table_key(table.id)));
     Ok(())
+}
+
+/// The table gets new storage from a time on.
+fn truncate(
+    catalog: &CatalogSnapshot,
+    name: &str,
+    (storage, since): (TableId, Timestamp),
+    change: &mut CatalogChange,
+) -> SqlResult<()> {
+    let mut table = TableDef::clone(catalog.expect_table(name)?);
+    let prefix = table.prefix();
+    let end = quorate_txn::keys::prefix_end(&prefix);
+    change.garbage.push(Span::new(prefix, end));
+    table.storage_id = storage;
+    table.storage_since = since;
+    changed(table, change)
 }
 
 fn missing(kind: &str, name: &str, allowed: bool, change: &mut CatalogChange) -> SqlResult<()> {

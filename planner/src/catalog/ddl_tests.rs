@@ -11,6 +11,8 @@ use crate::catalog::describe_key;
 use crate::keyenc::Datum;
 use crate::row;
 
+const NOW: Timestamp = Timestamp(7);
+
 /// A catalog as it is stored.
 #[derive(Default)]
 struct Store {
@@ -29,6 +31,7 @@ impl Store {
             Parser::parse_sql(&PostgreSqlDialect {}, sql).expect("valid syntax").remove(0);
         let code = |e: SqlError| e.sqlstate.to_string();
         let op = ddl_parse::ddl_op(&statement).map_err(code)?.expect("DDL");
+        let now = Timestamp(self.next_id);
         let next_id = &mut self.next_id;
         let mut ids = || {
             *next_id += 1;
@@ -37,7 +40,7 @@ impl Store {
         let catalog =
             codec::decode_catalog(self.rows.iter().map(|(k, v)| (k.as_ref(), v.as_ref())))
                 .expect("own rows");
-        let change = op.apply(&catalog, &mut ids).map_err(code)?;
+        let change = op.apply(&catalog, &mut ids, now).map_err(code)?;
         for write in &change.writes {
             match &write.value {
                 Some(value) => self.rows.insert(write.key.clone(), value.clone()),
@@ -124,11 +127,14 @@ fn a_table_without_primary_key_gets_a_hidden_one() {
 fn truncate_gives_new_storage_and_drops_the_old() {
     let mut store = Store::default();
     store.run("create table t (a int)").expect("created");
-    let before = store.catalog().table("t").expect("the table").storage_id;
+    let catalog = store.catalog();
+    let table = catalog.table("t").expect("the table");
+    let (before, since) = (table.storage_id, table.storage_since);
     let change = store.run("truncate t").expect("truncated");
     let catalog = store.catalog();
     let table = catalog.table("t").expect("the table");
     assert_ne!(table.storage_id, before);
+    assert!(table.storage_since > since);
     assert_eq!(change.garbage[0].start, quorate_txn::keys::table_prefix(before.0));
     assert!(catalog.table_of_storage(before).is_none());
 }
@@ -142,7 +148,8 @@ fn an_index_is_building_until_it_is_finished() {
     let catalog = store.catalog();
     let (_, def) = catalog.index("t_a_idx").expect("the index");
     assert_eq!(def.state, IndexState::Building);
-    let change = DdlOp::FinishIndex { table, index }.apply(&catalog, &mut || 0).expect("finished");
+    let change =
+        DdlOp::FinishIndex { table, index }.apply(&catalog, &mut || 0, NOW).expect("finished");
     let def = codec::decode_table(change.writes[0].value.as_ref().expect("a table"));
     assert_eq!(def.expect("own row").indexes[1].state, IndexState::Public);
 }
@@ -154,18 +161,18 @@ fn only_an_index_that_is_building_is_taken_back() {
     let (table, index) =
         store.run("create index on t (a)").expect("created").backfill.expect("new");
     let take_back = DdlOp::TakeBackIndex { table, index };
-    let change = take_back.apply(&store.catalog(), &mut || 0).expect("taken back");
+    let change = take_back.apply(&store.catalog(), &mut || 0, NOW).expect("taken back");
     let def = codec::decode_table(change.writes[0].value.as_ref().expect("a table"));
     assert_eq!(def.expect("own row").indexes.len(), 1);
     assert_eq!(change.garbage.len(), 1);
-    let finish = DdlOp::FinishIndex { table, index }.apply(&store.catalog(), &mut || 0);
+    let finish = DdlOp::FinishIndex { table, index }.apply(&store.catalog(), &mut || 0, NOW);
     for write in finish.expect("finished").writes {
         store.rows.insert(write.key, write.value.expect("a put"));
     }
-    let change = take_back.apply(&store.catalog(), &mut || 0).expect("nothing to do");
+    let change = take_back.apply(&store.catalog(), &mut || 0, NOW).expect("nothing to do");
     assert!(change.writes.is_empty(), "it is complete");
     let gone = DdlOp::TakeBackIndex { table, index: IndexId(99) };
-    assert!(gone.apply(&store.catalog(), &mut || 0).expect("nothing").writes.is_empty());
+    assert!(gone.apply(&store.catalog(), &mut || 0, NOW).expect("nothing").writes.is_empty());
 }
 
 #[test]

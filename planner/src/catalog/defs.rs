@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use quorate_proto::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::types::PgType;
@@ -119,6 +120,10 @@ pub struct TableDef {
     /// How many seconds old versions of its rows stay readable; `None`: as long as the cluster's.
     #[serde(default)]
     pub gc_window_s: Option<u64>,
+    /// The clock when it got its storage: what it held before is not found under its keys. Zero in
+    /// definitions that do not say it.
+    #[serde(default)]
+    pub storage_since: Timestamp,
 }
 
 impl TableDef {

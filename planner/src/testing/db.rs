@@ -7,6 +7,7 @@ use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use parking_lot::Mutex;
+use quorate_proto::Timestamp;
 
 use super::{MemStore, MemTxn};
 use crate::catalog::{CatalogSnapshot, DdlOp, catalog_span, decode_catalog};
@@ -149,7 +150,7 @@ impl MemDb {
         let catalog = self.catalog()?;
         self.planner.check_ddl(op, &catalog, &Settings::default())?;
         let mut ids = || self.ids.fetch_add(1, Ordering::SeqCst);
-        let change = op.apply(&catalog, &mut ids)?;
+        let change = op.apply(&catalog, &mut ids, Timestamp::ZERO)?;
         self.store.load(change.writes);
         if let Some((table, index)) = change.backfill {
             let catalog = self.catalog()?;
@@ -160,7 +161,7 @@ impl MemDb {
             let ops = backfill(def, found, &rows)?;
             self.store.load(ops);
             let finish = DdlOp::FinishIndex { table, index };
-            let change = finish.apply(&catalog, &mut ids)?;
+            let change = finish.apply(&catalog, &mut ids, Timestamp::ZERO)?;
             self.store.load(change.writes);
         }
         Ok(command(op.tag()))

@@ -68,7 +68,8 @@ async fn followers_answer_for_the_past_and_go_on_when_the_leader_is_killed() {
     let lately = "SELECT sum(v) FROM t AS OF SYSTEM TIME follower_read_timestamp()";
     for client in &clients {
         wait_until_async("lately it is 32", PATIENCE, async || {
-            one(client, lately).await.expect("it is read") == "32"
+            // At first there was no such table then.
+            one(client, lately).await.is_ok_and(|sum| sum == "32")
         })
         .await;
     }
@@ -90,18 +91,32 @@ async fn a_table_says_how_far_back_it_can_be_read() {
     client.batch_execute(create).await.expect("made");
     let options = "SELECT reloptions FROM pg_class WHERE relname = 't'";
     assert_eq!(one(&client, options).await.expect("shown"), "{gc_window=30}");
-    let back = |span: &str| format!("SELECT * FROM t AS OF SYSTEM TIME '-{span}'");
-    assert_eq!(refused(&client, &back("31s")).await, "72000");
-    client.batch_execute(&back("20s")).await.expect("within the window");
+    let read = async |span: &str| {
+        let text = format!("SELECT * FROM t AS OF SYSTEM TIME '-{span}'");
+        match client.batch_execute(&text).await {
+            Ok(()) => String::new(),
+            Err(e) => {
+                let e = e.as_db_error().expect("the server's");
+                assert_eq!(e.code().code(), "72000", "{e}");
+                e.detail().expect("a reason").to_owned()
+            }
+        }
+    };
+    let outside =
+        |seconds: u64| format!("Old versions of table \"t\" are kept for {seconds} seconds.");
+    assert_eq!(read("31s").await, outside(30));
+    // Within the window, but there was no such table.
+    let younger = "Table \"t\" was created or truncated ";
+    assert_starts(&read("20s").await, younger);
     client.batch_execute("ALTER TABLE t SET (gc_window = '1 hour')").await.expect("set");
     assert_eq!(one(&client, options).await.expect("shown"), "{gc_window=3600}");
-    client.batch_execute(&back("9 minutes")).await.expect("within the window");
-    assert_eq!(refused(&client, &back("61 minutes")).await, "72000");
+    assert_starts(&read("59 minutes").await, younger);
+    assert_eq!(read("61 minutes").await, outside(3600));
     client.batch_execute("ALTER TABLE t RESET (gc_window)").await.expect("reset");
     assert_eq!(one(&client, options).await.expect("shown"), "");
     // That of the cluster, before any of its ranges has given up anything.
-    client.batch_execute(&back("9 minutes")).await.expect("within the window");
-    assert_eq!(refused(&client, &back("11 minutes")).await, "72000");
+    assert_starts(&read("9 minutes").await, younger);
+    assert_eq!(read("11 minutes").await, outside(600));
     for (text, state) in [
         ("ALTER TABLE t SET (gc_window = 29)", "22023"),
         ("ALTER TABLE t SET (gc_window = 'soon')", "22023"),
@@ -117,4 +132,27 @@ async fn a_table_says_how_far_back_it_can_be_read() {
         .batch_execute("ALTER TABLE IF EXISTS missing SET (gc_window = 60)")
         .await
         .expect("a notice");
+}
+
+fn assert_starts(text: &str, start: &str) {
+    assert!(text.starts_with(start), "{text:?}");
+}
+
+/// Rows from before a `TRUNCATE` are not given as if there had been none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_before_a_truncate_is_refused() {
+    let _alone = cluster::alone().await;
+    let cluster = Cluster::three().await;
+    let client = bank::connect(&cluster.url(0)).await.expect("it answers");
+    client.batch_execute("CREATE TABLE t (v int)").await.expect("made");
+    client.batch_execute("INSERT INTO t VALUES (1)").await.expect("filled");
+    let full = one(&client, "SELECT now()::text").await.expect("a moment");
+    client.batch_execute("TRUNCATE t").await.expect("emptied");
+    let empty = one(&client, "SELECT now()::text").await.expect("a moment");
+    let count = |moment: &str| format!("SELECT count(*) FROM t AS OF SYSTEM TIME '{moment}'");
+    for node in 0..3 {
+        let client = bank::connect(&cluster.url(node)).await.expect("it answers");
+        assert_eq!(refused(&client, &count(&full)).await, "72000");
+        assert_eq!(one(&client, &count(&empty)).await.expect("it is read"), "0");
+    }
 }
