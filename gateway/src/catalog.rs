@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use quorate_planner::catalog::{CatalogSnapshot, catalog_span, decode_catalog};
+use quorate_planner::catalog::{CatalogSnapshot, TableDef, TableId, catalog_span, decode_catalog};
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvTxn, ScanRequest, Span};
 use quorate_proto::Timestamp;
@@ -30,6 +30,9 @@ pub const CATALOG_LEASE: Duration = Duration::from_secs(6);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a barrier lets older transactions go on before it takes their right to commit.
 const BARRIER_GRACE: Duration = Duration::from_secs(1);
+
+/// Changes of the schema that whoever lost against them is told of at most.
+const CHANGES_TOLD: usize = 3;
 
 const _: () = assert!(
     CATALOG_LEASE.as_millis() >= 3 * REFRESH_INTERVAL.as_millis(),
@@ -117,11 +120,8 @@ impl Pin {
         let good = pins.is_good(catalog.version(), store.dist.clock().monotonic());
         let overtaken = catalog.version() < store.current.read().version();
         if state.revoked.load(Ordering::Relaxed) || (overtaken && !good) {
-            return Err(SqlError::new(
-                SqlState::SERIALIZATION_FAILURE,
-                "a table was changed by a schema change while the transaction was running",
-            )
-            .with_hint("The transaction might succeed if retried."));
+            drop(pins);
+            return Err(overtaken_by(&store.current(), catalog));
         }
         if !good {
             return Err(SqlError::new(
@@ -132,6 +132,30 @@ impl Pin {
         }
         state.committing.store(true, Ordering::Relaxed);
         Ok(start)
+    }
+}
+
+/// `40001` for a transaction that goes by a catalog that others have changed.
+fn overtaken_by(newer: &CatalogSnapshot, older: &CatalogSnapshot) -> SqlError {
+    let message = "a table was changed by a schema change while the transaction was running";
+    let error = SqlError::new(SqlState::SERIALIZATION_FAILURE, message)
+        .with_hint("The transaction might succeed if retried.");
+    let tables = |catalog: &CatalogSnapshot| -> BTreeMap<TableId, (u64, String)> {
+        let version = |table: &Arc<TableDef>| (table.id, (table.version, table.name.clone()));
+        catalog.tables().map(version).collect()
+    };
+    let (before, after) = (tables(older), tables(newer));
+    let gone = before.iter().filter(|(id, _)| !after.contains_key(id));
+    let gone = gone.map(|(_, (_, name))| format!("\"{name}\" was dropped"));
+    let other = after.iter().filter_map(|(id, (version, name))| match before.get(id) {
+        None => Some(format!("\"{name}\" was created")),
+        Some((old, _)) if old != version => Some(format!("\"{name}\" was changed")),
+        Some(_) => None,
+    });
+    let told: Vec<String> = gone.chain(other).take(CHANGES_TOLD).collect();
+    match told.is_empty() {
+        true => error,
+        false => error.with_detail(format!("Table {}.", told.join(", table "))),
     }
 }
 

@@ -135,6 +135,7 @@ async fn a_gateway_that_does_not_answer_is_fenced_off() {
             writes: vec![pb::Write { key: key.clone(), read_at: start.0, ..Default::default() }],
             checks: Vec::new(),
             lock_owner: Bytes::new(),
+            who: None,
         };
         let request = Outgoing { key, body: Body::Commit(commit) };
         let answer = cluster.gateway.dist().sender().settle(request, ATTEMPT_TIMEOUT).await;

@@ -264,7 +264,7 @@ impl World {
         }
         let txn =
             TxnMeta { id: TxnId(id), anchor: writes[0].key.clone(), commit_start: self.clock() };
-        let plan = Plan { txn, writes, checks, lock_owner: None };
+        let plan = Plan { txn, writes, checks, lock_owner: None, who: None };
         self.plans.insert(plan.txn.id, plan.clone());
         self.machines.push(Machine::Commit(Coordinator::new(plan)));
         self.input(self.machines.len() - 1, Input::Start);

@@ -161,7 +161,13 @@ impl StepRunner {
         self.machine = Some(if name == "commit" {
             self.checks = args.checks()?;
             let (writes, checks) = (args.writes()?, self.checks.clone());
-            Machine::Commit(Coordinator::new(Plan { txn, writes, checks, lock_owner: None }))
+            Machine::Commit(Coordinator::new(Plan {
+                txn,
+                writes,
+                checks,
+                lock_owner: None,
+                who: None,
+            }))
         } else if let Some(verdict) = args.verdict()?.filter(|_| args.has("record")) {
             let verdict = Verdict::from_pb(&verdict);
             Machine::Recover(Recovery::of_record(txn, args.keys("keys"), verdict))

@@ -332,13 +332,15 @@ impl Dist {
     /// `40001`, `23505`, `53100`, … when nothing was committed; `40003` when that is not known.
     pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<Committed, SqlError> {
         let _waited_for = self.commits_waited_for.token();
-        let Intent { id, anchor, mut writes, checks, start, hold, lock_owner, times_off } = intent;
+        let Intent { id, anchor, mut writes, checks, start, hold, lock_owner, who, times_off } =
+            intent;
         if let Some(at) = writes.iter().position(|w| w.key == anchor) {
             writes.swap(0, at);
         }
         let commit_start = start.unwrap_or_else(|| self.clock().now());
         let txn = TxnMeta { id, anchor, commit_start };
-        let machine = Coordinator::new(Plan { txn, writes, checks, lock_owner });
+        let machine =
+            Coordinator::new(Plan { txn, writes, checks, lock_owner, who: who.map(Box::new) });
         let mut driver = Driver::new(self.clone(), machine);
         driver.times_off = Some(times_off);
         let mut begun = Begun { driver: Some(driver), hold };

@@ -149,6 +149,9 @@ impl Dist {
         }
         let graph = Graph::of(self.list_waits().await);
         for (owner, since) in waiting {
+            if let Some(lock) = graph.wait_of(owner.id) {
+                owner.seen_waiting(since, lock.clone());
+            }
             if let Some(circle) = graph.circle_through(owner.id)
                 && victim_of(&circle) == Some(owner.id)
                 && owner.doom(since, circle)
@@ -186,6 +189,11 @@ impl Graph {
             waits.entry(id).or_default().push((lock, blockers));
         }
         Self { waits }
+    }
+
+    /// What an owner waits for.
+    fn wait_of(&self, owner: TxnId) -> Option<&pb::RowLock> {
+        self.waits.get(&owner)?.first().map(|(lock, _)| lock)
     }
 
     /// The waits of a shortest circle through an owner, its own first.

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_proto::pb;
 use quorate_proto::pb::range_error::Kind;
+use quorate_proto::{Timestamp, pb};
 use quorate_txn::clock::{ClockError, NodeClock, Standing};
 
+use super::locks::CutOff;
 use super::sender::Failure;
 use super::snapshot::Past;
 use super::{Dist, History};
@@ -35,7 +36,10 @@ pub enum Stuck {
 fn told(dist: &Dist, change: &Change) -> String {
     let row = dist.name(&change.key);
     match &change.writer {
-        Some(writer) => format!("{row} was changed by {}", person(writer)),
+        Some(writer) => {
+            let (session, wrote) = (session(writer), &writer.statement);
+            format!("{row} was changed by {session}, whose last write was: {wrote}")
+        }
         None => format!("{row} was changed"),
     }
 }
@@ -117,13 +121,16 @@ pub fn shortened(text: &str) -> String {
     }
 }
 
+fn session(who: &pb::LockOwner) -> String {
+    match who.application.as_str() {
+        "" => format!("a session of node {}", who.node_id),
+        name => format!("\"{name}\" of node {}", who.node_id),
+    }
+}
+
 /// Who holds a lock or waits for one, for people.
 fn person(who: &pb::LockOwner) -> String {
-    let application = match who.application.as_str() {
-        "" => String::from("a session"),
-        name => format!("\"{name}\""),
-    };
-    format!("{application} of node {} with: {}", who.node_id, who.statement)
+    format!("{} with: {}", session(who), who.statement)
 }
 
 fn people(who: &[pb::LockOwner]) -> String {
@@ -149,9 +156,25 @@ pub fn not_available(dist: &Dist, busy: &pb::Busy, waited: Option<Duration>) -> 
         true => String::from("a transaction that commits"),
         false => people(&busy.blockers),
     };
-    let detail = format!("{} is held{waited} by {blockers}.", dist.name(&busy.key));
+    let detail = format!("{} is held or queued for{waited} by {blockers}.", dist.name(&busy.key));
     let error = SqlError::new(SqlState::LOCK_NOT_AVAILABLE, message).with_detail(detail);
     match names {
+        Some(names) => error.on_table(names.table),
+        None => error,
+    }
+}
+
+/// What was waited for when a statement was interrupted.
+pub fn waited_for(dist: &Dist, error: SqlError, wait: &CutOff) -> SqlError {
+    let (row, ms) = (dist.name(&wait.key), wait.waited.as_millis());
+    let error = match wait.blockers.as_slice() {
+        [] => error.with_detail(format!("It waited for {ms} ms. {row} was to be locked.")),
+        who => {
+            let who = people(who);
+            error.with_detail(format!("{row} is held or queued for after {ms} ms by {who}."))
+        }
+    };
+    match dist.describe(&wait.key) {
         Some(names) => error.on_table(names.table),
         None => error,
     }
@@ -184,8 +207,11 @@ pub fn overtaken(dist: &Dist, row: &Change, waited: Duration, stuck: Option<&Stu
         format!(" The transaction cannot go on at a later time: {why}.")
     });
     let (row_told, ms) = (told(dist, row), waited.as_millis());
-    conflict(dist, &row.key)
-        .with_detail(format!("{row_told}, before its lock was got after {ms} ms.{why}"))
+    let before = match ms {
+        0 => String::new(),
+        _ => format!(" Its lock was waited for for {ms} ms."),
+    };
+    conflict(dist, &row.key).with_detail(format!("{row_told}.{before}{why}"))
 }
 
 /// `23505` found at commit.
@@ -225,7 +251,8 @@ pub fn of_range(dist: &Dist, error: &pb::RangeError) -> SqlError {
         }
         Some(Kind::Locked(l)) => conflict(dist, &l.key),
         Some(Kind::Busy(busy)) => {
-            let detail = format!("{} is held by {}.", dist.name(&busy.key), people(&busy.blockers));
+            let (row, who) = (dist.name(&busy.key), people(&busy.blockers));
+            let detail = format!("{row} is held or queued for by {who}.");
             conflict(dist, &busy.key).with_detail(detail)
         }
         Some(Kind::Refused(_)) => SqlError::new(
@@ -233,8 +260,12 @@ pub fn of_range(dist: &Dist, error: &pb::RangeError) -> SqlError {
             "the transaction was aborted by another that waited for it too long",
         )
         .with_hint("The transaction might succeed if retried."),
-        Some(Kind::TooOld(_)) => {
-            SqlError::new(snapshot_too_old(), "snapshot too old").with_detail(text)
+        Some(Kind::TooOld(old)) => {
+            let (now, oldest) = (dist.clock().physical(), Timestamp(old.floor));
+            let ago = now.to_duration().saturating_sub(oldest.to_duration()).as_secs();
+            SqlError::new(snapshot_too_old(), "snapshot too old").with_detail(format!(
+                "Versions of more than {ago} seconds ago are not kept here any more."
+            ))
         }
         Some(Kind::DiskFull(full)) => SqlError::new(SqlState::DISK_FULL, "the disk is full")
             .with_detail(format!(

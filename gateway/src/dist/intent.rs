@@ -23,6 +23,8 @@ pub struct Intent {
     pub start: Option<Timestamp>,
     /// Whose row locks are its own, if it has any.
     pub lock_owner: Option<TxnId>,
+    /// Who writes, for people.
+    pub who: Option<pb::LockOwner>,
     /// How often the node's clock had been off when it began: what it has read goes together only
     /// with that.
     pub times_off: u64,

@@ -95,12 +95,36 @@ struct State {
     asked: Vec<Bytes>,
     /// Since when a request that may wait is on its way.
     waits_since: Option<Duration>,
+    /// What that was last seen to wait for.
+    waits_for: Option<pb::RowLock>,
+    /// The last wait that was cut off.
+    cut_off: Option<CutOff>,
+}
+
+/// A wait that was cut off.
+#[derive(Debug, Clone)]
+pub struct CutOff {
+    /// The row that was waited for, or the first of several.
+    pub key: Bytes,
+    /// For how long.
+    pub waited: Duration,
+    /// Who was in the way, if anybody has looked.
+    pub blockers: Vec<pb::LockOwner>,
 }
 
 impl Owner {
     /// Since when it may be waiting.
     pub fn waits_since(&self) -> Option<Duration> {
         self.state.lock().waits_since
+    }
+
+    /// What the wait that began at `since` was seen to wait for.
+    pub fn seen_waiting(&self, since: Duration, mut lock: pb::RowLock) {
+        lock.blockers.truncate(1);
+        let mut state = self.state.lock();
+        if state.waits_since == Some(since) {
+            state.waits_for = Some(lock);
+        }
     }
 
     /// Comes back when its wait shall end. (One that came too late for an earlier wait does not
@@ -129,13 +153,25 @@ impl Owner {
 struct Asking<'a> {
     locks: &'a Locks,
     since: Duration,
+    /// It was answered.
+    done: bool,
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
+        let now = self.locks.dist.clock().monotonic();
         let mut state = self.locks.owner.state.lock();
-        state.waits_since = None;
         let asked = std::mem::take(&mut state.asked);
+        let seen = state.waits_for.take();
+        if let (Some(since), false, Some(first)) =
+            (state.waits_since.take(), self.done, asked.first())
+        {
+            let waited = now.saturating_sub(since);
+            state.cut_off = Some(match seen {
+                Some(lock) => CutOff { key: lock.key, waited, blockers: lock.blockers },
+                None => CutOff { key: first.clone(), waited, blockers: Vec::new() },
+            });
+        }
         // One that it holds stays: it only asked for more.
         let known = |key: &Bytes| state.held.contains_key(key) || state.doubted.contains_key(key);
         let left: Vec<Bytes> = asked.into_iter().filter(|key| !known(key)).collect();
@@ -163,6 +199,11 @@ impl Locks {
         let id = TxnId(runtime::random_u128());
         let owner = Owner { id, state: Mutex::default(), doom: Doom::default() };
         Self { dist: dist.clone(), owner: Arc::new(owner) }
+    }
+
+    /// The wait that was cut off last, once.
+    pub fn cut_off(&self) -> Option<CutOff> {
+        self.owner.state.lock().cut_off.take()
     }
 
     /// Whose they are, if there may be any.
@@ -293,11 +334,12 @@ impl Locks {
         found: &mut Locked,
     ) -> Result<(), SqlError> {
         let since = self.dist.clock().monotonic();
-        let asking = Asking { locks: self, since };
+        let mut asking = Asking { locks: self, since, done: false };
         {
             let mut state = self.owner.state.lock();
             state.asked.clone_from(&keys);
             state.waits_since = (wanted.wait == LockWait::Block).then_some(since);
+            (state.waits_for, state.cut_off) = (None, None);
             *self.owner.doom.circle.lock() = None;
         }
         let mut left = keys;
@@ -326,6 +368,7 @@ impl Locks {
             }
             left.extend(rest);
         }
+        asking.done = true;
         Ok(())
     }
 

@@ -90,6 +90,8 @@ pub(super) struct Own {
     /// The moment of the past it reads.
     as_of: Option<Timestamp>,
     buffer: WriteBuffer,
+    /// The last statement that has written.
+    writer: Option<Arc<Current>>,
     pub(super) locked: Vec<pb::ReadCheck>,
     /// From its first statement on: what that one read is kept.
     reader: Option<Reader>,
@@ -128,6 +130,7 @@ impl Txn {
             begun: false,
             as_of: None,
             buffer: WriteBuffer::default(),
+            writer: None,
             locked: Vec::new(),
             reader: None,
         };
@@ -263,13 +266,18 @@ impl Txn {
             wait: how.wait,
             timeout: terms.lock_timeout,
             read_at,
-            who: pb::LockOwner {
-                node_id: self.dist.sender().connector().own().map_or(0, |node| node.0),
-                began: self.begun.0,
-                application: errors::shortened(&terms.application),
-                statement: errors::shortened(&terms.statement),
-                ..pb::LockOwner::default()
-            },
+            who: self.who(terms),
+        }
+    }
+
+    /// What others are told of it, by what is said of one of its statements.
+    fn who(&self, terms: &Terms) -> pb::LockOwner {
+        pb::LockOwner {
+            node_id: self.dist.sender().connector().own().map_or(0, |node| node.0),
+            began: self.begun.0,
+            application: errors::shortened(&terms.application),
+            statement: errors::shortened(&terms.statement),
+            ..pb::LockOwner::default()
         }
     }
 
@@ -303,6 +311,16 @@ impl Txn {
         }
         own.isolation = isolation;
         Ok(())
+    }
+
+    /// Its level.
+    pub fn isolation(&self) -> IsolationLevel {
+        self.own.lock().isolation
+    }
+
+    /// Whether it has run a statement.
+    pub fn has_begun(&self) -> bool {
+        self.own.lock().begun
     }
 
     /// It reads this moment of the past, and cannot write.
@@ -343,6 +361,16 @@ impl Txn {
     /// Gives up the row locks got since a savepoint: what they were for is to be taken back.
     pub fn release_since(&self, mark: &TxnMark) {
         self.locks.back_to(mark.row_locks);
+    }
+
+    /// A statement was interrupted, perhaps while it waited for a row.
+    pub fn cut_off(&self, error: SqlError) -> SqlError {
+        match self.locks.cut_off() {
+            Some(wait) if error.sqlstate == SqlState::QUERY_CANCELED => {
+                errors::waited_for(&self.dist, error, &wait)
+            }
+            _ => error,
+        }
     }
 
     /// It was committed by one command at the range of its anchor: that has ended the row locks
@@ -401,6 +429,10 @@ impl Txn {
             checks,
             start: None,
             lock_owner: self.locks.owner(),
+            who: own.writer.as_ref().and_then(|statement| {
+                let terms = &statement.terms;
+                (!terms.statement.is_empty()).then(|| self.who(terms))
+            }),
             times_off: self.times_off,
             hold: None,
         })
@@ -649,6 +681,9 @@ impl KvTxn for Txn {
             if unread { Timestamp::ZERO } else { times.read_ts }
         };
         own.buffer.add(op, read_at);
+        if own.writer.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &self.current)) {
+            own.writer = Some(self.current.clone());
+        }
         if own.buffer.bytes() > BUFFER_BYTES_MAX {
             let limit = BUFFER_BYTES_MAX >> 20;
             return Err(SqlError::new(

@@ -311,6 +311,7 @@ impl Connection {
         oids: &[u32],
     ) -> Result<Arc<Ready>, SqlError> {
         if let StatementKind::Execute { name, args } = &statement.kind {
+            self.session.refuse_when_failed(&statement)?;
             let prepared = self.extended.find(name)?.clone();
             return self.session.executing(&statement, &prepared, args);
         }
@@ -381,7 +382,9 @@ impl Connection {
             () = cancelled.notified() => Err(self.why_cancelled()),
             outcome = self.session.run(ready, params) => outcome,
             () = passed(left) => Err(timed_out()),
+            () = self.wire.gone() => Err(client_gone()),
         }
+        .map_err(|error| self.session.cut_off(error))
     }
 
     /// Why a statement was interrupted.
@@ -490,6 +493,9 @@ impl Connection {
         // The portal is out of the map while it runs and goes back unless it fails.
         let mut portal = self.extended.take_portal(&name)?;
         let (idle, fresh) = (self.session.is_idle(), portal.is_fresh());
+        if !fresh {
+            self.session.check_open(&portal.ready)?;
+        }
         let remembered = self.block.is_some();
         let params = if remembered { portal.params.clone() } else { Vec::new() };
         if fresh {
@@ -569,7 +575,12 @@ fn timed_out() -> SqlError {
 
 /// Whether nothing can follow it.
 pub(super) fn ends_session(error: &SqlError) -> bool {
-    error.sqlstate == SqlState::ADMIN_SHUTDOWN
+    [SqlState::ADMIN_SHUTDOWN, SqlState::CONNECTION_FAILURE].contains(&error.sqlstate)
+}
+
+/// What it has waited for is somebody else's.
+fn client_gone() -> SqlError {
+    SqlError::new(SqlState::CONNECTION_FAILURE, "connection to client lost")
 }
 
 fn node_stops() -> SqlError {

@@ -7,21 +7,25 @@ use std::io;
 
 use futures::FutureExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use pgwire::error::PgWireResult;
 use pgwire::messages::{
     DecodeContext, PgWireBackendMessage, PgWireFrontendMessage, ProtocolVersion,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
 use super::shape;
+use crate::runtime;
 
 /// Output is written out at this size even without a flush: a slow client makes us wait, not grow.
 const OUT_BYTES_MAX: usize = 64 << 10;
 /// Read at a time.
 const IN_CHUNK: usize = 8 << 10;
+/// How often it is looked whether a client that has sent more is still there.
+const GONE_LOOK: Duration = Duration::from_millis(500);
 /// Largest message a client may send, as in Postgres (1 GiB less one).
 const MESSAGE_BYTES_MAX: usize = 0x3fff_ffff;
 /// Largest startup packet, as in Postgres.
@@ -111,6 +115,16 @@ impl Wire {
     pub fn is_gone(&self) -> bool {
         let mut byte = [0];
         matches!(self.socket.peek(&mut byte).now_or_never(), Some(Ok(0) | Err(_)))
+    }
+
+    /// Returns once the client has closed its end.
+    pub async fn gone(&self) {
+        // What it has sent and is not read yet makes the socket ready at once.
+        while let Ok(ready) = self.socket.ready(Interest::READABLE).await
+            && !ready.is_read_closed()
+        {
+            runtime::pause(GONE_LOOK).await;
+        }
     }
 
     /// Appends a message to the output.

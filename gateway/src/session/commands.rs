@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use quorate_planner::catalog::DdlOp;
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::parse::{
-    IsolationLevel, SetValue, SplitTarget, StatementKind, TxnModes, split_keys,
-};
+use quorate_planner::parse::{SplitTarget, StatementKind, split_keys};
 
 use super::rows::text_columns;
 use super::settings::spelled;
@@ -22,7 +20,8 @@ pub(super) fn show_columns(name: Option<&str>) -> Result<Arc<[OutColumn]>, SqlEr
     })
 }
 
-fn tag(tag: impl Into<String>) -> Outcome {
+/// A command that is done.
+pub(super) fn tag(tag: impl Into<String>) -> Outcome {
     Outcome::Command { tag: tag.into(), rows: None }
 }
 
@@ -42,7 +41,7 @@ impl Session {
             }
             StatementKind::Begin(modes) => self.begin(modes),
             StatementKind::Commit(chain) => self.commit(*chain).await,
-            StatementKind::Rollback(chain) => Ok(self.rollback(*chain)),
+            StatementKind::Rollback(chain) => self.rollback(*chain),
             StatementKind::Savepoint(name) => self.savepoint(name),
             StatementKind::RollbackTo(name) => self.rollback_to(name),
             StatementKind::Release(name) => self.release(name),
@@ -72,7 +71,7 @@ impl Session {
                 Ok(tag("RESET"))
             }
             StatementKind::Reset(Some(name)) => {
-                self.settings.set(name, None, false, self.in_block())?;
+                self.set_value(name, None, false)?;
                 Ok(tag("RESET"))
             }
             StatementKind::DiscardAll => {
@@ -89,7 +88,12 @@ impl Session {
                 self.outside_a_block("SPLIT AT")?;
                 self.split_ranges(target, rows).await
             }
-            StatementKind::Maintenance(done) => Ok(tag(*done)),
+            StatementKind::Maintenance(done) => {
+                if *done == "VACUUM" {
+                    self.outside_a_block(done)?;
+                }
+                Ok(tag(*done))
+            }
         }
     }
 
@@ -105,9 +109,7 @@ impl Session {
                 self.gateway.change_schema(op.clone()).await?
             }
         };
-        for notice in notices {
-            self.note(notice.message.clone());
-        }
+        notices.iter().for_each(|notice| self.note(notice));
         Ok(())
     }
 
@@ -119,175 +121,12 @@ impl Session {
     fn outside_a_block(&self, what: &str) -> Result<(), SqlError> {
         if self.in_block() {
             return Err(SqlError::new(
-                SqlState::FEATURE_NOT_SUPPORTED,
+                SqlState::ACTIVE_SQL_TRANSACTION,
                 format!("{what} cannot run inside a transaction block"),
             )
             .with_hint("End the transaction first."));
         }
         Ok(())
-    }
-
-    fn begin(&mut self, modes: &TxnModes) -> Result<Outcome, SqlError> {
-        if self.in_block() {
-            let text = "there is already a transaction in progress";
-            self.warn(SqlState::ACTIVE_SQL_TRANSACTION, text);
-        } else {
-            self.state = match std::mem::replace(&mut self.state, State::Idle) {
-                // What the same pipeline did before belongs to the block, as in Postgres.
-                State::Implicit(open) if open.txn.as_of().is_some() => {
-                    return Err(SqlError::unsupported("BEGIN after AS OF SYSTEM TIME in one text"));
-                }
-                State::Implicit(open) => {
-                    open.txn.lock_before_writing();
-                    State::Block(open)
-                }
-                _ => {
-                    self.timeline_begins();
-                    State::Block(self.begin_txn(true))
-                }
-            };
-            if self.settings.default_read_only() {
-                self.settings.set("transaction_read_only", Some("on"), true, true)?;
-            }
-        }
-        self.set_modes(modes, "transaction", true)?;
-        Ok(tag("BEGIN"))
-    }
-
-    async fn commit(&mut self, chain: bool) -> Result<Outcome, SqlError> {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Block(open) => {
-                let (plain, before) = (open.is_plain(), open.txn.clone());
-                let token = open.token.clone();
-                let result = self.commit_open(open).await;
-                if let Err(error) = &result
-                    && error.sqlstate == SqlState::SERIALIZATION_FAILURE
-                    && self.keeps_block
-                    && plain
-                {
-                    self.state = State::Block(self.begin_anew(&before, token, true));
-                    return Err(error.clone());
-                }
-                // Whatever still holds its rows, a portal perhaps: they are others' now.
-                before.end();
-                self.settings.transaction_ended(result.is_ok());
-                result?;
-                self.chained(chain);
-                Ok(tag("COMMIT"))
-            }
-            State::Failed(_) => {
-                self.settings.transaction_ended(false);
-                self.chained(chain);
-                Ok(tag("ROLLBACK"))
-            }
-            other @ (State::Idle | State::Implicit(_)) => {
-                self.state = other;
-                self.finish_implicit().await?;
-                let text = "there is no transaction in progress";
-                self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
-                Ok(tag("COMMIT"))
-            }
-        }
-    }
-
-    fn rollback(&mut self, chain: bool) -> Outcome {
-        let before = std::mem::replace(&mut self.state, State::Idle);
-        if let State::Block(open) | State::Failed(Some(open)) = &before {
-            open.txn.end();
-        }
-        self.settings.transaction_ended(false);
-        if matches!(before, State::Idle | State::Implicit(_)) {
-            let text = "there is no transaction in progress";
-            self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
-        } else {
-            self.current.rolled_back(self.monotonic());
-            self.chained(chain);
-        }
-        tag("ROLLBACK")
-    }
-
-    /// The connection ends: what is open is rolled back.
-    pub fn leave(&mut self) {
-        let before = std::mem::replace(&mut self.state, State::Idle);
-        if let State::Implicit(open) | State::Block(open) | State::Failed(Some(open)) = before {
-            open.txn.end();
-        }
-    }
-
-    /// `AND CHAIN`: another block begins at once.
-    fn chained(&mut self, chain: bool) {
-        if chain {
-            self.timeline_begins();
-            self.state = State::Block(self.begin_txn(true));
-        }
-    }
-
-    fn set_modes(&mut self, modes: &TxnModes, prefix: &str, local: bool) -> Result<(), SqlError> {
-        let in_block = self.in_block();
-        if let Some(level) = modes.isolation {
-            let level = match level {
-                IsolationLevel::ReadCommitted => "read committed",
-                IsolationLevel::RepeatableRead => "repeatable read",
-                IsolationLevel::Serializable => "serializable",
-            };
-            self.set_isolation(&format!("{prefix}_isolation"), Some(level), local)?;
-        }
-        if let Some(as_of) = &modes.as_of {
-            if prefix != "transaction" {
-                return Err(SqlError::unsupported("AS OF SYSTEM TIME for all transactions"));
-            }
-            self.read_the_past(as_of)?;
-        }
-        let mut flag = |name: &str, value: Option<bool>| match value {
-            None => Ok(()),
-            Some(on) => {
-                let value = if on { "on" } else { "off" };
-                self.settings.set(&format!("{prefix}_{name}"), Some(value), local, in_block)
-            }
-        };
-        flag("read_only", modes.read_only)?;
-        flag("deferrable", modes.deferrable)
-    }
-
-    /// Sets the level of the open transaction, which must not have run a statement, or of those to
-    /// come.
-    fn set_isolation(
-        &mut self,
-        name: &str,
-        level: Option<&str>,
-        local: bool,
-    ) -> Result<(), SqlError> {
-        let in_block = self.in_block();
-        let mut settings = self.settings.clone();
-        settings.set(name, level, local, in_block)?;
-        if name.eq_ignore_ascii_case("transaction_isolation") && !in_block {
-            // It would be of this statement only.
-            return Ok(());
-        }
-        if name.eq_ignore_ascii_case("transaction_isolation")
-            && let State::Implicit(open) | State::Block(open) = &self.state
-        {
-            open.txn.set_isolation(settings.isolation())?;
-        }
-        self.settings = settings;
-        Ok(())
-    }
-
-    fn set(&mut self, name: &str, value: &SetValue, local: bool) -> Result<Outcome, SqlError> {
-        let value = match value {
-            SetValue::Default => None,
-            SetValue::Values(values) => Some(values.join(", ")),
-        };
-        let in_block = self.in_block();
-        if local && !in_block {
-            let text = "SET LOCAL can only be used in transaction blocks";
-            self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
-        }
-        match name.to_ascii_lowercase().as_str() {
-            "transaction_isolation" => self.set_isolation(name, value.as_deref(), local)?,
-            _ => self.settings.set(name, value.as_deref(), local, in_block)?,
-        }
-        Ok(tag("SET"))
     }
 
     async fn show(&self, name: Option<&str>) -> Result<Outcome, SqlError> {
@@ -298,7 +137,7 @@ impl Session {
         let rows = match name {
             _ if let Some(report) = report => report,
             Some(name) => {
-                let value = self.settings.get(name)?;
+                let value = self.shown(name)?;
                 RowSource::of_texts(&[spelled(name)?], vec![vec![value]])?
             }
             None => {

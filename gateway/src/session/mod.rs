@@ -10,6 +10,7 @@
 //!    ([`crate::dist::commit`]), before the client hears of success.
 
 mod commands;
+mod modes;
 mod named;
 mod ready;
 mod reports;
@@ -31,9 +32,9 @@ use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::exec::SessionValues;
 use quorate_planner::exec::yielding::in_place;
 use quorate_planner::kv::KvTxn as _;
-use quorate_planner::parse::{AsOf, Statement, StatementKind};
+use quorate_planner::parse::{Statement, StatementKind};
 use quorate_planner::plan::{ExecContext, Execution, Prepared, Settings};
-use quorate_planner::types::{PgType, Zone, zone};
+use quorate_planner::types::{PgType, Zone};
 use quorate_proto::Timestamp;
 
 pub use quorate_planner::plan::OutColumn;
@@ -161,6 +162,8 @@ pub struct Session {
     backend_pid: i32,
     keeps_block: bool,
     locks_next: bool,
+    /// What held for the block that has failed.
+    failed_modes: modes::Modes,
     /// What is run now can be run again by itself if it loses a race.
     can_repeat: bool,
     /// What the open transaction, or the one that ended last, did.
@@ -199,6 +202,7 @@ impl Session {
             backend_pid: 0,
             keeps_block: false,
             locks_next: false,
+            failed_modes: modes::Modes::default(),
             can_repeat: false,
             current: Timeline::default(),
             last: Timeline::default(),
@@ -336,9 +340,9 @@ impl Session {
         self.notices.push(Notice { severity: "WARNING", sqlstate, message: message.into() });
     }
 
-    fn note(&mut self, message: impl Into<String>) {
-        let sqlstate = SqlState::SUCCESSFUL_COMPLETION;
-        self.notices.push(Notice { severity: "NOTICE", sqlstate, message: message.into() });
+    fn note(&mut self, notice: &SqlError) {
+        let (sqlstate, message) = (notice.sqlstate, notice.message.clone());
+        self.notices.push(Notice { severity: "NOTICE", sqlstate, message });
     }
 
     /// The statements of a text.
@@ -438,7 +442,11 @@ impl Session {
         }
     }
 
-    fn refuse_when_failed(&self, statement: &Statement) -> Result<(), SqlError> {
+    /// In a failed block nothing runs but its end.
+    ///
+    /// # Errors
+    /// `25P02`
+    pub fn refuse_when_failed(&self, statement: &Statement) -> Result<(), SqlError> {
         if matches!(self.state, State::Failed(_)) && !ends_transaction(statement) {
             return Err(SqlError::new(
                 SqlState::IN_FAILED_SQL_TRANSACTION,
@@ -446,6 +454,22 @@ impl Session {
             ));
         }
         Ok(())
+    }
+
+    /// Whether a portal may give more.
+    ///
+    /// # Errors
+    /// `25P02` in a failed block.
+    pub fn check_open(&self, ready: &Ready) -> Result<(), SqlError> {
+        self.refuse_when_failed(&ready.statement)
+    }
+
+    /// An error that has cut off a statement also tells what it was waiting for.
+    pub fn cut_off(&self, error: SqlError) -> SqlError {
+        match &self.state {
+            State::Implicit(open) | State::Block(open) => open.txn.cut_off(error),
+            State::Idle | State::Failed(_) => error,
+        }
     }
 
     /// Runs a statement.
@@ -610,56 +634,6 @@ impl Session {
         }
     }
 
-    fn check_may_write(&self, what: &str) -> Result<(), SqlError> {
-        let past = match &self.state {
-            State::Implicit(open) | State::Block(open) => open.txn.as_of().is_some(),
-            State::Idle | State::Failed(_) => false,
-        };
-        if self.settings.read_only() || past {
-            return Err(SqlError::new(
-                SqlState::READ_ONLY_SQL_TRANSACTION,
-                format!("cannot execute {what} in a read-only transaction"),
-            ));
-        }
-        Ok(())
-    }
-
-    /// A statement reads a moment of the past only as a transaction of its own: others that belong
-    /// to the same one would read it too, without saying so.
-    fn settle_the_past(&self, statement: &Statement) -> Result<(), SqlError> {
-        match (&statement.as_of, &self.state) {
-            (Some(as_of), State::Implicit(_)) => self.read_the_past(as_of),
-            (Some(_), _) => Err(SqlError::new(
-                SqlState::ACTIVE_SQL_TRANSACTION,
-                "AS OF SYSTEM TIME of a block is said in its BEGIN or SET TRANSACTION",
-            )),
-            (None, State::Implicit(open)) if open.txn.as_of().is_some() => {
-                Err(SqlError::unsupported(
-                    "statements with and without AS OF SYSTEM TIME in one transaction",
-                ))
-            }
-            (None, _) => Ok(()),
-        }
-    }
-
-    /// Whether a statement reads a moment of the past.
-    fn reads_the_past(&self, statement: &Statement) -> bool {
-        let open = match &self.state {
-            State::Implicit(open) | State::Block(open) => open.txn.as_of().is_some(),
-            State::Idle | State::Failed(_) => false,
-        };
-        open || statement.as_of.is_some()
-    }
-
-    /// The open transaction reads a moment of the past.
-    fn read_the_past(&self, as_of: &AsOf) -> Result<(), SqlError> {
-        let (State::Implicit(open) | State::Block(open)) = &self.state else { return Ok(()) };
-        let now = micros(self.gateway.dist().clock().physical());
-        let moment = zone::with(self.settings.time_zone(), || as_of.moment(now))?;
-        let since_1970 = u64::try_from(moment).unwrap_or(0);
-        open.txn.set_as_of(Timestamp::from_duration(Duration::from_micros(since_1970)))
-    }
-
     /// Writers of a table wait outside while one of its indexes is being built (docs/limits.md).
     fn refuse_while_building(&self, table: TableId) -> Result<(), SqlError> {
         let catalog = self.catalog();
@@ -736,6 +710,7 @@ impl Session {
 
     /// After an error: an implicit transaction is gone, a block has failed.
     pub fn fail(&mut self) {
+        self.failed_modes = self.modes();
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => State::Idle,
             State::Implicit(open) => {

@@ -57,7 +57,7 @@ impl Session {
         let names = self.gateway.dist().describe(&lock.key);
         let (table, key) = match names {
             Some(names) => (names.table.clone(), names.key()),
-            None => (String::new(), format!("\\x{}", hex::encode(&lock.key))),
+            None => (String::new(), self.gateway.dist().name(&lock.key)),
         };
         let mode = match lock.mode() {
             pb::LockMode::KeyShare => "FOR KEY SHARE",

@@ -95,6 +95,14 @@ const TABLE: &[Known] = &[
     known("transaction_read_only", Kind::Bool, "off"),
 ];
 
+/// What is said of a single transaction.
+const OF_A_TRANSACTION: &[&str] = &[
+    "quorate.commit_token",
+    "transaction_deferrable",
+    "transaction_isolation",
+    "transaction_read_only",
+];
+
 /// The settings of one session.
 ///
 /// # Invariants
@@ -162,6 +170,13 @@ impl SessionSettings {
     /// A setting from the startup packet: `RESET` goes back to it.
     pub fn set_at_start(&mut self, name: &str, value: &str) -> Result<(), SqlError> {
         let known = find(name)?;
+        if OF_A_TRANSACTION.contains(&known.name) {
+            return Err(SqlError::new(
+                SqlState::CANT_CHANGE_RUNTIME_PARAM,
+                format!("parameter \"{}\" cannot be set during connection start", known.name),
+            )
+            .with_hint("It is of one transaction: set it there."));
+        }
         let value = check(known, value)?;
         self.at_start.insert(known.name, value);
         self.find_zone();
@@ -177,10 +192,13 @@ impl SessionSettings {
         let set = self.values.get(known.name).or_else(|| self.at_start.get(known.name));
         match set {
             Some(value) => value.clone(),
-            None if known.name == "transaction_isolation" => {
-                self.get("default_transaction_isolation").unwrap_or_default()
+            None => match known.name {
+                "transaction_isolation" => self.get("default_transaction_isolation"),
+                "transaction_read_only" => self.get("default_transaction_read_only"),
+                "transaction_deferrable" => self.get("default_transaction_deferrable"),
+                _ => Ok(known.default.to_string()),
             }
-            None => known.default.to_string(),
+            .unwrap_or_default(),
         }
     }
 
@@ -243,10 +261,9 @@ impl SessionSettings {
 
     /// The transaction ended: its `SET LOCAL` are undone, after a rollback its `SET` too.
     pub fn transaction_ended(&mut self, committed: bool) {
-        let per_transaction = ["transaction_isolation", "transaction_read_only"];
         let zone = self.undo.contains_key("TimeZone");
         for (name, before) in std::mem::take(&mut self.undo) {
-            if committed && !self.local.contains(name) && !per_transaction.contains(&name) {
+            if committed && !self.local.contains(name) && !OF_A_TRANSACTION.contains(&name) {
                 continue;
             }
             match before {
@@ -278,15 +295,9 @@ impl SessionSettings {
         self.get(name).is_ok_and(|value| value == "on")
     }
 
-    /// Whether a transaction that begins now may not write.
-    pub fn default_read_only(&self) -> bool {
-        self.is_on("default_transaction_read_only")
-    }
-
-    /// Whether the current transaction may not write.
+    /// Whether the open transaction, or the next, may not write.
     pub fn read_only(&self) -> bool {
-        let set = self.values.contains_key("transaction_read_only");
-        if set { self.is_on("transaction_read_only") } else { self.default_read_only() }
+        self.is_on("transaction_read_only")
     }
 
     /// The level of the open transaction, or of the next.
@@ -349,7 +360,7 @@ impl SessionSettings {
     }
 
     fn limit(&self, name: &str) -> Option<Duration> {
-        let millis = self.get(name).ok()?.parse().ok()?;
+        let millis = millis(&self.get(name).ok()?)?;
         (millis > 0).then(|| Duration::from_millis(millis))
     }
 }
@@ -401,7 +412,9 @@ fn check(known: &Known, value: &str) -> Result<String, SqlError> {
         Kind::Zone => {
             Zone::of_setting(value).map(|zone| zone.name().to_string()).ok_or_else(invalid)
         }
-        Kind::Millis => millis(value).map(|ms| ms.to_string()).ok_or_else(invalid),
+        Kind::Millis => millis(value).map(spelled_millis).ok_or_else(|| {
+            invalid().with_hint("Units are \"us\", \"ms\", \"s\", \"min\", \"h\" and \"d\".")
+        }),
     }
 }
 
@@ -413,18 +426,30 @@ fn shown(known: &Known, values: &[&str], allowed: &str) -> String {
     }
 }
 
+/// A span with a unit, rounded to milliseconds; without one it is milliseconds.
 fn millis(value: &str) -> Option<u64> {
-    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
-    let number: u64 = value[..digits].parse().ok()?;
-    let factor = match value[digits..].trim() {
-        "" | "ms" => 1,
-        "s" => 1_000,
-        "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
+    let digits = value.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(value.len());
+    let number: f64 = value[..digits].parse().ok()?;
+    let unit = value[digits..].trim();
+    let factor = match unit {
+        "us" => 0.001,
+        "" => 1.0,
+        _ => MILLIS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor as f64)?,
     };
-    number.checked_mul(factor)
+    let millis = (number * factor).round();
+    (millis <= f64::from(i32::MAX)).then_some(millis as u64)
+}
+
+/// Units of spans, the longest first, in milliseconds.
+const MILLIS: &[(&str, u64)] =
+    &[("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// In the longest unit of which it is a whole number, as PostgreSQL shows it.
+fn spelled_millis(millis: u64) -> String {
+    match MILLIS.iter().find(|(_, factor)| millis.is_multiple_of(*factor)) {
+        Some((unit, factor)) if millis > 0 => format!("{}{unit}", millis / factor),
+        _ => millis.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -484,8 +509,24 @@ mod tests {
     #[test]
     fn timeouts_take_units() {
         let mut s = settings();
-        s.set("statement_timeout", Some("2s"), false, false).unwrap();
-        assert_eq!(s.statement_timeout(), Some(Duration::from_secs(2)));
+        for (given, shown, millis) in [
+            ("2s", "2s", 2_000),
+            ("0.5s", "500ms", 500),
+            ("90000", "90s", 90_000),
+            ("1500us", "2ms", 2),
+            ("2147483647", "2147483647ms", 2_147_483_647),
+        ] {
+            s.set("statement_timeout", Some(given), false, false).unwrap();
+            assert_eq!(s.get("statement_timeout").unwrap(), shown);
+            assert_eq!(s.statement_timeout(), Some(Duration::from_millis(millis)));
+        }
+        for wrong in ["2147483648", "-1", "1 fortnight", "", "."] {
+            let state = s.set("lock_timeout", Some(wrong), false, false).unwrap_err().sqlstate;
+            assert_eq!(state, SqlState::INVALID_PARAMETER_VALUE, "{wrong}");
+        }
+        s.set("statement_timeout", Some("0"), false, false).unwrap();
+        assert_eq!(s.get("statement_timeout").unwrap(), "0");
+        assert_eq!(s.statement_timeout(), None);
         s.set("statement_timeout", None, false, false).unwrap();
         assert_eq!(s.statement_timeout(), None);
     }

@@ -117,9 +117,12 @@ async fn value(session: &mut Session, text: &str) -> Result<Option<String>, SqlE
     let mut found = None;
     for statement in session.split(text)? {
         let ready = session.prepare(statement, &[]).await?;
-        if let Outcome::Rows(mut rows) = session.run(&ready, Vec::new()).await?
-            && let Some((batch, row)) = rows.next().await?
-        {
+        let (Outcome::Rows(mut rows) | Outcome::Command { rows: Some(mut rows), .. }) =
+            session.run(&ready, Vec::new()).await?
+        else {
+            continue;
+        };
+        if let Some((batch, row)) = rows.next().await? {
             let column = batch.column(0);
             let text = array_value_to_string(column, row)?;
             found = column.is_valid(row).then_some(text);
@@ -177,4 +180,92 @@ async fn a_transaction_is_known_by_its_id() {
     let text = "BEGIN; SET LOCAL quorate.commit_token = 'mine'; SELECT pg_current_xact_id()";
     let error = value(&mut one, text).await.unwrap_err();
     assert_eq!(error.sqlstate, SqlState::ACTIVE_SQL_TRANSACTION);
+}
+
+/// Several transactions, one after the other, of one session over a table.
+async fn client_of_a_table() -> Session {
+    let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
+    let clock = Arc::new(clock);
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::new(SAFE_POINT_LAG)));
+    let mut client = session(&gateway(&node, &clock));
+    run(&mut client, "CREATE TABLE t (k bigint PRIMARY KEY)").await.unwrap();
+    client
+}
+
+async fn shows(session: &mut Session, name: &str) -> String {
+    value(session, &format!("SHOW {name}")).await.unwrap().unwrap_or_default()
+}
+
+/// Runs a text that is refused; the block goes on or has failed as after any error.
+async fn state_of(session: &mut Session, text: &str) -> SqlState {
+    let error = run(session, text).await.expect_err(text);
+    session.fail();
+    error.sqlstate
+}
+
+#[tokio::test]
+async fn and_chain_hands_on_what_held_for_the_block() {
+    let mut client = client_of_a_table().await;
+    for end in ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN"] {
+        let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE";
+        run(&mut client, &format!("{begin}; SELECT k FROM t; {end}")).await.unwrap();
+        assert_eq!(shows(&mut client, "transaction_isolation").await, "serializable", "{end}");
+        assert_eq!(shows(&mut client, "transaction_deferrable").await, "on", "{end}");
+        let insert = "INSERT INTO t VALUES (1)";
+        assert_eq!(state_of(&mut client, insert).await, SqlState::READ_ONLY_SQL_TRANSACTION);
+        // Out of a failed block, too.
+        run(&mut client, "ROLLBACK AND CHAIN").await.unwrap();
+        assert_eq!(shows(&mut client, "transaction_isolation").await, "serializable", "{end}");
+        assert_eq!(shows(&mut client, "transaction_read_only").await, "on", "{end}");
+        run(&mut client, "COMMIT").await.unwrap();
+        assert_eq!(shows(&mut client, "transaction_isolation").await, "repeatable read", "{end}");
+        assert_eq!(state_of(&mut client, end).await, SqlState::NO_ACTIVE_SQL_TRANSACTION);
+    }
+    let past = "BEGIN AS OF SYSTEM TIME '-1s'; COMMIT AND CHAIN";
+    run(&mut client, past).await.unwrap();
+    assert_eq!(shows(&mut client, "transaction_read_only").await, "on");
+}
+
+#[tokio::test]
+async fn what_holds_for_a_block_is_settled_by_its_first_query() {
+    let mut client = client_of_a_table().await;
+    let (open, read_write) = (SqlState::ACTIVE_SQL_TRANSACTION, "SET TRANSACTION READ WRITE");
+    run(&mut client, "BEGIN READ ONLY; SET TRANSACTION READ WRITE; COMMIT").await.unwrap();
+    for before in ["SELECT k FROM t", "SAVEPOINT a"] {
+        run(&mut client, &format!("BEGIN READ ONLY; {before}")).await.unwrap();
+        assert_eq!(state_of(&mut client, read_write).await, open, "{before}");
+        run(&mut client, "ROLLBACK").await.unwrap();
+    }
+    let serializable = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+    run(&mut client, "BEGIN; SAVEPOINT a").await.unwrap();
+    assert_eq!(state_of(&mut client, serializable).await, open);
+    run(&mut client, "ROLLBACK").await.unwrap();
+    // The defaults are those of blocks to come.
+    let defaults = "BEGIN; SET default_transaction_isolation = 'serializable'; \
+                    SET default_transaction_read_only = on";
+    run(&mut client, defaults).await.unwrap();
+    assert_eq!(shows(&mut client, "transaction_isolation").await, "repeatable read");
+    run(&mut client, "INSERT INTO t VALUES (1); COMMIT").await.unwrap();
+    assert_eq!(shows(&mut client, "transaction_isolation").await, "serializable");
+    assert_eq!(shows(&mut client, "transaction_read_only").await, "on");
+    let insert = "INSERT INTO t VALUES (2)";
+    assert_eq!(state_of(&mut client, insert).await, SqlState::READ_ONLY_SQL_TRANSACTION);
+    // Outside of a block it would be of that statement alone.
+    run(&mut client, "RESET ALL; SET transaction_read_only = on").await.unwrap();
+    run(&mut client, insert).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_of_one_transaction_is_not_said_of_a_session() {
+    let clock = NodeClock::new(TestClock::new(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
+    let clock = Arc::new(clock);
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::new(SAFE_POINT_LAG)));
+    let gateway = gateway(&node, &clock);
+    for name in ["quorate.commit_token", "transaction_isolation"] {
+        let settings = vec![(name.to_owned(), String::from("serializable"))];
+        let hello =
+            Hello { user: String::from("t"), database: gateway.database().to_owned(), settings };
+        let error = Session::open(gateway.clone(), hello).err().expect(name);
+        assert_eq!(error.sqlstate, SqlState::CANT_CHANGE_RUNTIME_PARAM, "{name}");
+    }
 }

@@ -206,6 +206,7 @@ impl Cluster {
             writes: vec![self.put(key, value)],
             checks: Vec::new(),
             lock_owner: Bytes::new(),
+            who: None,
         };
         match self.send(key, Ask::Commit(request)).await? {
             Answer::Commit(answer) => {
@@ -325,6 +326,7 @@ async fn two_ranges_commit_by_prepare_verdict_and_resolve() {
         writes: vec![cluster.put(&a, b"0")],
         checks: Vec::new(),
         lock_owner: Bytes::new(),
+        who: None,
     };
     let first = cluster.send(&a, Ask::Commit(request.clone())).await.expect("committed");
     assert_eq!(cluster.send(&a, Ask::Commit(request)).await, Ok(first), "P7");
@@ -339,6 +341,7 @@ async fn two_ranges_commit_by_prepare_verdict_and_resolve() {
             record: record as i32,
             keys: if anchor { keys.clone() } else { Vec::new() },
             lock_owner: Bytes::new(),
+            who: None,
         };
         match cluster.send(key, Ask::Prepare(request)).await.expect("prepared") {
             Answer::Prepare(pb::PrepareResponse {
@@ -383,6 +386,7 @@ async fn silent_coordinator_expires_and_its_anchor_is_closed() {
         record: pb::RecordKind::Preparing as i32,
         keys: vec![anchor.clone().into()],
         lock_owner: Bytes::new(),
+        who: None,
     };
     cluster.send(&anchor, Ask::Prepare(prepare.clone())).await.expect("prepared");
     let lookup = pb::LookupRequest { txn: Some(txn.clone()), wait_ms: 4000 };
@@ -511,6 +515,7 @@ async fn write_without_a_majority_is_unknown() {
         writes: vec![cluster.put(&key("a"), b"2")],
         checks: Vec::new(),
         lock_owner: Bytes::new(),
+        who: None,
     };
     for other in cluster.live().filter(|node| node.id() != leader.id()) {
         network.router.cut(leader.id(), other.id());
@@ -729,6 +734,7 @@ async fn leftovers_go_to_the_gateway_and_the_meta_range_knows_every_node() {
         record: pb::RecordKind::Preparing as i32,
         keys: vec![anchor.clone().into()],
         lock_owner: Bytes::new(),
+        who: None,
     };
     cluster.send(&anchor, Ask::Prepare(prepare)).await.expect("prepared");
     let hook = Arc::new(Hook::default());

@@ -226,6 +226,7 @@ impl Bench {
             writes: vec![put(name, now)],
             checks: vec![],
             lock_owner: Bytes::new(),
+            who: None,
         })
     }
 
@@ -420,6 +421,7 @@ async fn a_sweep_finds_what_is_left_over_in_bounded_steps() {
             record: pb::RecordKind::Preparing as i32,
             keys: vec![key(&name)],
             lock_owner: Bytes::new(),
+            who: None,
         };
         let answer = bench.carry_out(Ask::Prepare(request)).await;
         assert!(matches!(answer, Answer::Prepare(_)), "{answer:?}");
@@ -642,6 +644,7 @@ fn keys_stay_in_the_lock_table_until_the_batch_is_visible() {
         writes: vec![put("a", Timestamp(10))],
         checks: Vec::new(),
         lock_owner: Bytes::new(),
+        who: None,
     };
     let engine = alone.ranges.engine.clone();
     let snapshot = engine.snapshot();

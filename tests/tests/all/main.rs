@@ -8,6 +8,7 @@ mod conformity;
 mod crash;
 mod disk;
 mod drain;
+mod explained;
 mod harness;
 mod large;
 mod past;

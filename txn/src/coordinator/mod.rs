@@ -52,6 +52,8 @@ pub struct Plan {
     pub checks: Vec<pb::ReadCheck>,
     /// Whose row locks are its own, if it may have any.
     pub lock_owner: Option<TxnId>,
+    /// Who writes, for people.
+    pub who: Option<Box<pb::LockOwner>>,
 }
 
 /// Why nothing was committed.

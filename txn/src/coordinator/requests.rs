@@ -79,6 +79,7 @@ impl Coordinator {
                     writes: self.plan.writes.clone(),
                     checks: self.plan.checks.clone(),
                     lock_owner: self.lock_owner(),
+                    who: self.plan.who.as_deref().cloned(),
                 };
                 (anchor, Body::Commit(request))
             }
@@ -130,6 +131,7 @@ impl Coordinator {
             record: i32::from(record),
             keys: if at_anchor { self.all_keys() } else { Vec::new() },
             lock_owner: self.lock_owner(),
+            who: self.plan.who.as_deref().cloned(),
         }
     }
 }

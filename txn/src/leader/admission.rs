@@ -49,6 +49,7 @@ struct Candidate<'a> {
     writes: &'a [pb::Write],
     checks: &'a [pb::ReadCheck],
     lock_owner: Option<TxnId>,
+    who: Option<&'a pb::LockOwner>,
     /// It is a prepare: there are others.
     prepares: bool,
 }
@@ -67,7 +68,7 @@ fn candidate<'a>(
     meta: Option<&pb::TxnMeta>,
     writes: &'a [pb::Write],
     checks: &'a [pb::ReadCheck],
-    lock_owner: &[u8],
+    (lock_owner, who): (&[u8], Option<&'a pb::LockOwner>),
     prepares: bool,
 ) -> Result<Candidate<'a>, pb::RangeError> {
     let txn = meta_of(meta)?;
@@ -80,7 +81,7 @@ fn candidate<'a>(
         return Err(invalid("a key is written once in a transaction"));
     }
     let lock_owner = TxnId::from_bytes(lock_owner);
-    Ok(Candidate { txn, writes, checks, lock_owner, prepares })
+    Ok(Candidate { txn, writes, checks, lock_owner, who, prepares })
 }
 
 impl LeaderState {
@@ -96,7 +97,8 @@ impl LeaderState {
         clock: &mut dyn FnMut() -> Timestamp,
         now: Duration,
     ) -> Result<Admission, ViewError> {
-        let (txn, owner) = (request.txn.as_ref(), &request.lock_owner);
+        let txn = request.txn.as_ref();
+        let owner = (&request.lock_owner[..], request.who.as_ref());
         let candidate = match candidate(txn, &request.writes, &[], owner, true) {
             Ok(candidate) => candidate,
             Err(why) => return Ok(error(why)),
@@ -138,7 +140,8 @@ impl LeaderState {
         view: &dyn StateView,
         clock: &mut dyn FnMut() -> Timestamp,
     ) -> Result<Admission, ViewError> {
-        let (txn, owner) = (request.txn.as_ref(), &request.lock_owner);
+        let txn = request.txn.as_ref();
+        let owner = (&request.lock_owner[..], request.who.as_ref());
         let candidate = match candidate(txn, &request.writes, &request.checks, owner, false) {
             Ok(candidate) => candidate,
             Err(why) => return Ok(error(why)),
@@ -260,7 +263,8 @@ impl LeaderState {
                 return Ok(error(self.named(why)));
             }
         }
-        let who = candidate.lock_owner.and_then(|owner| self.rows.who(owner));
+        let owner = || candidate.lock_owner.and_then(|owner| self.rows.who(owner));
+        let who = candidate.who.or_else(owner);
         self.recent.note(who, candidate.writes.iter().map(|write| &write.key), ts);
         Ok(Admission::Propose { ticket, body: command(passed, ts) })
     }

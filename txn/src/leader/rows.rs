@@ -399,7 +399,11 @@ impl RowLocks {
             true => Vec::new(),
             false => self.in_the_way(key, claim.owner, claim.mode),
         };
-        let id_alone = |id: &TxnId| pb::LockOwner { id: id.to_bytes(), ..pb::LockOwner::default() };
+        // Of the first it is told who that is: a waiter that is cut off says so.
+        let told = |(place, id): (usize, &TxnId)| match (place, self.who(*id)) {
+            (0, Some(who)) => who.clone(),
+            _ => pb::LockOwner { id: id.to_bytes(), ..pb::LockOwner::default() },
+        };
         let age = now.saturating_sub(claim.since).as_millis();
         pb::RowLock {
             key: key.clone(),
@@ -407,7 +411,7 @@ impl RowLocks {
             mode: i32::from(claim.mode.to_pb()),
             granted,
             age_ms: u64::try_from(age).unwrap_or(u64::MAX),
-            blockers: blockers.iter().map(id_alone).collect(),
+            blockers: blockers.iter().enumerate().map(told).collect(),
         }
     }
 }

@@ -66,11 +66,13 @@ impl LeaderRunner {
                 record: args.record(),
                 keys: args.keys("keys"),
                 lock_owner: self.owner(args),
+                who: None,
             };
             self.leader.admit_prepare(&request, floors, view, clock, self.now)?
         } else {
             let (writes, checks) = (args.writes()?, args.checks()?);
-            let request = pb::CommitRequest { txn, writes, checks, lock_owner: self.owner(args) };
+            let request =
+                pb::CommitRequest { txn, writes, checks, lock_owner: self.owner(args), who: None };
             self.leader.admit_commit(&request, floors, view, clock)?
         };
         Ok(match admission {

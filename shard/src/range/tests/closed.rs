@@ -132,6 +132,7 @@ async fn a_lock_in_the_way_of_a_closed_moment_is_named() {
         record: pb::RecordKind::Preparing as i32,
         keys: vec![key("a")],
         lock_owner: Bytes::new(),
+        who: None,
     };
     let answer = bench.carry_out(Ask::Prepare(request)).await;
     assert!(matches!(answer, Answer::Prepare(_)), "{answer:?}");

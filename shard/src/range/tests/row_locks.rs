@@ -39,6 +39,7 @@ fn admit(alone: &Alone, leader: &mut LeaderState, owner: u128, name: &str) -> Ti
         writes: vec![put(name, Timestamp(10))],
         checks: Vec::new(),
         lock_owner: TxnId(owner).to_bytes(),
+        who: None,
     };
     let snapshot = alone.ranges.engine.snapshot();
     let view = EngineView::new(&*snapshot, KeySpan::default());
