@@ -127,6 +127,22 @@ fn texts(answer: &crate::testing::Answer) -> Vec<String> {
 }
 
 #[test]
+fn signs_that_follow_each_other_are_no_comment() {
+    let db = db(&["create table t (a int primary key, b int)", "insert into t values (1, 0)"]);
+    for (sql, b) in [
+        ("update t set b = - - 5 where a > - -0", "5"),
+        ("update t set b = - + - - 6 where a = - - 1 or b = -+1", "-6"),
+        ("update t set b = - ~ 1", "2"),
+    ] {
+        block_on(db.run(sql)).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let answer = block_on(db.run("select b from t")).expect("rows");
+        assert_eq!(texts(&answer), [b], "{sql}");
+    }
+    block_on(db.run("delete from t where a > - -0")).expect("deleted");
+    assert!(block_on(db.run("select b from t")).expect("rows").rows.is_empty());
+}
+
+#[test]
 fn the_same_text_with_other_literals_is_planned_once() {
     let db = db(&["create table t (a int primary key, b text)", "insert into t values (1, 'x')"]);
     block_on(db.run("insert into t values (2, 'y')")).expect("inserted");

@@ -6,6 +6,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use datafusion::arrow::error::ArrowError;
+use datafusion::common::utils::datafusion_strsim::levenshtein;
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::parser::ParserError;
 
@@ -381,6 +382,9 @@ impl From<DataFusionError> for SqlError {
                                reference";
                 SqlError::new(SqlState::INVALID_COLUMN_REFERENCE, message)
             }
+            DataFusionError::NotImplemented(m) if m.starts_with(UNKNOWN_OPERATOR) => {
+                unknown_operator(m)
+            }
             DataFusionError::NotImplemented(message) => {
                 SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, message.clone())
             }
@@ -443,6 +447,22 @@ fn schema_error(error: &SchemaError) -> SqlError {
     }
 }
 
+/// How DataFusion tells of an operator that is only characters to it.
+const UNKNOWN_OPERATOR: &str = "Unsupported binary operator: Custom(";
+
+/// The operator is in double quotes.
+fn unknown_operator(message: &str) -> SqlError {
+    let operator = message.split('"').nth(1).unwrap_or_default();
+    let message = format!("operator does not exist: {operator}");
+    let error = SqlError::new(SqlState::UNDEFINED_FUNCTION, message);
+    match operator.ends_with(['+', '-']) {
+        true => {
+            error.with_hint(format!("Put a blank before the sign: {operator} is one operator."))
+        }
+        false => error,
+    }
+}
+
 /// `f'.` and on a line of its own `Did you mean 'g'?`
 fn unknown_function(rest: &str) -> SqlError {
     let (name, like) = rest.split_once("'.").unwrap_or((rest, ""));
@@ -452,10 +472,17 @@ fn unknown_function(rest: &str) -> SqlError {
     }
     let error =
         SqlError::new(SqlState::UNDEFINED_FUNCTION, format!("function {name} does not exist"));
-    match like.split('\'').nth(1) {
+    match like.split('\'').nth(1).filter(|like| is_close(name, like)) {
         Some(like) => error.with_hint(format!("Did you mean \"{like}\"?")),
         None => error,
     }
+}
+
+/// Whether one name may be a slip of the other: at most a third of its characters are wrong.
+/// DataFusion names the nearest there is, however far.
+fn is_close(name: &str, like: &str) -> bool {
+    let longer = name.chars().count().max(like.chars().count());
+    3 * levenshtein(name, like) <= longer
 }
 
 /// DataFusion's planner says what is wrong in words only. Those that PostgreSQL has a SQLSTATE for
@@ -528,6 +555,23 @@ mod tests {
         assert_eq!(SqlError::from(nested), error);
         let shared = DataFusionError::Shared(std::sync::Arc::new(error.clone().into()));
         assert_eq!(SqlError::from(shared), error);
+    }
+
+    #[test]
+    fn only_names_that_are_close_are_hinted_at() {
+        let hint = |name: &str, like: &str| {
+            let message = format!("Invalid function '{name}'.\nDid you mean '{like}'?");
+            let error = SqlError::from(DataFusionError::Plan(message));
+            assert_eq!(error.sqlstate, SqlState::UNDEFINED_FUNCTION);
+            assert_eq!(error.message, format!("function {name} does not exist"));
+            error.hint.clone()
+        };
+        for (name, like) in [("lenght", "length"), ("uper", "upper"), ("date_truc", "date_trunc")] {
+            assert_eq!(hint(name, like), Some(format!("Did you mean \"{like}\"?")), "{name}");
+        }
+        for (name, like) in [("pg_sleep", "pg_le"), ("set_config", "list_concat"), ("f", "pi")] {
+            assert_eq!(hint(name, like), None, "{name}");
+        }
     }
 
     #[test]

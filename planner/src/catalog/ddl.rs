@@ -269,7 +269,7 @@ fn set_options(
         Ok(table) => table,
         Err(missing) if if_exists => {
             let skipped = format!("{}, skipping", missing.message);
-            change.notices.push(SqlError::new(missing.sqlstate, skipped));
+            change.notices.push(SqlError::new(SqlState::SUCCESSFUL_COMPLETION, skipped));
             return Ok(());
         }
         Err(missing) => return Err(missing),

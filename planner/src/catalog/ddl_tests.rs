@@ -194,3 +194,23 @@ fn a_key_is_described_in_words() {
     assert_eq!(error.constraint.as_deref(), Some("t_pkey"));
     assert_eq!(describe_key(&catalog, &key[..3]), None);
 }
+
+#[test]
+fn notices_have_the_states_that_postgres_gives_them() {
+    let mut store = Store::default();
+    store.run("create table t (a int)").expect("created");
+    for (sql, state) in [
+        ("create table if not exists t (a int)", "42P07"),
+        ("create index if not exists t on t (a)", "42P07"),
+        ("drop table if exists u", "00000"),
+        ("drop index if exists u", "00000"),
+    ] {
+        let notices = store.run(sql).expect(sql).notices;
+        let states: Vec<_> = notices.iter().map(|notice| notice.sqlstate.code()).collect();
+        assert_eq!(states, [state], "{sql}");
+    }
+    let options = TableOptions { gc_window_s: None };
+    let alter = DdlOp::SetOptions { table: "u".into(), if_exists: true, options };
+    let change = alter.apply(&store.catalog(), &mut || 0, NOW).expect("skipped");
+    assert_eq!(change.notices[0].sqlstate, SqlState::SUCCESSFUL_COMPLETION);
+}

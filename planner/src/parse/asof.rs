@@ -5,12 +5,14 @@ use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use quorate_txn::config::FOLLOWER_READ_TIMESTAMP_LAG;
 
-use super::tokens::{error_near, is_word};
+use super::tokens::{error_near, is_word, position};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::types::PgType;
+use crate::types::datetime::{Interval, parse_interval};
 use crate::types::text::from_text;
 
 const WORDS: [&str; 4] = ["as", "of", "system", "time"];
+const SET_OPERATORS: [&str; 3] = ["union", "intersect", "except"];
 const DAY_US: i64 = 86_400_000_000;
 /// As PostgreSQL takes a month where it must be a span of time.
 const DAYS_PER_MONTH: i64 = 30;
@@ -71,25 +73,61 @@ pub fn read(tokens: &[TokenWithSpan], i: usize, whole: &str) -> SqlResult<Option
     Ok(Some((as_of, WORDS.len() + count)))
 }
 
-/// Takes `AS OF SYSTEM TIME` off a statement.
+/// Takes `AS OF SYSTEM TIME` off a statement, all of which reads that moment.
 ///
 /// # Errors
-/// `42601` if no moment follows; `0A000` for two different ones.
+/// `42601` if no moment follows; `0A000` for two different ones, and where it seems to speak of a
+/// part of the statement: within brackets, or in some branches of a UNION only.
 pub fn take(tokens: &mut Vec<TokenWithSpan>, whole: &str) -> SqlResult<Option<AsOf>> {
     let mut found: Option<AsOf> = None;
-    let mut i = 0;
+    let mut first = None;
+    let (mut depth, mut i) = (0_usize, 0);
+    // Whether each branch of a UNION says it.
+    let mut branches = vec![false];
     while i < tokens.len() {
+        match &tokens[i].token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.saturating_sub(1),
+            Token::Word(_) if depth == 0 && begins_branch(tokens, i) => branches.push(false),
+            _ => {}
+        }
         let Some((as_of, count)) = read(tokens, i, whole)? else {
             i += 1;
             continue;
         };
-        if found.as_ref().is_some_and(|found| *found != as_of) {
-            return Err(SqlError::unsupported("more than one AS OF SYSTEM TIME in a statement"));
+        let place = position(whole, tokens[i].span.start);
+        if depth > 0 {
+            return Err(of_a_part(place));
         }
+        if found.as_ref().is_some_and(|found| *found != as_of) {
+            let what = "more than one AS OF SYSTEM TIME in a statement";
+            return Err(SqlError::unsupported(what).at(place));
+        }
+        first.get_or_insert(place);
         found = Some(as_of);
+        if let Some(says) = branches.last_mut() {
+            *says = true;
+        }
         tokens.drain(i..i + count);
     }
-    Ok(found)
+    match first {
+        Some(place) if branches.contains(&false) => Err(of_a_part(place)),
+        _ => Ok(found),
+    }
+}
+
+/// Whether a token is the UNION, INTERSECT or EXCEPT between two queries.
+fn begins_branch(tokens: &[TokenWithSpan], i: usize) -> bool {
+    let before = i.checked_sub(1).and_then(|i| tokens.get(i));
+    let is_name = is_word(before, "as") || before.is_some_and(|t| t.token == Token::Period);
+    !is_name && SET_OPERATORS.iter().any(|word| is_word(tokens.get(i), word))
+}
+
+fn of_a_part(place: usize) -> SqlError {
+    SqlError::unsupported("AS OF SYSTEM TIME for a part of a statement").at(place).with_hint(
+        "Say it once, after the FROM of the whole statement (in each branch of a UNION, the \
+         same): all of it reads that moment.",
+    )
 }
 
 impl AsOf {
@@ -128,13 +166,47 @@ fn interval_us(text: &str) -> SqlResult<i64> {
         let message = format!("invalid input syntax for AS OF SYSTEM TIME: \"{text}\"");
         SqlError::new(SqlState::INVALID_DATETIME_FORMAT, message)
     };
-    match from_text(text, PgType::Interval).map_err(|_| wrong())? {
-        ScalarValue::IntervalMonthDayNano(Some(span)) => {
-            let days = i64::from(span.months) * DAYS_PER_MONTH + i64::from(span.days);
-            Ok(days.saturating_mul(DAY_US).saturating_add(span.nanoseconds / 1_000))
-        }
-        _ => Err(wrong()),
+    let span = parse_interval(text).map_err(|_| wrong())?;
+    if minus_of_a_part(text) {
+        let cure = match all_of_it(text) {
+            Some(meant) => format!(" For all of this one, write '{meant}'."),
+            None => String::new(),
+        };
+        return Err(wrong().with_hint(format!("A minus is for one part of an interval.{cure}")));
     }
+    let days = i64::from(span.months) * DAYS_PER_MONTH + i64::from(span.days);
+    Ok(days.saturating_mul(DAY_US).saturating_add(span.micros))
+}
+
+/// Whether a number without a sign follows one with a minus. To PostgreSQL `-1h30m` is half an hour
+/// ago, but hardly to those who write it.
+fn minus_of_a_part(text: &str) -> bool {
+    let (mut minus, mut last) = (false, ' ');
+    for c in text.chars() {
+        if c.is_ascii_digit() && !last.is_ascii_digit() && !matches!(last, '.' | ':') {
+            match last {
+                '-' => minus = true,
+                '+' => {}
+                _ if minus => return true,
+                _ => {}
+            }
+        }
+        last = c;
+    }
+    false
+}
+
+/// An interval with a minus before each part.
+fn all_of_it(text: &str) -> Option<String> {
+    let span = parse_interval(&text.replace('-', "")).ok()?;
+    let negative = Interval {
+        months: span.months.checked_neg()?,
+        days: span.days.checked_neg()?,
+        micros: span.micros.checked_neg()?,
+    };
+    let mut out = Vec::new();
+    negative.write(&mut out);
+    String::from_utf8(out).ok().filter(|_| !text.contains("ago"))
 }
 
 #[cfg(test)]
@@ -144,12 +216,18 @@ mod tests {
     const NOW_US: i64 = 1_800_000_000_000_000;
 
     #[test]
-    fn it_is_taken_off_wherever_it_stands() {
+    fn it_is_taken_off_where_it_is_of_the_whole_statement() {
         for text in [
             "select * from t as of system time '-10s'",
             "select * from t as of system time interval '-10 seconds' where a = 1 order by b",
             "select * from t, u AS OF SYSTEM TIME '-00:00:10' limit 1",
             "explain select * from t as of system time '-10s'",
+            "with c as (select 1) select * from c, t as of system time '-10s'",
+            "select * from t as of system time '-10s' where a in (select b from u)",
+            "select 1 as union from t as of system time '-10s'",
+            "select a from t as of system time '-10s' union all \
+             select a from u as of system time '-10s' except \
+             select a from v as of system time '-10s' order by 1",
         ] {
             let statement = parse(text).expect(text).pop().expect("one");
             let as_of = statement.as_of.clone().expect(text);
@@ -193,5 +271,57 @@ mod tests {
         assert_eq!(state("select 1 from t as of system time"), "42601");
         let two = "select 1 from t as of system time '-1s', u as of system time '-2s'";
         assert_eq!(state(two), "0A000");
+    }
+
+    #[test]
+    fn a_part_of_a_statement_does_not_read_another_moment() {
+        for text in [
+            "with o as (select * from h as of system time '-1s') select h.v, o.v from h, o",
+            "select * from h x, (select * from h as of system time '-1s') y",
+            "select * from h where v in (select v from h as of system time '-1s')",
+            "select (select v from h as of system time '-1s') from h as of system time '-1s'",
+            "select v from h union all select v from h as of system time '-1s'",
+            "select v from h as of system time '-1s' union all select v from h",
+            "select v from h as of system time '-1s' except (select v from h)",
+            "(select v from h as of system time '-1s')",
+            "explain select v from h intersect select v from h as of system time '-1s'",
+        ] {
+            let error = parse(text).expect_err(text);
+            assert_eq!(error.sqlstate.code(), "0A000", "{text}");
+            let message = "AS OF SYSTEM TIME for a part of a statement is not supported";
+            assert_eq!(error.message, message, "{text}");
+            let place = text.find("as of system").expect("it says so") + 1;
+            assert_eq!(error.position, Some(place), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_minus_of_a_part_is_not_taken_for_one_of_all() {
+        let moment = |span: &str| {
+            let text = format!("select 1 from t as of system time '{span}'");
+            let as_of = parse(&text).expect(&text).remove(0).as_of.expect("a moment");
+            as_of.moment(NOW_US)
+        };
+        for (span, cure) in [
+            ("-1h30m", "'-01:30:00'"),
+            ("-9m59s", "'-00:09:59'"),
+            ("-1 hour 30 minutes", "'-01:30:00'"),
+            ("-1 day 02:00:00", "'-1 days -02:00:00'"),
+        ] {
+            let error = moment(span).expect_err(span);
+            assert_eq!(error.sqlstate.code(), "22007", "{span}");
+            let hint = error.hint.clone().expect("a hint");
+            assert!(hint.contains(&format!("write {cure}.")), "{hint}");
+        }
+        for (span, seconds) in [
+            ("-01:30:00", 5_400),
+            ("-1h -30m", 5_400),
+            ("1h30m ago", 5_400),
+            ("-1.5h", 5_400),
+            ("-1 day +02:00:00", 79_200),
+        ] {
+            assert_eq!(moment(span).expect(span), NOW_US - seconds * 1_000_000, "{span}");
+        }
+        assert_eq!(moment("1h30m").expect_err("the future").sqlstate.code(), "22023");
     }
 }

@@ -82,6 +82,25 @@ impl<'a> Reader<'a> {
         self.tokens.get(self.at)
     }
 
+    /// The tokens up to the bracket that closes the last one taken, and that bracket; `None` if it
+    /// is never closed.
+    pub(super) fn until_closed(&mut self) -> Option<&'a [TokenWithSpan]> {
+        let (from, mut depth) = (self.at, 0);
+        loop {
+            match self.next()?.token {
+                Token::LParen => depth += 1,
+                Token::RParen if depth == 0 => return self.tokens.get(from..self.at - 1),
+                Token::RParen => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// The place of a token, counted from 1.
+    pub(super) fn position(&self, token: &TokenWithSpan) -> usize {
+        position(self.text, token.span.start)
+    }
+
     /// The error for the next token.
     pub(super) fn error(&self) -> SqlError {
         match self.tokens.get(self.at) {
@@ -187,7 +206,7 @@ pub fn command(tokens: &[TokenWithSpan], text: &str) -> SqlResult<Option<Stateme
     let mut r = Reader::new(tokens, text);
     r.at = 1;
     let kind = match first.as_str() {
-        "select" => match fates::fate(&mut r) {
+        "select" => match fates::fate(&mut r)? {
             Some(fate) => StatementKind::Fate(fate),
             None => return Ok(None),
         },

@@ -7,12 +7,14 @@
 mod asof;
 mod chains;
 mod check;
+mod clauses;
 pub mod commands;
 pub mod dialect;
 mod fates;
 pub mod fingerprint;
 mod locate;
 mod nothing;
+mod operators;
 mod regroup;
 pub mod rewrite;
 mod series;
@@ -21,6 +23,7 @@ pub mod split;
 mod storage;
 mod subqueries;
 pub mod tokens;
+mod windows;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -237,6 +240,9 @@ impl Statement {
 fn parsed(tokens: &[TokenWithSpan], whole: &str) -> SqlResult<Parsed> {
     let mut statement = tree(tokens, whole)?;
     check::check(&statement, whole)?;
+    clauses::refuse(&statement)?;
+    clauses::end_recursions(&mut statement)?;
+    windows::resolve(&mut statement)?;
     chains::balance(&mut statement);
     chains::check_subqueries(&statement)?;
     nothing::forget_arrays(&mut statement);

@@ -51,6 +51,7 @@ pub fn plain(statement: &mut ast::Statement) -> SqlResult<()> {
             if let Some(plain) = grammar(expr) {
                 *expr = plain;
             }
+            sign_apart(expr);
             match rows(expr) {
                 Ok(Some(plain)) => *expr = plain,
                 Ok(None) => {}
@@ -103,6 +104,15 @@ fn exact_float(expr: &mut Expr) {
     );
     if let Some(text) = exponent(inner).filter(|_| float) {
         **inner = Expr::value(ast::Value::SingleQuotedString(text));
+    }
+}
+
+/// Puts an operand that begins with a sign in brackets: `- -1` would be written as a comment.
+fn sign_apart(expr: &mut Expr) {
+    let Expr::UnaryOp { expr: inner, .. } = expr else { return };
+    if matches!(&**inner, Expr::UnaryOp { op, .. } if *op != ast::UnaryOperator::Not) {
+        let signed = std::mem::replace(inner.as_mut(), Expr::Tuple(vec![]));
+        **inner = Expr::Nested(Box::new(signed));
     }
 }
 

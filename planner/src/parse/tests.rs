@@ -128,15 +128,44 @@ fn txn_status_is_a_command_only_where_it_stands_alone() {
     assert_eq!(fate("select txn_status('a')"), token(text.clone(), "txn_status"));
     assert_eq!(fate("select TXN_STATUS('a') as \"S\""), token(text, "S"));
     assert_eq!(fate("SELECT txn_status($1) AS s"), token(TokenSource::Parameter, "s"));
+    assert_eq!(fate("SELECT txn_status($1) s"), token(TokenSource::Parameter, "s"));
+    for text in ["select txn_status('a'::text)", "select txn_status(cast('a' as varchar))"] {
+        let source = TokenSource::Text("a".into());
+        assert_eq!(fate(text), token(source, "txn_status"));
+    }
     for text in [
         "select txn_status from t",
         "select txn_status('a') from t",
-        "select txn_status()",
-        "select txn_status(b)",
+        "select txn_status(b) from t",
+        "select txn_status('a') where true",
         "select txn_status('a'), 1",
+        "select txn_status('a') || 'b'",
     ] {
         assert_eq!(kind(text), StatementKind::Plan, "{text}");
     }
+}
+
+#[test]
+fn txn_status_takes_a_literal_or_a_parameter() {
+    for (text, place) in [
+        ("select txn_status()", None),
+        ("select txn_status(null)", Some(19)),
+        ("select txn_status('a', 'b')", Some(19)),
+        ("select txn_status('a' || 'b') as s", Some(19)),
+        ("select txn_status($2)", Some(19)),
+        ("select txn_status(1)", Some(19)),
+        ("select txn_status((select 'a'))", Some(19)),
+        ("select pg_xact_status('7'::text)", Some(23)),
+        ("select txid_status()", None),
+    ] {
+        let error = parse(text).expect_err(text);
+        assert_eq!(error.sqlstate, SqlState::FEATURE_NOT_SUPPORTED, "{text}");
+        let what = "() of anything but one literal or one parameter is not supported";
+        assert!(error.message.ends_with(what), "{text}: {}", error.message);
+        assert_eq!(error.position, place, "{text}");
+    }
+    let error = parse("select pg_current_xact_id(1)").expect_err("it has no arguments");
+    assert_eq!(error.sqlstate, SqlState::UNDEFINED_FUNCTION);
 }
 
 #[test]
@@ -152,9 +181,10 @@ fn ids_of_transactions_are_asked_for_alone() {
     assert_eq!(fate("select txid_status('7')"), status(seven, "txid_status"));
     let given = status(TokenSource::Parameter, "pg_xact_status");
     assert_eq!(fate("select pg_xact_status($1)"), given);
-    for text in ["select pg_xact_status()", "select pg_current_xact_id(1)"] {
-        assert_eq!(kind(text), StatementKind::Plan, "{text}");
-    }
+    assert_eq!(fate("select pg_xact_status($1::xid8)"), given);
+    let cast = status(TokenSource::Text("123".into()), "pg_xact_status");
+    assert_eq!(fate("select pg_xact_status('123'::xid8)"), cast);
+    assert_eq!(fate("select pg_xact_status(cast(123 as bigint))"), cast);
 }
 
 #[test]

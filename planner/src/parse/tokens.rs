@@ -1,30 +1,27 @@
 //! Tokens of a text, their places, and errors that point at them.
 
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::{
-    Location, Token, TokenWithSpan, Tokenizer, Whitespace,
-};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Whitespace};
 
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::kv::LockStrength;
 
+/// What follows EXCLUDE in the frame of a window, which sqlparser does not know.
+const EXCLUDED: [&str; 4] = ["current", "group", "ties", "no"];
+
 /// The tokens of a text without white space and comments.
 pub fn tokenize(text: &str) -> SqlResult<Vec<TokenWithSpan>> {
-    let mut tokens = Vec::new();
-    Tokenizer::new(&PostgreSqlDialect {}, text)
-        .tokenize_with_location_into_buf(&mut tokens)
-        .map_err(|e| {
-            let message = match e.message.as_str() {
-                m if m.contains("string literal") => "unterminated quoted string".into(),
-                m if m.contains("comment") => "unterminated /* comment".into(),
-                m if m.contains("delimited identifier") || m.contains("close delimiter") => {
-                    "unterminated quoted identifier".into()
-                }
-                other => format!("syntax error: {other}"),
-            };
-            SqlError::syntax(message).at(position(text, e.location))
-        })?;
+    let mut tokens = super::operators::tokenize(text).map_err(|e| {
+        let message = match e.message.as_str() {
+            m if m.contains("string literal") => "unterminated quoted string".into(),
+            m if m.contains("comment") => "unterminated /* comment".into(),
+            m if m.contains("delimited identifier") || m.contains("close delimiter") => {
+                "unterminated quoted identifier".into()
+            }
+            other => format!("syntax error: {other}"),
+        };
+        SqlError::syntax(message).at(position(text, e.location))
+    })?;
     tokens.retain(|t| !matches!(t.token, Token::Whitespace(_)));
     // Placeholders with names are our own, within plans.
     let number = |p: &str| p.len() > 1 && p[1..].bytes().all(|b| b.is_ascii_digit());
@@ -96,7 +93,8 @@ pub fn position(text: &str, place: Location) -> usize {
     before + usize::try_from(place.column).unwrap_or(1)
 }
 
-fn byte_at(text: &str, place: Location) -> usize {
+/// The same as a number of bytes from the start.
+pub(super) fn byte_at(text: &str, place: Location) -> usize {
     let at = position(text, place).saturating_sub(1);
     text.char_indices().nth(at).map_or(text.len(), |(i, _)| i)
 }
@@ -129,9 +127,15 @@ pub fn syntax_error(error: &ParserError, tokens: &[TokenWithSpan], text: &str) -
         ParserError::ParserError(m) | ParserError::TokenizerError(m) => m,
     };
     if let Some(place) = place_in(message)
-        && let Some(token) = tokens.iter().find(|t| t.span.start == place)
+        && let Some(at) = tokens.iter().position(|t| t.span.start == place)
     {
-        return error_near(token, text);
+        if is_word(tokens.get(at), "exclude")
+            && EXCLUDED.iter().any(|word| is_word(tokens.get(at + 1), word))
+        {
+            let error = SqlError::unsupported("EXCLUDE in the frame of a window");
+            return error.at(position(text, place));
+        }
+        return error_near(&tokens[at], text);
     }
     if message.contains("found: EOF") {
         return SqlError::syntax("syntax error at end of input").at(text.chars().count() + 1);

@@ -83,6 +83,7 @@ impl Build<'_> {
     pub fn logical(&mut self, statement: ast::Statement, scope: Scope) -> SqlResult<LogicalPlan> {
         let mut statement = statement;
         super::qualified::strip(&mut statement, self.catalog)?;
+        super::calls::check(&statement, self.engine.state())?;
         rewrite::name_columns(&mut statement);
         let mut names = Names::new(self.engine, self.catalog, self.database);
         names.past = self.past;

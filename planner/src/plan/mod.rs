@@ -12,6 +12,7 @@
 
 pub mod apply;
 pub mod build;
+mod calls;
 pub mod engine;
 pub mod explain;
 pub mod functions;

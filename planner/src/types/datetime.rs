@@ -632,12 +632,13 @@ fn spill(slot: usize, rest: f64, total: &mut [f64; 3], micros: &mut i128) {
     *micros += (part * DAY as f64).round() as i128;
 }
 
-/// `1day` becomes `1 day`.
+/// `1d12h` becomes `1 d 12 h`.
 fn space_units(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 4);
     let mut last = ' ';
     for c in text.chars() {
-        if c.is_ascii_alphabetic() && (last.is_ascii_digit() || last == '.') {
+        let unit = c.is_ascii_alphabetic() && (last.is_ascii_digit() || last == '.');
+        if unit || (c.is_ascii_digit() && last.is_ascii_alphabetic()) {
             out.push(' ');
         }
         out.push(c);

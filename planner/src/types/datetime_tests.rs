@@ -57,8 +57,13 @@ fn intervals_are_read_and_written() {
     assert_eq!(show("1 week"), "7 days");
     assert_eq!(show("1.5 days"), "1 day 12:00:00");
     assert_eq!(show("1 day ago"), "-1 days");
+    assert_eq!(show("1h30m15s"), "01:30:15");
+    assert_eq!(show("1d12h"), "1 day 12:00:00");
+    // A sign is of one part.
+    assert_eq!(show("-1h30m"), "-00:30:00");
     assert_eq!(show("0"), "00:00:00");
     assert!(parse_interval("one day").is_err());
+    assert!(parse_interval("1h-30m").is_err());
 }
 
 proptest! {
