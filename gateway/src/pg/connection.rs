@@ -366,6 +366,10 @@ impl Connection {
         self.session.keep_block(self.block.is_some());
         if ready.decides_transaction() {
             let outcome = self.session.run(ready, params).await?;
+            if let StatementKind::Commit(true) | StatementKind::Rollback(true) = ready.kind() {
+                // They are of the transaction that has ended.
+                self.extended.drop_portals();
+            }
             if !self.session.is_implicit() {
                 // What it had to answer holds.
                 self.held = None;
@@ -414,6 +418,7 @@ impl Connection {
                 next = rows.next() => next?,
                 () = cancelled.notified() => return Err(self.why_cancelled().into()),
                 () = passed(left) => return Err(timed_out().into()),
+                () = self.wire.gone() => return Err(client_gone().into()),
             };
             let Some((batch, row)) = next else {
                 return Ok((sent, true));
@@ -493,8 +498,9 @@ impl Connection {
         // The portal is out of the map while it runs and goes back unless it fails.
         let mut portal = self.extended.take_portal(&name)?;
         let (idle, fresh) = (self.session.is_idle(), portal.is_fresh());
-        if !fresh {
-            self.session.check_open(&portal.ready)?;
+        if !fresh && let Err(error) = self.session.check_open(&portal.ready) {
+            self.extended.put_portal(name, portal);
+            return Err(error.into());
         }
         let remembered = self.block.is_some();
         let params = if remembered { portal.params.clone() } else { Vec::new() };

@@ -67,7 +67,8 @@ impl Session {
             }
             StatementKind::Show(name) => self.show(name.as_deref()).await,
             StatementKind::Reset(None) => {
-                self.settings.reset_all();
+                let in_block = self.in_block();
+                self.settings.reset_all(in_block);
                 Ok(tag("RESET"))
             }
             StatementKind::Reset(Some(name)) => {
@@ -76,7 +77,7 @@ impl Session {
             }
             StatementKind::DiscardAll => {
                 self.outside_a_block("DISCARD ALL")?;
-                self.settings.reset_all();
+                self.settings.reset_all(false);
                 self.deallocated.push(None);
                 Ok(tag("DISCARD ALL"))
             }

@@ -710,7 +710,9 @@ impl Session {
 
     /// After an error: an implicit transaction is gone, a block has failed.
     pub fn fail(&mut self) {
-        self.failed_modes = self.modes();
+        if matches!(self.state, State::Block(_)) {
+            self.failed_modes = self.modes();
+        }
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => State::Idle,
             State::Implicit(open) => {

@@ -25,6 +25,14 @@ fn on_or_off(on: bool) -> &'static str {
     if on { "on" } else { "off" }
 }
 
+fn spelled(level: IsolationLevel) -> &'static str {
+    match level {
+        IsolationLevel::ReadCommitted => "read committed",
+        IsolationLevel::RepeatableRead => "repeatable read",
+        IsolationLevel::Serializable => "serializable",
+    }
+}
+
 fn too_late(message: &str) -> SqlError {
     SqlError::new(SqlState::ACTIVE_SQL_TRANSACTION, message)
 }
@@ -59,7 +67,7 @@ impl Session {
 
     pub(super) async fn commit(&mut self, chain: bool) -> Result<Outcome, SqlError> {
         self.only_in_a_block(chain, "COMMIT AND CHAIN")?;
-        let modes = self.modes();
+        let modes = chain.then(|| self.modes());
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Block(open) => {
                 let (plain, before) = (open.is_plain(), open.txn.clone());
@@ -77,12 +85,15 @@ impl Session {
                 before.end();
                 self.settings.transaction_ended(result.is_ok());
                 result?;
-                self.chained(chain, &modes)?;
+                self.chained(modes)?;
                 Ok(tag("COMMIT"))
             }
-            State::Failed(_) => {
+            State::Failed(open) => {
+                if let Some(open) = open {
+                    open.txn.end();
+                }
                 self.settings.transaction_ended(false);
-                self.chained(chain, &modes)?;
+                self.chained(modes)?;
                 Ok(tag("ROLLBACK"))
             }
             other @ (State::Idle | State::Implicit(_)) => {
@@ -97,7 +108,7 @@ impl Session {
 
     pub(super) fn rollback(&mut self, chain: bool) -> Result<Outcome, SqlError> {
         self.only_in_a_block(chain, "ROLLBACK AND CHAIN")?;
-        let modes = self.modes();
+        let modes = chain.then(|| self.modes());
         let before = std::mem::replace(&mut self.state, State::Idle);
         if let State::Block(open) | State::Failed(Some(open)) = &before {
             open.txn.end();
@@ -108,7 +119,7 @@ impl Session {
             self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
         } else {
             self.current.rolled_back(self.monotonic());
-            self.chained(chain, &modes)?;
+            self.chained(modes)?;
         }
         Ok(tag("ROLLBACK"))
     }
@@ -130,13 +141,11 @@ impl Session {
     }
 
     /// `AND CHAIN`: another block begins at once, and what held for the last holds for it.
-    fn chained(&mut self, chain: bool, modes: &Modes) -> Result<(), SqlError> {
-        if !chain {
-            return Ok(());
-        }
+    fn chained(&mut self, modes: Option<Modes>) -> Result<(), SqlError> {
+        let Some(modes) = modes else { return Ok(()) };
         self.timeline_begins();
         self.state = State::Block(self.begin_txn(true));
-        self.take_over(modes)
+        self.take_over(&modes)
     }
 
     /// What holds for the open transaction, or for the next.
@@ -146,12 +155,18 @@ impl Session {
             return self.failed_modes.clone();
         }
         let of = |name: &str| self.settings.get(name).unwrap_or_default();
-        let as_of = match &self.state {
-            State::Implicit(open) | State::Block(open) => open.txn.as_of(),
-            State::Idle | State::Failed(_) => None,
-        };
+        let mut isolation = of("transaction_isolation");
+        let mut as_of = None;
+        if let State::Implicit(open) | State::Block(open) = &self.state {
+            as_of = open.txn.as_of();
+            // Of one that is under way it is settled.
+            let level = open.txn.isolation();
+            if level != self.settings.isolation() {
+                isolation = spelled(level).to_owned();
+            }
+        }
         Modes {
-            isolation: of("transaction_isolation"),
+            isolation,
             read_only: self.settings.read_only(),
             deferrable: of("transaction_deferrable") == "on",
             as_of,
@@ -176,12 +191,7 @@ impl Session {
         local: bool,
     ) -> Result<(), SqlError> {
         if let Some(level) = modes.isolation {
-            let level = match level {
-                IsolationLevel::ReadCommitted => "read committed",
-                IsolationLevel::RepeatableRead => "repeatable read",
-                IsolationLevel::Serializable => "serializable",
-            };
-            self.set_value(&format!("{prefix}_isolation"), Some(level), local)?;
+            self.set_value(&format!("{prefix}_isolation"), Some(spelled(level)), local)?;
         }
         if let Some(as_of) = &modes.as_of {
             if prefix != "transaction" {
@@ -202,7 +212,10 @@ impl Session {
     fn set_own(&mut self, name: &str, value: Option<&str>, local: bool) -> Result<(), SqlError> {
         let in_block = self.in_block();
         let mut settings = self.settings.clone();
-        settings.set(name, value, local, in_block)?;
+        // A block does not follow the default any more.
+        let default = settings.get(&format!("default_{name}"))?;
+        let value = value.unwrap_or(&default);
+        settings.set(name, Some(value), local, in_block)?;
         if !in_block {
             return Ok(());
         }
@@ -253,8 +266,10 @@ impl Session {
             SetValue::Default => None,
             SetValue::Values(values) => Some(values.join(", ")),
         };
-        if local && !self.in_block() {
-            let text = "SET LOCAL can only be used in transaction blocks";
+        let of_block = name.to_ascii_lowercase().starts_with("transaction_");
+        if (local || of_block) && !self.in_block() {
+            let what = if local { "SET LOCAL" } else { name };
+            let text = format!("{what} can only be used in transaction blocks");
             self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
         }
         self.set_value(name, value.as_deref(), local)?;
@@ -311,6 +326,9 @@ impl Session {
     /// The open transaction reads a moment of the past.
     fn read_the_past(&self, as_of: &AsOf) -> Result<(), SqlError> {
         let (State::Implicit(open) | State::Block(open)) = &self.state else { return Ok(()) };
+        if !open.savepoints.is_empty() {
+            return Err(too_late("AS OF SYSTEM TIME must be set before the first savepoint"));
+        }
         let now = micros(self.gateway.dist().clock().physical());
         let moment = zone::with(self.settings.time_zone(), || as_of.moment(now))?;
         let since_1970 = u64::try_from(moment).unwrap_or(0);

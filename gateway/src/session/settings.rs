@@ -130,6 +130,9 @@ pub struct Saved {
 }
 
 fn find(name: &str) -> Result<&'static Known, SqlError> {
+    if let Some(known) = TABLE.iter().find(|known| known.name == name) {
+        return Ok(known);
+    }
     let spelled = match name.to_ascii_lowercase().as_str() {
         "time zone" => String::from("timezone"),
         "names" => String::from("client_encoding"),
@@ -238,7 +241,9 @@ impl SessionSettings {
             None => self.values.remove(known.name),
         };
         self.changed.insert(known.name);
-        self.find_zone();
+        if known.name == "TimeZone" {
+            self.find_zone();
+        }
         Ok(())
     }
 
@@ -252,10 +257,18 @@ impl SessionSettings {
         self.zone
     }
 
-    /// `RESET ALL`, `DISCARD ALL`
-    pub fn reset_all(&mut self) {
-        self.changed.extend(self.values.keys());
-        self.values.clear();
+    /// `RESET ALL`, `DISCARD ALL`: not of what is said of the transaction alone.
+    pub fn reset_all(&mut self, in_transaction: bool) {
+        let of_session = |name: &&'static str| !OF_A_TRANSACTION.contains(name);
+        let names: Vec<_> = self.values.keys().copied().filter(of_session).collect();
+        for name in names {
+            let before = self.values.remove(name);
+            if in_transaction {
+                self.undo.entry(name).or_insert(before);
+                self.local.remove(name);
+            }
+            self.changed.insert(name);
+        }
         self.find_zone();
     }
 
@@ -486,7 +499,7 @@ mod tests {
         assert_eq!(state(fixed), SqlState::CANT_CHANGE_RUNTIME_PARAM);
         let of_node = s.set("max_clock_offset", Some("1s"), false, false);
         assert_eq!(state(of_node), SqlState::CANT_CHANGE_RUNTIME_PARAM);
-        s.reset_all();
+        s.reset_all(false);
         assert_eq!(s.get("max_clock_offset").unwrap(), "250ms");
     }
 
@@ -502,7 +515,7 @@ mod tests {
         assert_eq!(s.time_zone().name(), "Asia/Tokyo");
         s.transaction_ended(true);
         assert_eq!(s.time_zone().name(), "Europe/Berlin");
-        s.reset_all();
+        s.reset_all(false);
         assert!(s.time_zone().is_utc());
     }
 

@@ -221,6 +221,10 @@ async fn and_chain_hands_on_what_held_for_the_block() {
         assert_eq!(shows(&mut client, "transaction_isolation").await, "repeatable read", "{end}");
         assert_eq!(state_of(&mut client, end).await, SqlState::NO_ACTIVE_SQL_TRANSACTION);
     }
+    let reset = "BEGIN ISOLATION LEVEL SERIALIZABLE; RESET ALL; COMMIT AND CHAIN";
+    run(&mut client, reset).await.unwrap();
+    assert_eq!(shows(&mut client, "transaction_isolation").await, "serializable");
+    run(&mut client, "COMMIT").await.unwrap();
     let past = "BEGIN AS OF SYSTEM TIME '-1s'; COMMIT AND CHAIN";
     run(&mut client, past).await.unwrap();
     assert_eq!(shows(&mut client, "transaction_read_only").await, "on");
@@ -236,6 +240,27 @@ async fn what_holds_for_a_block_is_settled_by_its_first_query() {
         assert_eq!(state_of(&mut client, read_write).await, open, "{before}");
         run(&mut client, "ROLLBACK").await.unwrap();
     }
+    for lifted in [
+        "RESET ALL",
+        "RESET transaction_read_only; SET default_transaction_read_only = off",
+        "SET default_transaction_read_only = on; RESET transaction_read_only; \
+         SET default_transaction_read_only = off",
+    ] {
+        run(&mut client, "BEGIN READ ONLY; SELECT k FROM t").await.unwrap();
+        let lifted = run(&mut client, lifted).await.err().map(|error| error.sqlstate);
+        assert!(lifted.is_none_or(|state| state == open));
+        let insert = state_of(&mut client, "INSERT INTO t VALUES (9)").await;
+        assert!(lifted.is_some() || insert == SqlState::READ_ONLY_SQL_TRANSACTION);
+        run(&mut client, "ROLLBACK").await.unwrap();
+    }
+    // What the same text did before belongs to the block, at the level it has.
+    let text = "SELECT k FROM t; SET default_transaction_isolation = 'serializable'; BEGIN";
+    for statement in client.split(text).unwrap() {
+        let ready = client.prepare(statement, &[]).await.unwrap();
+        client.run(&ready, Vec::new()).await.unwrap();
+    }
+    assert_eq!(shows(&mut client, "transaction_isolation").await, "repeatable read");
+    run(&mut client, "ROLLBACK; RESET ALL").await.unwrap();
     let serializable = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE";
     run(&mut client, "BEGIN; SAVEPOINT a").await.unwrap();
     assert_eq!(state_of(&mut client, serializable).await, open);

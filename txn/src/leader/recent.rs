@@ -27,9 +27,12 @@ impl RecentWriters {
     pub fn note<'a>(
         &mut self,
         who: Option<&pb::LockOwner>,
-        keys: impl Iterator<Item = &'a Bytes>,
+        mut keys: impl ExactSizeIterator<Item = &'a Bytes>,
         ts: Timestamp,
     ) {
+        while keys.len() > WRITES_MAX {
+            keys.next().map(|key| self.by_key.remove(key));
+        }
         let Some(who) = who.map(|who| Arc::new(who.clone())) else {
             keys.for_each(|key| {
                 self.by_key.remove(key);
@@ -37,8 +40,10 @@ impl RecentWriters {
             return;
         };
         for key in keys {
+            // A part of the request would keep all of it.
+            let key = Bytes::copy_from_slice(key);
             self.by_key.insert(key.clone(), (ts, who.clone()));
-            self.order.push_back((key.clone(), ts));
+            self.order.push_back((key, ts));
         }
         while self.order.len() > WRITES_MAX {
             let Some((key, ts)) = self.order.pop_front() else { return };
