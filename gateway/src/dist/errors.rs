@@ -207,11 +207,8 @@ pub fn overtaken(dist: &Dist, row: &Change, waited: Duration, stuck: Option<&Stu
         format!(" The transaction cannot go on at a later time: {why}.")
     });
     let (row_told, ms) = (told(dist, row), waited.as_millis());
-    let before = match ms {
-        0 => String::new(),
-        _ => format!(" Its lock was waited for for {ms} ms."),
-    };
-    conflict(dist, &row.key).with_detail(format!("{row_told}.{before}{why}"))
+    conflict(dist, &row.key)
+        .with_detail(format!("{row_told}. Its lock was got after {ms} ms.{why}"))
 }
 
 /// `23505` found at commit.

@@ -303,7 +303,7 @@ async fn who_cannot_read_at_a_later_time_is_told_what_was_changed_and_by_whom() 
 }
 
 #[tokio::test]
-async fn who_was_overtaken_before_its_lock_is_told_by_whom() {
+async fn who_was_overtaken_before_its_lock_is_told_by_whom_and_how_long_it_waited() {
     let (_, dist) = cluster();
     write(&dist, &["a", "b"], "0").await.unwrap();
     let first = Txn::begin(dist.clone(), true).statement(Terms::default());
@@ -315,7 +315,7 @@ async fn who_was_overtaken_before_its_lock_is_told_by_whom() {
     let error = second.lock(vec![Bytes::from("b")], for_update()).await.unwrap_err();
     assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE);
     let detail = error.detail.clone().unwrap();
-    for part in ["(k)=(b)", "UPDATE the other", "(k)=(a)", "UPDATE the one"] {
+    for part in ["(k)=(b)", "UPDATE the other", " ms", "(k)=(a)", "UPDATE the one"] {
         assert!(detail.contains(part), "{part}: {detail}");
     }
 }

@@ -250,7 +250,7 @@ async fn what_holds_for_a_block_is_settled_by_its_first_query() {
         let lifted = run(&mut client, lifted).await.err().map(|error| error.sqlstate);
         assert!(lifted.is_none_or(|state| state == open));
         let insert = state_of(&mut client, "INSERT INTO t VALUES (9)").await;
-        assert!(lifted.is_some() || insert == SqlState::READ_ONLY_SQL_TRANSACTION);
+        assert_eq!(insert, SqlState::READ_ONLY_SQL_TRANSACTION);
         run(&mut client, "ROLLBACK").await.unwrap();
     }
     // What the same text did before belongs to the block, at the level it has.
