@@ -136,10 +136,15 @@ impl Pin {
 }
 
 /// `40001` for a transaction that goes by a catalog that others have changed.
-fn overtaken_by(newer: &CatalogSnapshot, older: &CatalogSnapshot) -> SqlError {
+pub fn overtaken() -> SqlError {
     let message = "a table was changed by a schema change while the transaction was running";
-    let error = SqlError::new(SqlState::SERIALIZATION_FAILURE, message)
-        .with_hint("The transaction might succeed if retried.");
+    SqlError::new(SqlState::SERIALIZATION_FAILURE, message)
+        .with_hint("The transaction might succeed if retried.")
+}
+
+/// [`overtaken`], by what.
+fn overtaken_by(newer: &CatalogSnapshot, older: &CatalogSnapshot) -> SqlError {
+    let error = overtaken();
     let tables = |catalog: &CatalogSnapshot| -> BTreeMap<TableId, (u64, String)> {
         let version = |table: &Arc<TableDef>| (table.id, (table.version, table.name.clone()));
         catalog.tables().map(version).collect()
@@ -234,8 +239,9 @@ impl CatalogStore {
         self.pins.lock().is_good(version, self.dist.clock().monotonic())
     }
 
-    /// The keys of tables that say how long old versions stay readable, in order, and how long;
-    /// `None` while that is not known.
+    /// The keys that are kept readable for another time than the cluster's window, in order, and
+    /// for how long; `None` while that is not known. The catalog is for as long as any table: it
+    /// says what storage a table had.
     pub fn gc_windows(&self) -> Option<Vec<(Span, Duration)>> {
         if !self.is_fresh() {
             return None;
@@ -247,6 +253,9 @@ impl CatalogStore {
             Some((Span::new(prefix, end), Duration::from_secs(table.gc_window_s?)))
         });
         let mut said: Vec<_> = said.collect();
+        if let Some(longest) = said.iter().map(|(_, window)| *window).max() {
+            said.push((catalog_span(), longest));
+        }
         said.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start));
         Some(said)
     }

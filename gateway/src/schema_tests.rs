@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_planner::catalog::{DdlOp, IndexState, KeyDescription};
+use quorate_planner::catalog::{DdlOp, IndexState, KeyDescription, catalog_span};
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvTxn, ScanProgram, WriteOp};
 use quorate_planner::parse::StatementKind;
@@ -35,6 +35,10 @@ impl SqlSide for NoSql {
 
     fn history(&self, _: &[u8]) -> Option<History> {
         None
+    }
+
+    fn had_storage(&self, _: &[u8], _: Option<&[u8]>) -> Result<bool, SqlError> {
+        Ok(true)
     }
 
     fn run_program(
@@ -145,6 +149,27 @@ async fn a_gateway_that_does_not_answer_is_fenced_off() {
     cluster.gateway.catalog().refresh().await.unwrap();
     let pin = cluster.gateway.catalog().pin();
     cluster.gateway.commit(&cluster.writer("a"), &pin).await.unwrap();
+}
+
+/// What storage a table had can be told for as long as its rows are kept.
+#[tokio::test]
+async fn the_catalog_is_kept_for_as_long_as_any_table() {
+    let cluster = cluster(1, &[1]);
+    let windows = async || {
+        cluster.gateway.catalog().refresh().await.unwrap();
+        cluster.gateway.catalog().gc_windows().unwrap()
+    };
+    cluster.gateway.change_schema(ddl("create table t (a int)")).await.unwrap();
+    assert!(windows().await.is_empty(), "it has the cluster's window");
+    for (name, window) in [("u", "2 hours"), ("v", "1 hour")] {
+        let table = format!("create table {name} (a int) with (gc_window = '{window}')");
+        cluster.gateway.change_schema(ddl(&table)).await.unwrap();
+    }
+    let windows = windows().await;
+    assert_eq!(windows.len(), 3);
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    assert!(windows.contains(&(catalog_span(), hours(2))), "{windows:?}");
+    assert!(windows.iter().any(|(_, window)| *window == hours(1)), "{windows:?}");
 }
 
 const NOT_YET: Duration = Duration::from_secs(3);

@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_planner::catalog::{KeyDescription, TableId, describe_key};
+use quorate_planner::catalog::{KeyDescription, TableId, decode_table, describe_key, table_key};
 use quorate_planner::error::SqlError;
 use quorate_planner::kv::ScanProgram;
 use quorate_planner::program::ProgramEngine;
 
-use crate::catalog::CatalogStore;
+use crate::catalog::{CatalogStore, overtaken};
 use crate::dist::{History, SqlSide};
 
 /// Names keys by the newest catalog known here.
@@ -41,7 +41,24 @@ impl SqlSide for CatalogNames {
         let catalog = self.catalog.get()?.upgrade()?.current();
         let table = catalog.table_of_storage(TableId(storage))?;
         let window = table.gc_window_s.map_or(self.gc_window, Duration::from_secs);
-        Some(History { table: table.name.clone(), window, since: table.storage_since })
+        Some(History {
+            table: table.name.clone(),
+            window,
+            storage: table.storage_id,
+            since: table.storage_since,
+            definition: table_key(table.id),
+        })
+    }
+
+    fn had_storage(&self, key: &[u8], definition: Option<&[u8]>) -> Result<bool, SqlError> {
+        let Some(definition) = definition else { return Ok(false) };
+        let then = decode_table(definition)?;
+        let storage = quorate_txn::keys::table_and_index(key).map(|(storage, _)| TableId(storage));
+        let catalog = self.catalog.get().and_then(Weak::upgrade).map(|catalog| catalog.current());
+        match catalog.as_ref().and_then(|catalog| catalog.table_by_id(then.id)) {
+            Some(now) if now.version >= then.version => Ok(Some(then.storage_id) == storage),
+            _ => Err(overtaken()),
+        }
     }
 
     fn run_program(

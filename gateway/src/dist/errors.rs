@@ -9,10 +9,9 @@ use quorate_proto::pb::range_error::Kind;
 use quorate_proto::{Timestamp, pb};
 use quorate_txn::clock::{ClockError, NodeClock, Standing};
 
+use super::Dist;
 use super::locks::CutOff;
 use super::sender::Failure;
-use super::snapshot::Past;
-use super::{Dist, History};
 
 /// A row that somebody changed, and who, where that is known.
 #[derive(Debug, Clone)]
@@ -260,7 +259,7 @@ pub fn of_range(dist: &Dist, error: &pb::RangeError) -> SqlError {
         Some(Kind::TooOld(old)) => {
             let (now, oldest) = (dist.clock().physical(), Timestamp(old.floor));
             let ago = now.to_duration().saturating_sub(oldest.to_duration()).as_secs();
-            SqlError::new(snapshot_too_old(), "snapshot too old").with_detail(format!(
+            too_old().with_detail(format!(
                 "Versions of more than {ago} seconds ago are not kept here any more."
             ))
         }
@@ -287,31 +286,10 @@ pub fn of_range(dist: &Dist, error: &pb::RangeError) -> SqlError {
     }
 }
 
-/// `72000`
-fn snapshot_too_old() -> SqlState {
-    SqlState::parse("72000").expect("five digits are a SQLSTATE")
-}
-
-/// `72000` for a moment that the table of a key does not keep.
-///
-/// # Errors
-/// That.
-pub fn check_history(dist: &Dist, key: &[u8], past: Past) -> Result<(), SqlError> {
-    let Some(History { table, window, since }) = dist.sql.history(key) else { return Ok(()) };
-    let too_old = || SqlError::new(snapshot_too_old(), "snapshot too old");
-    if past.moment < past.begun.bound_before(window) {
-        let kept = window.as_secs();
-        return Err(too_old()
-            .with_detail(format!("Old versions of table \"{table}\" are kept for {kept} seconds."))
-            .with_hint("ALTER TABLE … SET (gc_window = …) changes that for versions to come."));
-    }
-    if past.moment < since {
-        let later = (since.to_duration() - past.moment.to_duration()).as_secs_f64();
-        return Err(too_old().with_detail(format!(
-            "Table \"{table}\" was created or truncated {later:.3} seconds after that moment."
-        )));
-    }
-    Ok(())
+/// `72000` for a moment of which nothing is known any more.
+pub fn too_old() -> SqlError {
+    let state = SqlState::parse("72000").expect("five digits are a SQLSTATE");
+    SqlError::new(state, "snapshot too old")
 }
 
 /// Why a read failed for good.

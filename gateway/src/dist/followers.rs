@@ -15,9 +15,9 @@ use quorate_proto::{NodeId, Timestamp, pb};
 use quorate_txn::clock::NodeClock;
 use quorate_txn::config::FOLLOWER_READ_AGE;
 
+use super::Dist;
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing, addressed};
 use super::txn::Txn;
-use super::{Dist, errors};
 
 /// How long a replica that lags behind may take to answer, and a leader to close a moment.
 const FOLLOWER_PATIENCE: Duration = Duration::from_millis(200);
@@ -232,10 +232,7 @@ impl Txn {
             dist.sender().round_of(observed, requests, ATTEMPT_TIMEOUT)
         };
         let Some(past) = snapshot.past else { return Ok(by_leaders(requests).await) };
-        for request in &requests {
-            errors::check_history(dist, key_read(request), past)?;
-        }
-        self.hold_versions(past.moment);
+        self.check_past(requests.iter().map(key_read), past).await?;
         if !dist.followers.may_know(past.moment, dist.clock()) {
             return Ok(by_leaders(requests).await);
         }

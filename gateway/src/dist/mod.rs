@@ -29,6 +29,7 @@ pub mod locks;
 mod moving;
 pub mod observed;
 mod pages;
+mod past;
 pub mod ranges;
 pub mod reads;
 mod releases;
@@ -45,7 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_planner::catalog::KeyDescription;
+use quorate_planner::catalog::{KeyDescription, TableId};
 use quorate_planner::error::SqlError;
 use quorate_planner::kv::ScanProgram;
 use quorate_proto::{Timestamp, pb};
@@ -64,6 +65,12 @@ pub trait SqlSide: Send + Sync + 'static {
     /// Which moments of the past the table of a key keeps; `None` if it is no row's.
     fn history(&self, key: &[u8]) -> Option<History>;
 
+    /// Whether a row's table had the storage it has now when this was its definition.
+    ///
+    /// # Errors
+    /// `40001` if the copy of the catalog here is older than that, a corrupt definition.
+    fn had_storage(&self, key: &[u8], definition: Option<&[u8]>) -> Result<bool, SqlError>;
+
     /// Runs a program over rows in scan order; also says whether it wants more.
     fn run_program(
         &self,
@@ -79,8 +86,12 @@ pub struct History {
     pub table: String,
     /// How long its old versions stay readable.
     pub window: Duration,
-    /// When it got the storage it has: what it held before is not found there.
+    /// Its storage, by which its keys begin.
+    pub storage: TableId,
+    /// It has that since then or somewhat later: between statement and commit.
     pub since: Timestamp,
+    /// Where the catalog keeps its definition.
+    pub definition: Bytes,
 }
 
 /// A gateway's way to the data.
@@ -96,6 +107,7 @@ pub struct Dist {
     drops: drops::Drops,
     /// Reads at followers.
     pub followers: followers::Followers,
+    storages: past::Storages,
     releases: Arc<releases::Releases>,
     /// Commits that somebody waits for,
     commits_waited_for: TaskTracker,
@@ -122,6 +134,7 @@ impl Dist {
             tokens_swept: parking_lot::Mutex::default(),
             drops: drops::Drops::default(),
             followers: followers::Followers::default(),
+            storages: past::Storages::default(),
             releases: Arc::default(),
             commits_waited_for: TaskTracker::new(),
             left_over: TaskTracker::new(),

@@ -38,6 +38,10 @@ impl SqlSide for Names {
         None
     }
 
+    fn had_storage(&self, _: &[u8], _: Option<&[u8]>) -> Result<bool, SqlError> {
+        Ok(true)
+    }
+
     fn run_program(
         &self,
         _: &ScanProgram,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{
@@ -552,6 +553,14 @@ impl Txn {
             add(&mut times.reads);
         }
         current
+    }
+
+    /// [`Self::stored_values`] of a key that such a read itself asks for.
+    pub(super) fn stored_value(
+        &self,
+        key: Bytes,
+    ) -> BoxFuture<'_, Result<Option<Bytes>, SqlError>> {
+        Box::pin(async move { Ok(self.stored_values(&[key]).await?.pop().flatten()) })
     }
 
     /// Values of keys that are not in the buffer, all read at one timestamp and remembered.

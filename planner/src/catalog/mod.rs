@@ -17,7 +17,9 @@ pub mod describe;
 pub mod options;
 pub mod snapshot;
 
-pub use codec::{catalog_span, decode_catalog, decode_version, version_key};
+pub use codec::{
+    catalog_span, decode_catalog, decode_table, decode_version, table_key, version_key,
+};
 pub use ddl::{CatalogChange, DdlOp, NewColumn, NewKey};
 pub use ddl_parse::{ddl_op, object_name, pg_type, type_named};
 pub use defs::{

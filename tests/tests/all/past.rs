@@ -156,3 +156,31 @@ async fn what_was_before_a_truncate_is_refused() {
         assert_eq!(one(&client, &count(&empty)).await.expect("it is read"), "0");
     }
 }
+
+/// A block's `TRUNCATE` and `CREATE TABLE` count from its `COMMIT`: what lies between statement and
+/// commit is before them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_before_the_commit_of_a_truncate_is_refused() {
+    let _alone = cluster::alone().await;
+    let cluster = Cluster::three().await;
+    let client = bank::connect(&cluster.url(0)).await.expect("it answers");
+    let other = bank::connect(&cluster.url(1)).await.expect("it answers");
+    client.batch_execute("CREATE TABLE t (v int)").await.expect("made");
+    client.batch_execute("INSERT INTO t VALUES (1)").await.expect("filled");
+    client
+        .batch_execute("BEGIN; TRUNCATE t; CREATE TABLE u (v int); INSERT INTO u VALUES (1)")
+        .await
+        .expect("a block");
+    let between = one(&other, "SELECT clock_timestamp()::text").await.expect("a moment");
+    client.batch_execute("COMMIT").await.expect("committed");
+    let after = one(&client, "SELECT clock_timestamp()::text").await.expect("a moment");
+    for node in 0..3 {
+        let client = bank::connect(&cluster.url(node)).await.expect("it answers");
+        for (table, rows) in [("t", "0"), ("u", "1")] {
+            let count = |at: &str| format!("SELECT count(*) FROM {table} AS OF SYSTEM TIME '{at}'");
+            assert_eq!(one(&client, &count(&after)).await.expect("it is read"), rows);
+            assert_eq!(refused(&client, &count(&between)).await, "72000");
+            assert_eq!(one(&client, &count(&after)).await.expect("it is read again"), rows);
+        }
+    }
+}
