@@ -75,9 +75,14 @@ impl Seen {
 }
 
 /// What all clocks together say of ours: how far it is from the middle one, our own counting as
-/// one of them. With an even number the middle is anywhere between the two middle ones, so of two
-/// nodes neither is off. Whatever is wrong, the node in the middle agrees with itself: there is one
-/// left to lead. With no answer at all it stays as it was.
+/// one of them, and from each other. With an even number the middle is anywhere between the two
+/// middle ones, so of two nodes neither is off. Whatever is wrong, the node in the middle agrees
+/// with itself: there is one left to lead. With no answer at all it stays as it was.
+///
+/// Two that are both close enough to the middle may be too far from each other, on its two sides.
+/// What the one ahead commits by way of the node in the middle lies above the uncertainty window of
+/// the other, which would read past it in silence (rule R2). So the one further from the middle is
+/// off then: those that are not are pairwise within the limit.
 ///
 /// `ahead` is how far our hybrid clock is ahead of our wall clock: what we send is refused as long
 /// as that is more than the limit, though the wall clock be right again.
@@ -93,33 +98,70 @@ pub(crate) fn judge(
     if fresh.is_empty() {
         return if ahead > limit { given_out } else { before };
     }
-    let middle = middle(&fresh);
-    let beyond = |percent| middle.beyond(limit * percent / 100);
-    let ahead_us = Some(-middle.us);
+    let middle = Middle::of(&fresh);
+    let away = |percent| middle.away(&fresh, limit * percent / 100);
     let (off, apart) = match before {
         Standing::Off { .. } => (CLOCK_LEADS_PERCENT, CLOCK_LEADS_AGAIN_PERCENT),
         Standing::Apart { .. } => (100, CLOCK_LEADS_AGAIN_PERCENT),
         Standing::Unknown | Standing::Agrees => (100, CLOCK_LEADS_PERCENT),
     };
-    match (beyond(off), beyond(apart)) {
-        (true, _) => Standing::Off { ahead_us },
+    match (away(off), away(apart)) {
+        (Some(from), _) => Standing::Off { ahead_us: Some(from.saturating_neg()) },
         _ if ahead > limit => given_out,
-        (false, true) => Standing::Apart { ahead_us },
-        (false, false) => Standing::Agrees,
+        (None, Some(from)) => Standing::Apart { ahead_us: Some(from.saturating_neg()) },
+        (None, None) => Standing::Agrees,
     }
 }
 
-/// Where the middle of all clocks is, as an offset from ours.
-fn middle(fresh: &[&Seen]) -> Offset {
-    let own = Offset { us: 0, error_us: 0 };
-    let mut all: Vec<Offset> = fresh.iter().filter_map(|seen| seen.offset).collect();
-    all.push(own);
-    all.sort_unstable_by_key(|offset| offset.us);
-    let (below, above) = (all[(all.len() - 1) / 2], all[all.len() / 2]);
-    match (below.us > 0, above.us < 0) {
-        (true, _) => below,
-        (_, true) => above,
-        _ => own,
+/// The middle of all clocks, as offsets from ours: anywhere between the two.
+#[derive(Debug, Clone, Copy)]
+struct Middle {
+    below: Offset,
+    above: Offset,
+}
+
+impl Middle {
+    fn of(fresh: &[&Seen]) -> Self {
+        let mut all: Vec<Offset> = fresh.iter().filter_map(|seen| seen.offset).collect();
+        all.push(Offset { us: 0, error_us: 0 });
+        all.sort_unstable_by_key(|offset| offset.us);
+        Self { below: all[(all.len() - 1) / 2], above: all[all.len() / 2] }
+    }
+
+    /// The way to it from our clock.
+    fn from_ours(self) -> Offset {
+        match (self.below.us > 0, self.above.us < 0) {
+            (true, _) => self.below,
+            (_, true) => self.above,
+            _ => Offset { us: 0, error_us: 0 },
+        }
+    }
+
+    /// The way from it to a clock: no further than `error_us` from the truth.
+    fn to(self, clock: Offset) -> Offset {
+        let (nearest, us) = match (clock.us < self.below.us, clock.us > self.above.us) {
+            (true, _) => (self.below, clock.us.saturating_sub(self.below.us)),
+            (_, true) => (self.above, clock.us.saturating_sub(self.above.us)),
+            _ => (clock, 0),
+        };
+        Offset { us, error_us: clock.error_us.saturating_add(nearest.error_us) }
+    }
+
+    /// The way to what our clock is certainly too far from: the middle, or a clock that is not
+    /// certainly further from the middle than ours.
+    fn away(self, fresh: &[&Seen], limit: Duration) -> Option<i64> {
+        let from_ours = self.from_ours();
+        if from_ours.beyond(limit) {
+            return Some(from_ours.us);
+        }
+        let ours = from_ours.us.saturating_abs();
+        let nearer = |clock: &Offset| {
+            let its = self.to(*clock);
+            its.us.saturating_abs().saturating_sub(its.error_us) <= ours
+        };
+        let others = fresh.iter().filter_map(|seen| seen.offset);
+        let far = others.filter(|clock| ours > 0 && clock.beyond(limit) && nearer(clock));
+        far.map(|clock| clock.us).max_by_key(|us| us.saturating_abs())
     }
 }
 
@@ -127,7 +169,7 @@ fn middle(fresh: &[&Seen]) -> Offset {
 /// its messages, and agree with most others.
 pub(crate) fn heirs(seen: &HashMap<NodeId, Seen>, now: Duration, limit: Duration) -> Vec<NodeId> {
     let fresh: Vec<&Seen> = seen.values().filter(|seen| seen.fresh(now)).collect();
-    let middle = middle(&fresh).us;
+    let middle = Middle::of(&fresh).from_ours().us;
     let agrees = |offset: Offset| {
         let from_middle = Offset { us: offset.us.saturating_sub(middle), ..offset };
         !from_middle.beyond(limit * CLOCK_LEADS_AGAIN_PERCENT / 100)
@@ -221,6 +263,33 @@ mod tests {
         }
         // One of three is dead.
         assert_eq!(judged(Standing::Agrees, &[off_by(230)]), Standing::Agrees);
+    }
+
+    /// Rule R2: whoever is not off reads what any other that is not off has committed.
+    #[test]
+    fn of_two_on_both_sides_of_the_middle_the_further_one_is_off() {
+        let off = |ms: i64| Standing::Off { ahead_us: Some(ms * 1000) };
+        // Seed 120069: 216 ms from the middle, and 385 ms behind the third.
+        assert_eq!(judged(Standing::Agrees, &[off_by(216), off_by(385)]), off(-385));
+        assert_eq!(judged(Standing::Agrees, &[off_by(-169), off_by(-385)]), Standing::Agrees);
+        assert_eq!(judged(Standing::Agrees, &[off_by(-216), off_by(169)]), Standing::Agrees);
+        // Neither is certainly nearer.
+        assert_eq!(judged(Standing::Agrees, &[off_by(200), off_by(399)]), off(-399));
+        assert_eq!(judged(Standing::Agrees, &[off_by(-199), off_by(-399)]), off(399));
+        // Not before they are nearer again than what leads are given up at.
+        assert!(matches!(judged(off(-385), &[off_by(120), off_by(230)]), Standing::Off { .. }));
+        assert!(!matches!(judged(off(-385), &[off_by(110), off_by(215)]), Standing::Off { .. }));
+        for clocks in [[-300, -84, 85], [-240, 0, 20], [-130, 0, 130], [0, 249, 260]] {
+            let standing = |own: usize| {
+                let others = clocks.iter().enumerate().filter(|(i, _)| *i != own);
+                let seen: Vec<Seen> = others.map(|(_, at)| off_by(at - clocks[own])).collect();
+                judged(Standing::Agrees, &seen)
+            };
+            let serves = |own: &usize| !matches!(standing(*own), Standing::Off { .. });
+            let served: Vec<i64> = (0..3).filter(serves).map(|own| clocks[own]).collect();
+            let apart = served.iter().max().unwrap() - served.iter().min().unwrap();
+            assert!(apart <= 250 && served.contains(&clocks[1]), "{clocks:?}: {served:?}");
+        }
     }
 
     #[test]
