@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -24,6 +24,26 @@ use super::config::*;
 use super::{Node, identity, runtime};
 use crate::engine::{KeySpan, find_split_key};
 use crate::range::{META_RANGE, Replica, SweepCursor};
+
+/// Rounds of something, one at a time.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Rounds(Arc<AtomicBool>);
+
+impl Rounds {
+    /// Begins one, unless another is on its way.
+    fn begin(&self) -> Option<Round> {
+        (!self.0.swap(true, Ordering::SeqCst)).then(|| Round(self.clone()))
+    }
+}
+
+/// One round: over when it is dropped, however it ends.
+struct Round(Rounds);
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::SeqCst);
+    }
+}
 
 /// Something done every so often.
 struct Every {
@@ -294,7 +314,7 @@ impl Node {
         let before = self.ranges.clock.now().bound_before(age);
         let led = self.led();
         cursors.retain(|range, _| led.iter().any(|replica| replica.range == *range));
-        self.finish_leftovers(|replica| {
+        self.finish_leftovers(&self.sweeping, |replica| {
             replica.sweep(cursors.entry(replica.range).or_default(), before)
         });
     }
@@ -303,17 +323,18 @@ impl Node {
     /// them would wait for each to expire after the other (P11 counts from the first question).
     pub(super) fn ask_about_locks(self: &Arc<Self>, age: Duration) {
         let before = self.ranges.clock.now().bound_before(age);
-        self.finish_leftovers(|replica| replica.old_locks(before));
+        self.finish_leftovers(&self.asking, |replica| replica.old_locks(before));
     }
 
+    /// One round of a kind at a time. The two kinds do not wait for each other: locks whose anchor
+    /// cannot be reached are found again and again.
     fn finish_leftovers(
         self: &Arc<Self>,
+        rounds: &Rounds,
         mut find: impl FnMut(&Replica) -> Result<Vec<Leftover>, ViewError>,
     ) {
         let Some(gateway) = self.gateway.get().cloned() else { return };
-        if self.sweeping.swap(true, Ordering::SeqCst) {
-            return;
-        }
+        let Some(round) = rounds.begin() else { return };
         let mut leftovers = Vec::new();
         for replica in self.led().iter().filter(|replica| replica.range != META_RANGE) {
             match find(replica) {
@@ -322,14 +343,12 @@ impl Node {
             }
         }
         if leftovers.is_empty() {
-            self.sweeping.store(false, Ordering::SeqCst);
             return;
         }
-        let node = self.clone();
         runtime::spawn(async move {
             tracing::debug!(count = leftovers.len(), "finishes what coordinators have left");
             gateway.clean_up(leftovers).await;
-            node.sweeping.store(false, Ordering::SeqCst);
+            drop(round);
         });
     }
 
@@ -388,5 +407,24 @@ impl Node {
             }
         }
         tracing::warn!(node = %self.id(), "stops before all its leaders have moved");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_over_however_it_ends() {
+        let rounds = Rounds::default();
+        let round = rounds.begin().expect("there is none");
+        assert!(rounds.begin().is_none());
+        drop(round);
+        let dies = std::panic::AssertUnwindSafe(|| {
+            let _round = rounds.begin();
+            panic!("in the middle");
+        });
+        assert!(std::panic::catch_unwind(dies).is_err());
+        assert!(rounds.begin().is_some());
     }
 }

@@ -210,7 +210,10 @@ pub struct Node {
     pub(crate) started: Duration,
     /// It had an earlier life.
     pub(crate) restarted: bool,
-    pub(crate) sweeping: AtomicBool,
+    /// Rounds of finishing what coordinators left: all of it,
+    pub(crate) sweeping: house::Rounds,
+    /// and old locks alone.
+    pub(crate) asking: house::Rounds,
     pub(crate) stopping: AtomicBool,
     /// It is about to stop, and shall get no leads any more.
     pub(crate) leaving: AtomicBool,

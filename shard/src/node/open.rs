@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 
 use super::config::{JOIN_TIMEOUT, META_RETRY, Network, NodeConfig, Start, Storage};
 use super::connector::NodeConnector;
+use super::house::Rounds;
 use super::identity::{self, Identity};
 use super::{Events, Node, OpenError, folder, runtime};
 use crate::disk::{DiskGuard, FolderSpace};
@@ -191,7 +192,8 @@ impl Node {
             seen: Mutex::new(HashMap::new()),
             loads: Mutex::new(Vec::new()),
             meta_leader: AtomicU64::new(0),
-            sweeping: AtomicBool::new(false),
+            sweeping: Rounds::default(),
+            asking: Rounds::default(),
             stopping: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),

@@ -101,6 +101,18 @@ impl Coordinator {
         }
         self.calls.pause_max = SETTLE_PAUSE_MAX;
         self.answer(Outcome::Unknown, out);
+        self.keep_keys_alone();
+    }
+
+    /// What is asked from now on needs keys: the anchor may not answer for long, and there may be
+    /// many that wait for it.
+    fn keep_keys_alone(&mut self) {
+        assert!(matches!(self.phase, Phase::Aborting(_)), "nothing is committed any more");
+        for write in &mut self.plan.writes {
+            *write = pb::Write { key: write.key.clone(), ..pb::Write::default() };
+        }
+        self.plan.checks = Vec::new();
+        self.plan.who = None;
     }
 
     /// No verdict can be had any more, or others may finish.
@@ -172,5 +184,47 @@ impl fmt::Display for Coordinator {
             write!(f, " {call}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::Plan;
+    use crate::state::TxnMeta;
+    use crate::step::{Group, Input};
+
+    /// What a client that heard `40003` leaves behind may wait for its anchor for days.
+    #[test]
+    fn what_may_wait_for_long_keeps_no_values() {
+        let keys = [Bytes::from_static(b"a"), Bytes::from_static(b"b")];
+        let value = Bytes::from(vec![7; 1 << 20]);
+        let write = |key: &Bytes| pb::Write {
+            key: key.clone(),
+            value: value.clone(),
+            ..pb::Write::default()
+        };
+        let (writes, read_at) = (keys.iter().map(write).collect(), 4);
+        let check = pb::ReadCheck { start: keys[1].clone(), read_at, ..pb::ReadCheck::default() };
+        let plan = Plan {
+            txn: TxnMeta { id: TxnId(1), anchor: keys[0].clone(), commit_start: Timestamp(5) },
+            writes,
+            checks: vec![check.clone()],
+            lock_owner: None,
+            who: Some(Box::default()),
+        };
+        let mut coordinator = Coordinator::new(plan);
+        let now = Duration::ZERO;
+        coordinator.step(now, Input::Start);
+        let group = Group { keys: keys.to_vec(), checks: vec![check] };
+        let sent = coordinator.step(now, Input::Routed(CallId(1), vec![group]));
+        assert!(matches!(sent[..], [Action::Send { .. }]), "{sent:?}");
+        coordinator.step(now, Input::Timer(TimerId::Deadline));
+        assert!(coordinator.plan.writes.iter().all(|write| write.value == value));
+        let told = coordinator.step(now, Input::Timer(TimerId::GiveUp));
+        assert_eq!(told, [Action::Answer(Outcome::Unknown)]);
+        let Plan { writes, checks, who, .. } = &coordinator.plan;
+        assert!(writes.iter().all(|write| write.value.is_empty()) && checks.is_empty());
+        assert_eq!((coordinator.all_keys(), who), (keys.to_vec(), &None));
     }
 }
