@@ -21,9 +21,10 @@ use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{KvTxn, ScanRequest, Span, WriteOp};
 use quorate_proto::Connector;
 use quorate_proto::pb::{self, node_request, node_response, range_request, range_response};
+use quorate_txn::config::MAX_CLOCK_OFFSET_MAX;
 
 use crate::Gateway;
-use crate::catalog::read;
+use crate::catalog::{CATALOG_LEASE, read};
 use crate::dist::Txn;
 use crate::dist::sender::{Failure, Outgoing};
 use crate::runtime;
@@ -36,41 +37,55 @@ const BACKFILL_ROWS: u64 = 2_000;
 const GARBAGE_KEYS: u64 = 2_000;
 /// How long a split or another request to a range may take.
 pub(crate) const RANGE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the client of a change that is committed waits until every gateway knows it. Whoever
+/// begins a commit after that goes by the change: an older copy of the catalog is good for less.
+const WORD_PATIENCE: Duration = Duration::from_secs(60);
+/// The pause before gateways are told again.
+const WORD_PAUSE: Duration = Duration::from_secs(1);
+
+const _: () = assert!(
+    WORD_PATIENCE.as_millis() > 2 * CATALOG_LEASE.as_millis() + MAX_CLOCK_OFFSET_MAX.as_millis(),
+    "who is told that a change is done, told or not, finds nobody who begins a commit without it"
+);
 
 impl Gateway {
     /// Carries out a schema change; returns notices for the client.
     ///
     /// # Errors
     /// What the statement is refused with; `40003` if its commit is unknown.
-    pub async fn change_schema(&self, op: DdlOp) -> Result<Vec<SqlError>, SqlError> {
+    pub async fn change_schema(self: &Arc<Self>, op: DdlOp) -> Result<Vec<SqlError>, SqlError> {
         let change = self.commit_change(&op).await?;
-        if change.writes.is_empty() || !op.changes_meaning() {
-            return Ok(change.notices);
+        let mut notices = change.notices;
+        if change.writes.is_empty() {
+            return Ok(notices);
         }
         let Some((table, index)) = change.backfill else {
-            self.barrier_everywhere(change.version).await?;
-            self.collect(change.garbage);
-            return Ok(change.notices);
+            let version = op.changes_meaning().then_some(change.version);
+            notices.extend(self.tell_of(version, change.garbage, WORD_PATIENCE).await);
+            return Ok(notices);
         };
         let _building = self.begin_build(table);
-        if let Err(error) = self.make_public(change.version, table, index).await {
-            self.take_back(table, index).await;
-            return Err(error);
+        match self.make_public(change.version, table, index).await {
+            Ok(late) => notices.extend(late),
+            Err(error) => {
+                self.take_back(table, index).await;
+                return Err(error);
+            }
         }
-        Ok(change.notices)
+        Ok(notices)
     }
 
     /// From a building index in the catalog to one that is read.
     async fn make_public(
-        &self,
+        self: &Arc<Self>,
         version: u64,
         table: TableId,
         index: IndexId,
-    ) -> Result<(), SqlError> {
+    ) -> Result<Option<SqlError>, SqlError> {
         self.barrier_everywhere(version).await?;
         self.build_index(table, index).await?;
         let done = self.commit_change(&DdlOp::FinishIndex { table, index }).await?;
-        self.barrier_everywhere(done.version).await
+        Ok(self.tell_of(Some(done.version), Vec::new(), WORD_PATIENCE).await)
     }
 
     /// The change as a transaction on the catalog's rows; tried again when it meets another one.
@@ -91,10 +106,7 @@ impl Gateway {
             }
             let intent = txn.intent().ok_or_else(|| SqlError::internal("no catalog write"))?;
             match self.dist().clone().commit(intent).await {
-                Ok(_) => {
-                    self.catalog().refresh().await?;
-                    return Ok(change);
-                }
+                Ok(_) => return Ok(change),
                 Err(e) if e.sqlstate == SqlState::SERIALIZATION_FAILURE => last = Some(e),
                 Err(e) => return Err(e),
             }
@@ -162,17 +174,57 @@ impl Gateway {
         Ok(change.notices)
     }
 
-    /// After the commit of a transaction that changed the schema.
+    /// After the commit of a transaction that changed the schema; a warning for the client if not
+    /// every gateway knows it yet.
+    pub async fn publish(self: &Arc<Self>, pending: PendingSchema) -> Option<SqlError> {
+        self.tell_of(pending.version, pending.garbage, WORD_PATIENCE).await
+    }
+
+    /// Tells every gateway of a change that is committed, for as long as that takes; then what it
+    /// left is deleted. `version`: what no older transaction may commit beside.
     ///
-    /// # Errors
-    /// The change is committed; only the word of it may not have reached every gateway.
-    pub async fn publish(&self, pending: PendingSchema) -> Result<(), SqlError> {
-        self.catalog().refresh().await?;
-        if let Some(version) = pending.version {
-            self.barrier_everywhere(version).await?;
+    /// It is committed, so whatever stands in the way is no error of it: a client that hears one
+    /// does it again. One that has waited for long is warned, and nodes are told all the same.
+    async fn tell_of(
+        self: &Arc<Self>,
+        version: Option<u64>,
+        garbage: Vec<Span>,
+        patience: Duration,
+    ) -> Option<SqlError> {
+        let (told, heard) = tokio::sync::oneshot::channel();
+        let gateway = Arc::downgrade(self);
+        runtime::spawn(async move {
+            while let Some(gateway) = gateway.upgrade() {
+                match gateway.tell_all(version).await {
+                    Ok(()) => {
+                        gateway.collect(garbage);
+                        // Whoever asked may have gone.
+                        let _ = told.send(());
+                        return;
+                    }
+                    Err(e) => {
+                        tracing::warn!(error = %e, "not every gateway knows of a schema change");
+                    }
+                }
+                drop(gateway);
+                runtime::pause(WORD_PAUSE).await;
+            }
+        });
+        match runtime::within(patience, heard).await {
+            Some(Ok(())) => None,
+            Some(Err(_)) | None => Some(SqlError::new(
+                SqlState::WARNING,
+                "the change is committed, but not every node could be told of it yet",
+            )),
         }
-        self.collect(pending.garbage);
-        Ok(())
+    }
+
+    async fn tell_all(&self, version: Option<u64>) -> Result<(), SqlError> {
+        self.catalog().refresh().await?;
+        match version {
+            Some(version) => self.barrier_everywhere(version).await,
+            None => Ok(()),
+        }
     }
 
     /// Asks this node, or another one if it cannot answer.

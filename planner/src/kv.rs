@@ -43,11 +43,11 @@ pub trait KvTxn: Send + Sync + Debug {
     /// The timestamp the transaction reads at now.
     fn read_ts(&self) -> Timestamp;
 
-    /// Whether the client opened the transaction itself (`BEGIN`). In a transaction of one
-    /// statement `must_be_absent` is checked by the commit that follows at once, so that the
-    /// statement need not read first.
-    fn is_explicit(&self) -> bool {
-        true
+    /// Whether `must_be_absent` may be left to the commit, so that a statement need not read first:
+    /// it follows at once where the client has opened no transaction itself (`BEGIN`). What a
+    /// transaction has written before only it can tell, not the commit.
+    fn checks_at_commit(&self) -> bool {
+        false
     }
 
     /// Counters since the transaction began, for `EXPLAIN ANALYZE`.

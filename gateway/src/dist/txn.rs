@@ -689,6 +689,9 @@ impl KvTxn for Txn {
             let unread = op.must_be_absent && !times.may_hold(&op.key);
             if unread { Timestamp::ZERO } else { times.read_ts }
         };
+        if op.must_be_absent && own.buffer.get(&op.key).flatten().is_some() {
+            return Err(errors::already_exists(&self.dist, &op.key));
+        }
         own.buffer.add(op, read_at);
         if own.writer.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &self.current)) {
             own.writer = Some(self.current.clone());
@@ -739,8 +742,8 @@ impl KvTxn for Txn {
         self.snapshot.times.lock().read_ts
     }
 
-    fn is_explicit(&self) -> bool {
-        self.explicit
+    fn checks_at_commit(&self) -> bool {
+        !self.explicit && !self.has_writes()
     }
 
     fn stats(&self) -> KvStats {

@@ -73,9 +73,22 @@ impl Connection {
 
     /// Whether a statement that comes now is a transaction of its own that may be tried again.
     pub(super) fn may_repeat(&self, kind: &StatementKind) -> bool {
-        matches!(kind, StatementKind::Plan | StatementKind::Execute { .. })
-            && self.session.is_idle()
-            && self.session.repeats_statements()
+        matches!(kind, StatementKind::Plan | StatementKind::Execute { .. }) && self.may_repeat_now()
+    }
+
+    /// The same of all statements of a text.
+    pub(super) fn may_repeat_all(&self, all: &[Statement]) -> bool {
+        let plain = |statement: &Statement| match statement.kind {
+            StatementKind::Plan | StatementKind::Execute { .. } => true,
+            // By itself it is tried again where it meets another one.
+            StatementKind::Ddl(_) => all.len() > 1,
+            _ => false,
+        };
+        !all.is_empty() && all.iter().all(plain) && self.may_repeat_now()
+    }
+
+    fn may_repeat_now(&self) -> bool {
+        self.session.is_idle() && self.session.repeats_statements()
     }
 
     /// After an error: `Ok` if the statement shall be run once more, its output taken back.
@@ -111,12 +124,13 @@ impl Connection {
         }
     }
 
-    /// A text with one statement that is a transaction of its own.
-    pub(super) async fn simple_statement(&mut self, only: &Statement) -> Result<(), Failure> {
+    /// A text that is a transaction of its own. With several statements it locks what it changes
+    /// from the first.
+    pub(super) async fn simple_repeatable(&mut self, all: &[Statement]) -> Result<(), Failure> {
         let (before, mut attempts) = (self.wire.mark(), self.attempts());
         loop {
-            self.session.set_can_repeat(true);
-            match self.simple_run(vec![only.clone()]).await {
+            self.session.set_can_repeat(all.len() == 1);
+            match self.simple_run(all.to_vec()).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => self.once_more(failure, before, &mut attempts).await?,
             }

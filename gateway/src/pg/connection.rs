@@ -250,10 +250,13 @@ impl Connection {
 
     async fn simple_statements(&mut self, text: &str) -> Result<(), Failure> {
         let statements = self.session.split(text)?;
-        match statements.as_slice() {
-            [only] if self.may_repeat(&only.kind) => self.simple_statement(only).await,
-            _ => self.simple_run(statements).await,
-        }
+        self.session.set_in_list(statements.len() > 1);
+        let result = match self.may_repeat_all(&statements) {
+            true => self.simple_repeatable(&statements).await,
+            false => self.simple_run(statements).await,
+        };
+        self.session.set_in_list(false);
+        result
     }
 
     pub(super) async fn simple_run(&mut self, statements: Vec<Statement>) -> Result<(), Failure> {
@@ -297,8 +300,11 @@ impl Connection {
         Ok(())
     }
 
-    /// What `DEALLOCATE` and `DISCARD ALL` asked for.
+    /// What `DEALLOCATE`, `DISCARD ALL` and `ROLLBACK TO` asked for.
     fn forget_statements(&mut self) {
+        if let Some(savepoint) = self.session.take_undone_since() {
+            self.extended.drop_portals_since(savepoint);
+        }
         for name in self.session.take_deallocated() {
             self.extended.deallocate(name.as_deref());
         }
@@ -458,7 +464,8 @@ impl Connection {
     }
 
     fn bind(&mut self, bind: pgwire::messages::extendedquery::Bind) -> Result<(), Failure> {
-        zone::with(self.session.time_zone(), || self.extended.bind(bind))?;
+        let savepoints = self.session.savepoints_set();
+        zone::with(self.session.time_zone(), || self.extended.bind(bind, savepoints))?;
         self.put(PgWireBackendMessage::BindComplete(BindComplete::new()))
     }
 

@@ -35,6 +35,8 @@ pub struct Portal {
     pub tag: Option<String>,
     /// Rows sent so far.
     pub sent: usize,
+    /// How many savepoints its session had set when it was bound.
+    pub savepoints: u64,
 }
 
 impl Portal {
@@ -62,7 +64,8 @@ impl Bound {
     pub fn portal(&self) -> Portal {
         let (ready, params, formats) =
             (self.ready.clone(), self.params.clone(), self.formats.clone());
-        Portal { ready, params, formats, rows: None, tag: None, sent: 0 }
+        // It is of no block.
+        Portal { ready, params, formats, rows: None, tag: None, sent: 0, savepoints: 0 }
     }
 }
 
@@ -110,6 +113,11 @@ impl Extended {
         self.portals.clear();
     }
 
+    /// Those bound after a savepoint go with what is undone, in which they may have read.
+    pub fn drop_portals_since(&mut self, savepoint: u64) {
+        self.portals.retain(|_, portal| portal.savepoints < savepoint);
+    }
+
     /// `Close`: what is not there is no error.
     pub fn close(&mut self, target: u8, name: &str) {
         if target == b'S' {
@@ -119,8 +127,8 @@ impl Extended {
         }
     }
 
-    /// Makes a portal of a statement and its parameters.
-    pub fn bind(&mut self, bind: Bind) -> Result<(), SqlError> {
+    /// Makes a portal of a statement and its parameters, after so many savepoints of the session.
+    pub fn bind(&mut self, bind: Bind, savepoints: u64) -> Result<(), SqlError> {
         let name = bind.statement_name.unwrap_or_default();
         let ready = self.find(&name)?.clone();
         let portal_name = bind.portal_name.unwrap_or_default();
@@ -146,7 +154,7 @@ impl Extended {
         }
         let columns = ready.columns().map_or(0, <[_]>::len);
         let formats = reply::column_formats(&bind.result_column_format_codes, columns)?;
-        let portal = Portal { ready, params, formats, rows: None, tag: None, sent: 0 };
+        let portal = Portal { ready, params, formats, rows: None, tag: None, sent: 0, savepoints };
         self.portals.insert(portal_name, portal);
         Ok(())
     }

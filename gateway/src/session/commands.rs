@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use quorate_planner::catalog::DdlOp;
 use quorate_planner::error::{SqlError, SqlState};
+use quorate_planner::kv::KvTxn as _;
 use quorate_planner::parse::{SplitTarget, StatementKind, split_keys};
 
 use super::rows::text_columns;
@@ -67,8 +68,7 @@ impl Session {
             }
             StatementKind::Show(name) => self.show(name.as_deref()).await,
             StatementKind::Reset(None) => {
-                let in_block = self.in_block();
-                self.settings.reset_all(in_block);
+                self.settings.reset_all(true);
                 Ok(tag("RESET"))
             }
             StatementKind::Reset(Some(name)) => {
@@ -99,16 +99,23 @@ impl Session {
     }
 
     async fn change_schema(&mut self, op: &DdlOp) -> Result<(), SqlError> {
+        if self.in_list && self.is_idle() {
+            self.begin_implicit();
+        }
         self.next_statement(&Arc::from("a change of the schema"));
+        if let State::Implicit(open) = &self.state
+            && !open.txn.locks_before_writing()
+        {
+            // Now, and not with the next statement: a change of the schema waits for nobody, so
+            // nobody is to wait for it.
+            open.txn.lock_written().await?;
+        }
         let notices = match &mut self.state {
-            State::Block(open) => {
+            State::Block(open) | State::Implicit(open) => {
                 let base = open.pin.catalog().clone();
                 self.gateway.change_in_block(&open.txn, &mut open.schema, &base, op).await?
             }
-            State::Idle | State::Implicit(_) | State::Failed(_) => {
-                self.finish_implicit().await?;
-                self.gateway.change_schema(op.clone()).await?
-            }
+            State::Idle | State::Failed(_) => self.gateway.change_schema(op.clone()).await?,
         };
         notices.iter().for_each(|notice| self.note(notice));
         Ok(())
@@ -119,8 +126,9 @@ impl Session {
         std::mem::take(&mut self.deallocated)
     }
 
+    /// Not beside other statements either, with which it would have to be taken back.
     fn outside_a_block(&self, what: &str) -> Result<(), SqlError> {
-        if self.in_block() {
+        if self.in_list || !self.is_idle() {
             return Err(SqlError::new(
                 SqlState::ACTIVE_SQL_TRANSACTION,
                 format!("{what} cannot run inside a transaction block"),
@@ -156,7 +164,6 @@ impl Session {
         target: &SplitTarget,
         rows: &[Vec<Option<String>>],
     ) -> Result<Outcome, SqlError> {
-        self.finish_implicit().await?;
         let catalog = self.gateway.newest_catalog().await?;
         let keys = split_keys(&catalog, target, rows)?;
         self.gateway.split_at(keys).await?;

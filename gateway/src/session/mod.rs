@@ -10,6 +10,8 @@
 //!    ([`crate::dist::commit`]), before the client hears of success.
 
 mod commands;
+#[cfg(test)]
+mod implicit_tests;
 mod modes;
 mod named;
 mod ready;
@@ -160,10 +162,15 @@ pub struct Session {
     notices: Vec<Notice>,
     deallocated: Vec<Option<String>>,
     backend_pid: i32,
+    /// How many savepoints were set, and to which it was gone back.
+    savepoints_set: u64,
+    undone_since: Option<u64>,
     keeps_block: bool,
     locks_next: bool,
     /// What held for the block that has failed.
     failed_modes: modes::Modes,
+    /// What is run now is one of several statements of a text.
+    in_list: bool,
     /// What is run now can be run again by itself if it loses a race.
     can_repeat: bool,
     /// What the open transaction, or the one that ended last, did.
@@ -198,6 +205,9 @@ impl Session {
             planner_settings: Settings::default(),
             state: State::Idle,
             notices: Vec::new(),
+            savepoints_set: 0,
+            undone_since: None,
+            in_list: false,
             deallocated: Vec::new(),
             backend_pid: 0,
             keeps_block: false,
@@ -251,6 +261,11 @@ impl Session {
     /// Longest a statement may take.
     pub fn statement_timeout(&self) -> Option<Duration> {
         self.settings.statement_timeout()
+    }
+
+    /// Whether what comes is one of several statements of a text: together they are a transaction.
+    pub fn set_in_list(&mut self, in_list: bool) {
+        self.in_list = in_list;
     }
 
     /// Whether a statement of its own that lost a race is run again.
@@ -342,7 +357,8 @@ impl Session {
 
     fn note(&mut self, notice: &SqlError) {
         let (sqlstate, message) = (notice.sqlstate, notice.message.clone());
-        self.notices.push(Notice { severity: "NOTICE", sqlstate, message });
+        let severity = if sqlstate == SqlState::WARNING { "WARNING" } else { "NOTICE" };
+        self.notices.push(Notice { severity, sqlstate, message });
     }
 
     /// The statements of a text.
@@ -681,9 +697,13 @@ impl Session {
                 let done = self.commit_open(open).await;
                 // Whatever still holds its rows: they are others' now.
                 txn.end();
+                self.settings.transaction_ended(done.is_ok());
                 done
             }
             other => {
+                if matches!(other, State::Idle) {
+                    self.settings.transaction_ended(true);
+                }
                 self.state = other;
                 Ok(())
             }
@@ -703,7 +723,8 @@ impl Session {
         if open.schema.catalog.is_some() {
             // The barrier would wait for our own pin.
             drop(open.pin);
-            self.gateway.publish(open.schema).await?;
+            let late = self.gateway.publish(open.schema).await;
+            late.iter().for_each(|late| self.note(late));
         }
         Ok(())
     }

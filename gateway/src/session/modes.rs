@@ -249,10 +249,8 @@ impl Session {
             "transaction_isolation" | "transaction_read_only" | "transaction_deferrable" => {
                 self.set_own(&lower, value, local)
             }
-            _ => {
-                let in_block = self.in_block();
-                self.settings.set(name, value, local, in_block)
-            }
+            // An implicit transaction is one, too: it ends with the text, or with `Sync`.
+            _ => self.settings.set(name, value, local, true),
         }
     }
 
@@ -267,7 +265,7 @@ impl Session {
             SetValue::Values(values) => Some(values.join(", ")),
         };
         let of_block = name.to_ascii_lowercase().starts_with("transaction_");
-        if (local || of_block) && !self.in_block() {
+        if (local && !self.in_list || of_block) && !self.in_block() {
             let what = if local { "SET LOCAL" } else { name };
             let text = format!("{what} can only be used in transaction blocks");
             self.warn(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);

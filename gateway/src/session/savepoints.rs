@@ -11,6 +11,8 @@ use crate::schema::PendingSchema;
 /// What `ROLLBACK TO` goes back to.
 pub(super) struct Savepoint {
     name: String,
+    /// Which of its session it is.
+    number: u64,
     mark: TxnMark,
     settings: Saved,
     schema: PendingSchema,
@@ -43,8 +45,10 @@ fn find(open: &Open, name: &str) -> Result<usize, SqlError> {
 impl Session {
     pub(super) fn savepoint(&mut self, name: &str) -> Result<Outcome, SqlError> {
         let State::Block(open) = &mut self.state else { return Err(outside_a_block("SAVEPOINT")) };
+        self.savepoints_set += 1;
         open.savepoints.push(Savepoint {
             name: name.to_string(),
+            number: self.savepoints_set,
             mark: open.txn.mark(),
             settings: self.settings.saved(),
             schema: open.schema.clone(),
@@ -70,11 +74,22 @@ impl Session {
         open.txn.back_to(&savepoint.mark);
         open.schema = savepoint.schema.clone();
         self.settings.back_to(&savepoint.settings);
+        self.undone_since = Some(savepoint.number);
         self.state = match std::mem::replace(&mut self.state, State::Idle) {
             State::Failed(Some(open)) => State::Block(open),
             other => other,
         };
         Ok(tag("ROLLBACK"))
+    }
+
+    /// How many savepoints the session has set so far.
+    pub fn savepoints_set(&self) -> u64 {
+        self.savepoints_set
+    }
+
+    /// The savepoint that was gone back to since the last call, by its number.
+    pub fn take_undone_since(&mut self) -> Option<u64> {
+        self.undone_since.take()
     }
 
     pub(super) fn release(&mut self, name: &str) -> Result<Outcome, SqlError> {

@@ -316,6 +316,31 @@ fn returning(
     build.template(plan).map(Some)
 }
 
+/// The same where other tables are joined: their columns are not kept until then.
+fn returning_joined(
+    build: &mut Build<'_>,
+    table: &Arc<TableDef>,
+    items: Option<Vec<ast::SelectItem>>,
+    alias: &str,
+    joined: bool,
+) -> SqlResult<Option<Arc<Template>>> {
+    let refused = || {
+        SqlError::unsupported("RETURNING of the columns of other tables than the one that changes")
+            .with_hint(format!("Columns of {} can be named, or all: {0}.*.", quoted(alias)))
+    };
+    let all = |item: &ast::SelectItem| matches!(item, ast::SelectItem::Wildcard(_));
+    if joined && items.iter().flatten().any(all) {
+        return Err(refused());
+    }
+    let unknown = [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN];
+    returning(build, table, items, alias).map_err(|error| {
+        match joined && unknown.contains(&error.sqlstate) {
+            true => refused(),
+            false => error,
+        }
+    })
+}
+
 /// The table of an UPDATE or DELETE, with its alias.
 fn target_of(build: &Build<'_>, relation: &ast::TableFactor) -> SqlResult<(Arc<TableDef>, String)> {
     let ast::TableFactor::Table { name, alias, .. } = relation else {
@@ -348,6 +373,7 @@ pub fn update(build: &mut Build<'_>, update: ast::Update) -> SqlResult<DmlPlan> 
     let (table, alias) = target_of(build, &update.table.relation)?;
     let assignments = assignments(&table, update.assignments)?;
     let mut from = format!("FROM {}", target_sql(&table, &alias));
+    let joined = update.from.is_some();
     match update.from {
         Some(ast::UpdateTableFromKind::BeforeSet(more))
         | Some(ast::UpdateTableFromKind::AfterSet(more)) => {
@@ -363,7 +389,7 @@ pub fn update(build: &mut Build<'_>, update: ast::Update) -> SqlResult<DmlPlan> 
     let scope = Scope { hidden: true, ..Scope::default() };
     let (plan, assigned) = changed_rows(build, &table, &alias, assignments, &from, scope)?;
     let source = build.template(plan)?;
-    let returning = returning(build, &table, update.returning, &alias)?;
+    let returning = returning_joined(build, &table, update.returning, &alias, joined)?;
     let conflict = Conflict::Fail;
     Ok(DmlPlan { table, kind: DmlKind::Update, source, assigned, returning, conflict })
 }
@@ -477,7 +503,8 @@ pub fn delete(build: &mut Build<'_>, delete: ast::Delete) -> SqlResult<DmlPlan> 
     }
     let plan = build.logical(parse_own(&sql)?, Scope { hidden: true, ..Scope::default() })?;
     let source = build.template(plan)?;
-    let returning = returning(build, &table, delete.returning, &alias)?;
+    let joined = delete.using.is_some();
+    let returning = returning_joined(build, &table, delete.returning, &alias, joined)?;
     let (kind, conflict) = (DmlKind::Delete, Conflict::Fail);
     Ok(DmlPlan { table, kind, source, assigned: vec![], returning, conflict })
 }

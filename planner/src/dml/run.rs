@@ -228,8 +228,7 @@ impl Statement<'_> {
     /// Checks unique keys and buffers the writes.
     async fn finish(self) -> SqlResult<(usize, Vec<RecordBatch>)> {
         let txn = &self.context.txn;
-        // In a transaction of one statement the commit follows at once and checks the same.
-        let checks_now = txn.is_explicit() || self.plan.returning.is_some();
+        let checks_now = !txn.checks_at_commit() || self.plan.returning.is_some();
         if checks_now {
             let wanted = self.writes.wanted();
             for some in wanted.chunks(GETS_PER_REQUEST) {

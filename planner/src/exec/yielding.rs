@@ -3,8 +3,9 @@
 //!
 //! Storage is waited for page by page, which is turn enough for most plans. What makes many rows
 //! out of few (joins, series, recursion) can go on for hours between two pages, so it gives up its
-//! turn every few batches ([`YieldExec`]). A nested loop may even need long for one batch: it is
-//! polled where no other task waits for the thread ([`in_place`]). There tokio's own budget does
+//! turn every few batches ([`YieldExec`]). A nested loop may even need long for one batch, and look
+//! at millions of pairs before it has one: it is polled where no other task waits for the thread
+//! ([`in_place`]), and gives up its turn with each batch it takes. There tokio's own budget does
 //! not count, so DataFusion's `CooperativeExec`, which relies on it, would never yield.
 
 use std::fmt;
@@ -21,7 +22,8 @@ use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskCo
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
+    ReplaceChildrenOptions,
 };
 use futures::Stream;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -53,6 +55,7 @@ const SEARCHES: [&str; 2] = ["CrossJoinExec", "NestedLoopJoinExec"];
 #[derive(Debug)]
 pub struct YieldExec {
     input: Arc<dyn ExecutionPlan>,
+    batches: u32,
 }
 
 impl DisplayAs for YieldExec {
@@ -90,14 +93,14 @@ impl ExecutionPlan for YieldExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self { input: children.swap_remove(0) }))
+        Ok(Arc::new(Self { input: children.swap_remove(0), batches: self.batches }))
     }
 
     fn with_new_children(
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self { input: children.swap_remove(0) }))
+        Ok(Arc::new(Self { input: children.swap_remove(0), batches: self.batches }))
     }
 
     fn execute(
@@ -106,13 +109,14 @@ impl ExecutionPlan for YieldExec {
         context: Arc<TaskContext>,
     ) -> DfResult<SendableRecordBatchStream> {
         let inner = self.input.execute(partition, context)?;
-        Ok(Box::pin(Turns { inner, left: BATCHES_PER_TURN }))
+        Ok(Box::pin(Turns { inner, batches: self.batches, left: self.batches }))
     }
 }
 
 /// A stream that is pending for a moment when its turn is over.
 struct Turns {
     inner: SendableRecordBatchStream,
+    batches: u32,
     left: u32,
 }
 
@@ -121,7 +125,7 @@ impl Stream for Turns {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.left == 0 {
-            self.left = BATCHES_PER_TURN;
+            self.left = self.batches;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -136,7 +140,7 @@ impl RecordBatchStream for Turns {
     }
 }
 
-/// Puts a [`YieldExec`] over what can make any number of rows.
+/// Puts a [`YieldExec`] over what can make any number of rows, and under what searches for them.
 #[derive(Debug, Default)]
 pub struct Yielding;
 
@@ -150,7 +154,19 @@ impl PhysicalOptimizerRule for Yielding {
             if !MULTIPLIES.contains(&node.name()) {
                 return Ok(Transformed::no(node));
             }
-            Ok(Transformed::yes(Arc::new(YieldExec { input: node }) as Arc<dyn ExecutionPlan>))
+            let over = |input, batches| -> Arc<dyn ExecutionPlan> {
+                Arc::new(YieldExec { input, batches })
+            };
+            let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+            let node = match SEARCHES.contains(&node.name()) {
+                true => {
+                    let inputs = node.children().into_iter().cloned();
+                    let inputs = inputs.map(|input| over(input, 1)).collect();
+                    node.replace_children(inputs, options)?
+                }
+                false => node,
+            };
+            Ok(Transformed::yes(over(node, BATCHES_PER_TURN)))
         })
         .data()
     }
@@ -200,5 +216,22 @@ mod tests {
         for _ in 0..3 {
             assert!(answer.as_mut().poll(&mut context).is_pending());
         }
+    }
+
+    /// One that finds a pair in billions comes back while it looks for it.
+    #[tokio::test]
+    async fn a_join_that_finds_little_gives_up_its_turn_meanwhile() {
+        let db = MemDb::new();
+        db.run("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+        db.run("INSERT INTO t SELECT * FROM generate_series(1, 20000)").await.unwrap();
+        db.run("CREATE TABLE u (id int PRIMARY KEY)").await.unwrap();
+        db.run("INSERT INTO u VALUES (2), (3)").await.unwrap();
+        let mut search = std::pin::pin!(db.run("SELECT 1 FROM u, t WHERE u.id + t.id = 2"));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut turns = 0;
+        while search.as_mut().poll(&mut context).is_pending() {
+            turns += 1;
+        }
+        assert!(turns > 2, "{turns} turns");
     }
 }

@@ -249,8 +249,8 @@ impl KvTxn for MemTxn {
         self.read_ts
     }
 
-    fn is_explicit(&self) -> bool {
-        self.explicit
+    fn checks_at_commit(&self) -> bool {
+        !self.explicit && self.writes.lock().is_empty()
     }
 
     fn stats(&self) -> KvStats {

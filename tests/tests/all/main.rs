@@ -16,6 +16,7 @@ mod simulation;
 mod sizes;
 mod slt;
 mod startup;
+mod texts;
 mod tidy;
 mod tpcc;
 mod verify;
