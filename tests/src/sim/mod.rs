@@ -46,6 +46,8 @@ use trace::Trace;
 pub const EXIT_VIOLATED: i32 = 1;
 /// The simulator itself cannot go on, or was called wrongly.
 pub const EXIT_BROKEN: i32 = 2;
+/// Plus the number of the signal that stopped it, as shells have it.
+pub const EXIT_SIGNAL: i32 = 128;
 
 /// The binary's main function.
 pub fn main(arguments: Vec<String>) -> ExitCode {
@@ -57,6 +59,10 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
         }
     };
     match &options.task {
+        Task::Help => {
+            println!("{}", options::USAGE);
+            exit(0)
+        }
         Task::Inside(seed) => exit(inside(*seed, &options)),
         Task::Seeds(seeds) => exit(process::run_all(seeds, &options)),
     }
@@ -76,7 +82,7 @@ fn inside(seed: u64, options: &Options) -> i32 {
     if let Some(plant) = options.plant {
         plant.make();
     }
-    if let Err(why) = process::log(options.log.as_deref()) {
+    if let Err(why) = process::log(options.log) {
         eprintln!("{why}");
         return EXIT_BROKEN;
     }

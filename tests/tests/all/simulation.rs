@@ -1,8 +1,12 @@
 //! The simulator itself: a seed repeats, and planted mistakes are found (rules X1–X3).
 
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use quorate_tests::process::{signal, wait_until};
+use quorate_tests::sim::options::USAGE;
 use quorate_tests::sim::plants::{HARMLESS, PLANTS, Plant};
 
 /// How long things go wrong where a seed is compared with itself,
@@ -52,6 +56,9 @@ fn found(plant: &Plant) -> Option<(u64, String)> {
         let output = simulate(&["--seed", &seed_text, "--plant", plant.name, "--seconds", "30"]);
         let error = String::from_utf8_lossy(&output.stderr);
         let violation = error.lines().find(|line| line.contains("VIOLATION"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let again = format!("make simulate SEED={seed} ARGS=\"--plant {}\"\n", plant.name);
+        assert!(text.contains(&again), "{again} is not in {text}");
         Some((seed, violation.to_owned()))
     })
 }
@@ -95,4 +102,54 @@ fn safety_does_not_lean_on_row_locks() {
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {error}", plant.name);
     }
+}
+
+#[test]
+fn help_goes_to_standard_output_and_refusals_have_status_2() {
+    let help = simulate(&["--help"]);
+    assert!(help.status.success());
+    assert_eq!(String::from_utf8_lossy(&help.stdout).trim_end(), USAGE);
+    let last = u64::MAX.to_string();
+    let refused: [&[&str]; 4] =
+        [&["--from", &last, "--count", "2"], &["--from", "7"], &["--log"], &["--log", "loud"]];
+    for arguments in refused {
+        let output = simulate(arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(USAGE) && !error.contains("panicked"), "{arguments:?}: {error}");
+        assert_eq!(output.stdout, b"", "{arguments:?}");
+    }
+}
+
+/// A process and a folder for temporary files belong to each seed that is run.
+#[test]
+fn a_simulator_that_is_told_to_stop_leaves_nothing_behind() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_simulate"));
+    command.args(["--seed", "29", "--seconds", "600"]).env("TMPDIR", folder.path());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut parent = command.spawn().expect("the simulator starts");
+    let children = format!("/proc/{0}/task/{0}/children", parent.id());
+    let mut child = None;
+    wait_until("a process runs the seed", PATIENCE, || {
+        let listed = std::fs::read_to_string(&children).unwrap_or_default();
+        child = listed.split_whitespace().next().and_then(|pid| pid.parse::<u32>().ok());
+        child.is_some()
+    });
+    let child = child.expect("it was waited for");
+    // As the process does when it first puts a snapshot together.
+    std::fs::create_dir_all(folder.path().join(format!("quorate-sim-{child:010}")))
+        .expect("a folder can be made");
+
+    assert!(signal(parent.id(), "TERM"));
+    let mut status = None;
+    wait_until("the simulator has stopped", PATIENCE, || {
+        status = parent.try_wait().expect("it can be waited for");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(128 + 15));
+    assert!(!Path::new(&format!("/proc/{child}")).exists(), "{child} still runs");
+    let left = std::fs::read_dir(folder.path()).expect("the folder is there").count();
+    assert_eq!(left, 0);
 }
