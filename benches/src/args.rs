@@ -33,8 +33,14 @@ pub struct CommonArgs {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_duration)]
     pub warmup: Duration,
 
-    /// Isolation level of every transaction
-    #[arg(long, value_enum, default_value_t = Isolation::RepeatableRead)]
+    /// Isolation level of every transaction, with spaces or dashes
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        value_enum,
+        ignore_case = true,
+        default_value_t = Isolation::RepeatableRead
+    )]
     pub isolation: Isolation,
 
     /// Attempts to repeat a transaction that failed with 40001 or 40P01 before it counts as failed
@@ -58,13 +64,16 @@ pub struct CommonArgs {
     pub server_pids: Vec<u32>,
 }
 
-/// Isolation level of the benchmark's transactions.
+/// Isolation level of the benchmark's transactions; on command lines also as SQL has it. READ
+/// UNCOMMITTED is READ COMMITTED, as it is to PostgreSQL and Quorate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Isolation {
     /// READ COMMITTED
+    #[value(aliases = ["read committed", "read uncommitted", "read-uncommitted"])]
     ReadCommitted,
     /// REPEATABLE READ (snapshot isolation)
+    #[value(alias = "repeatable read")]
     RepeatableRead,
     /// SERIALIZABLE
     Serializable,
@@ -118,7 +127,46 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: CommonArgs,
+    }
+
+    fn isolation(level: &str) -> Result<Isolation, String> {
+        let cli = Cli::try_parse_from(["bench", "--isolation", level]);
+        cli.map(|cli| cli.args.isolation).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn levels_are_read_as_sql_has_them_and_with_dashes() {
+        for (text, level) in [
+            ("repeatable read", Isolation::RepeatableRead),
+            ("repeatable-read", Isolation::RepeatableRead),
+            ("SERIALIZABLE", Isolation::Serializable),
+            ("Read Committed", Isolation::ReadCommitted),
+            ("read-committed", Isolation::ReadCommitted),
+            ("read uncommitted", Isolation::ReadCommitted),
+            ("READ-UNCOMMITTED", Isolation::ReadCommitted),
+        ] {
+            assert_eq!(isolation(text), Ok(level));
+            assert_eq!(isolation(level.sql()), Ok(level));
+        }
+        let refused = isolation("chaos").expect_err("there is no such level");
+        for level in ["read-committed", "repeatable-read", "serializable"] {
+            assert!(refused.contains(level), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_level_is_repeatable_read_where_none_is_asked_for() {
+        let cli = Cli::try_parse_from(["bench"]).expect("parses");
+        assert_eq!(cli.args.isolation, Isolation::RepeatableRead);
+    }
 
     #[test]
     fn durations_with_and_without_units() {

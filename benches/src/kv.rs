@@ -4,7 +4,7 @@ use crate::args::{CommonArgs, Isolation};
 use crate::db::{Conn, TxError, connect};
 use crate::error::BenchError;
 use crate::progress::Progress;
-use crate::report::Report;
+use crate::report::{Files, Report};
 use crate::runner::{self, Ending, Kind, Workload};
 use crate::runtime::now;
 use clap::Args;
@@ -133,6 +133,7 @@ impl Workload for Kv {
 /// Loads and runs as the arguments say.
 pub async fn run(args: KvArgs) -> Result<Report, BenchError> {
     let servers = args.common.servers()?;
+    let files = Files::open(&args.common)?;
     let mut report = Report::new("key-value", &args.common)?;
     report.setup.insert("keys", args.keys.to_string());
     report.setup.insert("value bytes", args.value_bytes.to_string());
@@ -153,7 +154,7 @@ pub async fn run(args: KvArgs) -> Result<Report, BenchError> {
     let kinds = kv.kinds();
     let outcome = runner::run(kv, &args.common, false).await?;
     report.add_run(&outcome, kinds, &args.common, false);
-    report.write_files(&args.common)?;
+    report.write_files(files)?;
     Ok(report)
 }
 

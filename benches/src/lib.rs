@@ -13,6 +13,7 @@ pub mod error;
 pub mod history;
 pub mod kv;
 pub mod local_postgres;
+mod output;
 mod progress;
 pub mod report;
 pub mod runner;

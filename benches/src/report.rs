@@ -4,6 +4,7 @@ use crate::args::CommonArgs;
 use crate::cpu::{self, CpuReport};
 use crate::db::server_name;
 use crate::error::BenchError;
+use crate::output::Output;
 use crate::runner::{Kind, Outcome};
 use crate::stats::KindStats;
 use crate::timeline::{self, Gap};
@@ -122,6 +123,24 @@ pub struct Report {
     pub checks: Vec<CheckReport>,
 }
 
+/// The files a report goes to.
+pub struct Files {
+    json: Option<Output>,
+    timeline: Option<Output>,
+}
+
+impl Files {
+    /// Opens what the arguments ask for, before anything is done.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub fn open(args: &CommonArgs) -> Result<Self, BenchError> {
+        let json = Output::open_if_asked(args.json.as_ref())?;
+        let timeline = Output::open_if_asked(args.timeline.as_ref())?;
+        Ok(Self { json, timeline })
+    }
+}
+
 impl Report {
     /// A report of nothing yet.
     pub fn new(benchmark: &'static str, args: &CommonArgs) -> Result<Self, BenchError> {
@@ -156,16 +175,15 @@ impl Report {
     }
 
     /// Writes the files the arguments ask for.
-    pub fn write_files(&self, args: &CommonArgs) -> Result<(), BenchError> {
-        if let Some(path) = &args.json {
+    pub fn write_files(&self, files: Files) -> Result<(), BenchError> {
+        if let Some(json) = files.json {
             let text = serde_json::to_string_pretty(self).map_err(|error| {
                 BenchError::Usage(format!("the report cannot be written as JSON: {error}"))
             })?;
-            std::fs::write(path, text + "\n")
-                .map_err(|source| BenchError::File { path: path.clone(), source })?;
+            json.write(|to| writeln!(to, "{text}"))?;
         }
-        if let (Some(path), Some(run)) = (&args.timeline, &self.run) {
-            timeline::write(path, &run.timeline)?;
+        if let (Some(output), Some(run)) = (files.timeline, &self.run) {
+            timeline::write(output, &run.timeline)?;
         }
         Ok(())
     }

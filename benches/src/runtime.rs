@@ -1,9 +1,10 @@
-//! The one place of this crate that touches real time and spawns tasks.
+//! The one place of this crate that touches real time, spawns tasks and draws without a seed.
 //!
 //! A benchmark measures the outside world, so unlike the database it needs the real clock.
 #![expect(
     clippy::disallowed_methods,
-    reason = "a benchmark client measures real time and runs its terminals as tasks"
+    reason = "a benchmark client measures real time, runs its terminals as tasks, and tells runs \
+              with one seed apart"
 )]
 
 use std::future::Future;
@@ -17,6 +18,11 @@ pub fn now() -> Instant {
 /// The wall clock, for the timestamps TPC-C stores.
 pub fn wall_clock() -> SystemTime {
     SystemTime::now()
+}
+
+/// A number that no other run has, whatever its seed.
+pub fn drawn_once() -> u64 {
+    rand::random()
 }
 
 /// Runs a task beside the caller.

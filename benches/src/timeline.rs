@@ -2,9 +2,8 @@
 //! client sees of a node that was killed.
 
 use crate::error::BenchError;
+use crate::output::Output;
 use serde::Serialize;
-use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 const MICROS_PER_SECOND: u64 = 1_000_000;
@@ -49,14 +48,14 @@ pub fn per_second(commits_us: &[u64], measured: Duration) -> Vec<u64> {
 }
 
 /// Writes one JSON object for each second: `{"second":3,"commits":812}`.
-pub fn write(path: &Path, counts: &[u64]) -> Result<(), BenchError> {
-    let mut text = String::new();
-    for (second, count) in counts.iter().enumerate() {
-        writeln!(text, "{{\"second\":{second},\"commits\":{count}}}")
-            .expect("writing to a string succeeds");
-    }
-    std::fs::write(path, text)
-        .map_err(|source| BenchError::File { path: path.to_path_buf(), source })
+pub fn write(output: Output, counts: &[u64]) -> Result<(), BenchError> {
+    let written = output.write(|to| {
+        for (second, count) in counts.iter().enumerate() {
+            writeln!(to, "{{\"second\":{second},\"commits\":{count}}}")?;
+        }
+        Ok(())
+    });
+    written.map(drop)
 }
 
 #[cfg(test)]

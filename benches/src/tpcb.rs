@@ -5,7 +5,7 @@ use crate::args::CommonArgs;
 use crate::db::{Conn, TxError, connect};
 use crate::error::BenchError;
 use crate::progress::Progress;
-use crate::report::{CheckReport, Report};
+use crate::report::{CheckReport, Files, Report};
 use crate::runner::{self, Ending, Kind, Workload};
 use crate::runtime::{now, wall_clock};
 use clap::Args;
@@ -143,6 +143,7 @@ impl Workload for Tpcb {
 pub async fn run(args: TpcbArgs) -> Result<Report, BenchError> {
     let servers = args.common.servers()?;
     let first = servers.first().ok_or_else(|| BenchError::Usage("no --url given".to_owned()))?;
+    let files = Files::open(&args.common)?;
     let mut report = Report::new("pgbench-like", &args.common)?;
     report.setup.insert("branches", args.scale.to_string());
     report.setup.insert("accounts each", args.accounts.to_string());
@@ -155,7 +156,7 @@ pub async fn run(args: TpcbArgs) -> Result<Report, BenchError> {
     let outcome = runner::run(tpcb, &args.common, false).await?;
     report.add_run(&outcome, &KINDS, &args.common, false);
     report.checks = check(&connect(first).await?).await?;
-    report.write_files(&args.common)?;
+    report.write_files(files)?;
     Ok(report)
 }
 

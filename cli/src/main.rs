@@ -91,11 +91,11 @@ fn exit_code(error: &ServeError) -> u8 {
     }
 }
 
-/// Runs a verification and prints its verdict; fails if there is a violation.
+/// Runs a verification and prints its verdict; succeeds only if it is clean.
 async fn verify(args: VerifyArgs) -> Result<u8, BenchError> {
     let verdict = quorate_benches::verify::run(args).await?;
     print!("{verdict}");
-    Ok(if verdict.is_clean() { 0 } else { FAILED })
+    Ok(verdict.conclusion().exit_status())
 }
 
 /// Runs a workload and prints its report; fails if the data is not consistent afterwards.

@@ -1,13 +1,14 @@
 //! Histories in files: a line of JSON that says what was promised, then one for each transaction.
 
-use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::Path;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Promise, Transaction};
 use crate::args::Isolation;
 use crate::error::BenchError;
+use crate::output::Output;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -24,18 +25,24 @@ pub fn write(
     promise: Promise,
     transactions: &[Transaction],
 ) -> Result<(), BenchError> {
-    let written = || -> std::io::Result<()> {
-        let mut file = BufWriter::new(std::fs::File::create(path)?);
+    write_to(Output::open(path)?, promise, transactions).map(drop)
+}
+
+/// Writes a history to a file that is open; where it is.
+pub(crate) fn write_to(
+    output: Output,
+    promise: Promise,
+    transactions: &[Transaction],
+) -> Result<PathBuf, BenchError> {
+    output.write(|to| {
         let Promise { level, clock_offset_ns_max } = promise;
-        serde_json::to_writer(&mut file, &Header { level, clock_offset_ns_max })?;
+        serde_json::to_writer(&mut *to, &Header { level, clock_offset_ns_max })?;
         for transaction in transactions {
-            file.write_all(b"\n")?;
-            serde_json::to_writer(&mut file, transaction)?;
+            to.write_all(b"\n")?;
+            serde_json::to_writer(&mut *to, transaction)?;
         }
-        file.write_all(b"\n")?;
-        file.flush()
-    };
-    written().map_err(|source| BenchError::File { path: path.to_path_buf(), source })
+        to.write_all(b"\n")
+    })
 }
 
 /// Reads a history.

@@ -213,6 +213,8 @@ pub struct Report {
     pub happened: usize,
     /// Unknown ones that were seen.
     pub unknown_seen: usize,
+    /// Appends of all that happened.
+    pub appended: usize,
     /// Lists of which anything was read.
     pub lists: usize,
     /// Dependencies that were looked at.
@@ -243,6 +245,8 @@ pub fn check(transactions: &[Transaction], promise: Promise) -> Report {
     values::check(&observed, promise, &mut found);
     report.happened = observed.happened.iter().filter(|happened| **happened).count();
     report.unknown_seen = observed.unknown_seen();
+    let ops = observed.that_happened().flat_map(|(_, transaction)| &transaction.ops);
+    report.appended = ops.filter(|op| matches!(op, Op::Append(..))).count();
     report.lists = observed.lists.len();
     for graph in model::graphs(&observed, promise) {
         report.dependencies += graph.dependencies();

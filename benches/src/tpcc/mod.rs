@@ -23,7 +23,7 @@ pub use random::NuRand;
 use crate::args::CommonArgs;
 use crate::db::{connect, server_version};
 use crate::error::BenchError;
-use crate::report::Report;
+use crate::report::{Files, Report};
 use crate::runner;
 use crate::runtime::now;
 use clap::Args;
@@ -127,6 +127,7 @@ pub struct TpccArgs {
 pub async fn run(args: TpccArgs) -> Result<Report, BenchError> {
     let servers = args.common.servers()?;
     let first = servers.first().ok_or_else(|| BenchError::Usage("no --url given".to_owned()))?;
+    let files = Files::open(&args.common)?;
     let mut report = Report::new("TPC-C", &args.common)?;
     let client = connect(first).await?;
     report.server_version = server_version(&client).await;
@@ -163,7 +164,7 @@ pub async fn run(args: TpccArgs) -> Result<Report, BenchError> {
         let client = connect_any(&servers).await?;
         report.checks = check(&client, &scale, moment).await?;
     }
-    report.write_files(&args.common)?;
+    report.write_files(files)?;
     Ok(report)
 }
 

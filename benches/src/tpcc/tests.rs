@@ -150,6 +150,19 @@ async fn terminals_go_on_after_the_server_restarts() {
 }
 
 #[tokio::test]
+async fn a_file_that_cannot_be_written_is_refused_before_anything_is_done() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let path = folder.path().join("nowhere").join("file");
+    let path = path.to_str().expect("is text");
+    for file in ["--json", "--timeline"] {
+        let dead = ["tpcc", "--url", "postgres://u@127.0.0.1:1/db", file, path];
+        let parsed = Cli::try_parse_from(dead).expect("parses");
+        let said = run(parsed.args).await.expect_err("is refused").to_string();
+        assert!(said.starts_with(&format!("cannot write {path}: ")), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn an_unreachable_server_is_named() {
     let parsed = Cli::try_parse_from(["tpcc", "--url", "postgres://u:secret@127.0.0.1:1/db"]);
     let error = run(parsed.expect("parses").args).await.expect_err("nobody listens");

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use rand::Rng;
 use rand::rngs::StdRng;
 
-use super::schema::{ACCOUNTS_TABLE, LEDGER};
+use super::schema::{ACCOUNTS_TABLE, LEDGER, read_mark};
 use super::session::{Attempt, Failure, Link, Told, commit};
 use crate::args::Isolation;
 
@@ -158,6 +158,8 @@ pub struct Audit {
     due: BTreeMap<i64, i64>,
     entries: i64,
     ledger: BTreeMap<i64, Entry>,
+    /// Of the run that the tables were made for.
+    mark: Option<String>,
 }
 
 impl Audit {
@@ -169,6 +171,11 @@ impl Audit {
     /// An audit of every entry, when no client is at work.
     pub fn of_everything(bank: &Bank) -> Self {
         Self { books: Some(bank.books()), ..Self::of_sums(bank) }
+    }
+
+    /// The mark of the run that the tables it saw were made for.
+    pub fn mark(&self) -> Option<&str> {
+        self.mark.as_deref()
     }
 
     fn check(&self) -> Result<(), String> {
@@ -237,6 +244,8 @@ impl Attempt for Audit {
                 self.ledger.insert(number, Entry { payer, payee, amount });
             }
         }
+        // Last, so that it tells of all that was read before.
+        self.mark = read_mark(link).await?;
         commit(link).await
     }
 }

@@ -11,11 +11,11 @@ use tokio_postgres::Config;
 
 use super::bank::{Audit, Bank, NUMBERS_PER_CLIENT, Transfer};
 use super::lists::{ListTransaction, Lists};
-use super::session::{Session, Told};
+use super::schema::{CODE_NO_TABLE, Look};
+use super::session::{Attempt, Session, Told};
 use super::tally::{Tally, by_name};
 use super::{VerifyArgs, nanos};
 use crate::args::Isolation;
-use crate::error::BenchError;
 use crate::history::{Transaction, named};
 use crate::runner::terminal_seed;
 use crate::runtime::{now, pause, pause_until};
@@ -30,8 +30,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const AUDIT_PAUSE: Duration = Duration::from_millis(300);
 /// Longest pause after a transaction that was refused.
 const REFUSED_PAUSE_US_MAX: u64 = 4_000;
-/// How long the servers may take at the end until everything can be read once more.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long each server may take at the end until everything can be read once more.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// One of so many transactions is a transfer.
 const TRANSFER_OF: u32 = 4;
 
@@ -40,10 +40,14 @@ pub struct Shared {
     servers: Arc<Vec<Config>>,
     level: Isolation,
     seed: u64,
+    /// What the tables were marked with.
+    mark: String,
     began: Instant,
     ends: Instant,
     transactions_max: u64,
     stop: AtomicBool,
+    /// The tables are not those that were made for this run.
+    taken: AtomicBool,
     processes: Arc<AtomicU64>,
     lists: Lists,
     /// The bank.
@@ -57,16 +61,24 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Nothing was done yet.
-    pub fn new(servers: Vec<Config>, level: Isolation, args: &VerifyArgs, began: Instant) -> Self {
+    /// Nothing was done yet, to tables with this mark.
+    pub fn new(
+        servers: Vec<Config>,
+        level: Isolation,
+        args: &VerifyArgs,
+        mark: String,
+        began: Instant,
+    ) -> Self {
         Self {
             servers: Arc::new(servers),
             level,
             seed: args.seed,
+            mark,
             began,
             ends: began + args.duration,
             transactions_max: args.transactions.unwrap_or(u64::MAX),
             stop: AtomicBool::new(false),
+            taken: AtomicBool::new(false),
             processes: Arc::default(),
             lists: Lists::new(SLOTS),
             bank: Bank::default(),
@@ -81,7 +93,13 @@ impl Shared {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.is_taken() || now() >= self.ends
+    }
+
+    /// Whether somebody else has dropped the tables, or made them anew. What was seen since may be
+    /// his doing.
+    pub fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Servers worked on.
@@ -110,6 +128,39 @@ impl Shared {
     fn note(&self, told: &Told) {
         locked(&self.tally).note(told, self.elapsed_ns() / 1_000);
     }
+
+    /// Runs a transaction; if it misses a table, looks whether that was taken from us.
+    async fn run(&self, session: &mut Session, attempt: &mut impl Attempt) -> Told {
+        let told = session.run(attempt).await;
+        if misses_a_table(&told) {
+            let mut look = Look::default();
+            match session.run(&mut look).await {
+                Told::Acknowledged => self.compare(look.mark.as_deref()),
+                told if misses_a_table(&told) => self.taken.store(true, Ordering::Relaxed),
+                // It could not look; whoever misses a table next may.
+                _ => {}
+            }
+        }
+        told
+    }
+
+    fn compare(&self, mark: Option<&str>) {
+        if mark != Some(self.mark.as_str()) {
+            self.taken.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Judges an audit that came through, if it saw our tables.
+    fn judge(&self, audit: &Audit, server: usize) {
+        self.compare(audit.mark());
+        if !self.is_taken() {
+            self.bank.judge(audit, server);
+        }
+    }
+}
+
+fn misses_a_table(told: &Told) -> bool {
+    matches!(told, Told::Refused(code) if code == CODE_NO_TABLE)
 }
 
 /// One client.
@@ -124,7 +175,7 @@ pub async fn work(shared: Arc<Shared>, number: u32) {
         let told = if rng.random_range(0..TRANSFER_OF) == 0 {
             transfer += 1;
             let mut transfer = Transfer::draw(transfer, shared.level, &mut rng);
-            let told = session.run(&mut transfer).await;
+            let told = shared.run(&mut session, &mut transfer).await;
             shared.bank.note(&transfer, &told);
             match transfer.rolls_back() {
                 true => continue,
@@ -155,7 +206,7 @@ async fn run_on_lists(
 ) -> Option<Told> {
     let process = session.process();
     let invoked_ns = shared.elapsed_ns();
-    let told = session.run(&mut transaction).await;
+    let told = shared.run(session, &mut transaction).await;
     let completed_ns = shared.elapsed_ns();
     let rolls_back = transaction.rolls_back();
     let written = transaction.written(&told, process, server as u64, invoked_ns..completed_ns);
@@ -172,8 +223,8 @@ pub async fn audit_on(shared: Arc<Shared>, number: u32) {
         if session.ready().await {
             let mut audit = Audit::of_sums(&shared.bank);
             let server = session.server();
-            if session.run(&mut audit).await == Told::Acknowledged {
-                shared.bank.judge(&audit, server);
+            if shared.run(&mut session, &mut audit).await == Told::Acknowledged {
+                shared.judge(&audit, server);
             }
         }
         pause(AUDIT_PAUSE).await;
@@ -203,52 +254,42 @@ pub async fn watch(shared: &Shared, clients: &[JoinHandle<()>]) {
     }
 }
 
-/// Reads all lists and the whole bank through every server.
-///
-/// # Errors
-/// No server answered.
-pub async fn read_at_the_end(shared: &Shared) -> Result<(), BenchError> {
-    let ends = now() + PATIENCE;
-    let mut answered = 0;
-    for server in 0..shared.servers.len() {
-        if read_everything_at(shared, server, ends).await {
-            answered += 1;
-        } else {
+/// Reads all lists and the whole bank through every server, through all at once: one that is dead
+/// costs the others no time. Whether one answered.
+pub async fn read_at_the_end(shared: &Shared, patience: Duration) -> bool {
+    let servers = 0..shared.servers.len();
+    let reads = servers.map(|server| read_everything_at(shared, server, now() + patience));
+    let answered = futures::future::join_all(reads).await;
+    for (server, answered) in answered.iter().enumerate() {
+        if !answered && !shared.is_taken() {
             eprintln!("server {server} does not answer at the end");
         }
     }
-    match answered {
-        0 => Err(BenchError::Usage(format!(
-            "no server answered within {} s at the end: nothing can be said",
-            PATIENCE.as_secs()
-        ))),
-        _ => Ok(()),
-    }
+    answered.contains(&true)
 }
 
-/// Whether both came through.
+/// Whether both came through. It is tried once, however late it is.
 async fn read_everything_at(shared: &Shared, server: usize, ends: Instant) -> bool {
     let only = Arc::new(vec![shared.servers[server].clone()]);
     let mut session = Session::new(&only, shared.level, 0, &shared.processes);
-    let (mut audited, mut listed) = (false, false);
-    while now() < ends && !(audited && listed) {
-        if !session.ready().await {
-            continue;
-        }
-        if !audited {
-            let mut audit = Audit::of_everything(&shared.bank);
-            audited = session.run(&mut audit).await == Told::Acknowledged;
-            if audited {
-                shared.bank.judge(&audit, server);
+    let mut listed = false;
+    loop {
+        if session.ready().await {
+            if !listed {
+                let all = ListTransaction::read_all(shared.level, shared.lists.all());
+                let told = run_on_lists(shared, &mut session, server, all).await;
+                listed = told == Some(Told::Acknowledged);
             }
-        } else {
-            let all = ListTransaction::read_all(shared.level, shared.lists.all());
-            let told = run_on_lists(shared, &mut session, server, all).await;
-            listed = told == Some(Told::Acknowledged);
+            let mut audit = Audit::of_everything(&shared.bank);
+            // After the lists, so that its mark says whose those were, too.
+            if listed && shared.run(&mut session, &mut audit).await == Told::Acknowledged {
+                shared.judge(&audit, server);
+                return true;
+            }
         }
-        if !audited && !listed {
-            pause(AUDIT_PAUSE).await;
+        if now() >= ends || shared.is_taken() {
+            return false;
         }
+        pause(AUDIT_PAUSE).await;
     }
-    audited && listed
 }

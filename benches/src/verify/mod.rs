@@ -5,8 +5,10 @@
 //! 1. [`schema`] makes the tables.
 //! 2. Clients (`clients`) run transactions on [`lists`] and `bank`, each over a [`session`]
 //!    that moves to the next server when one fails. What they were told is written down.
-//! 3. At the end everything is read once more, through every server.
-//! 4. [`history`](mod@crate::history) judges the lists, `bank` the balances; [`Verdict`] says it.
+//! 3. At the end everything is read once more, through every server; and whether the tables are
+//!    still those of step 1.
+//! 4. [`history`](mod@crate::history) judges the lists, `bank` the balances; [`Verdict`] says it,
+//!    and what it comes to ([`Conclusion`]).
 
 mod bank;
 mod clients;
@@ -14,24 +16,27 @@ pub mod lists;
 pub mod schema;
 pub mod session;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
-pub use verdict::Verdict;
+pub use verdict::{Conclusion, Verdict};
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum as _};
+use clap::Args;
 use tokio_postgres::Config;
 
 use crate::args::{DEFAULT_URL, Isolation, parse_duration};
 use crate::error::{BenchError, explain};
-use crate::history::{self, Promise};
-use crate::runtime::{now, spawn};
+use crate::history::{self, Promise, Transaction};
+use crate::output::Output;
+use crate::runtime::{drawn_once, now, spawn};
 use crate::timeline;
 
-use clients::Shared;
+use clients::{PATIENCE, Shared};
 
 /// How far the clocks of Quorate's nodes may lie apart (`max_clock_offset`).
 const QUORATE_CLOCK_OFFSET: Duration = Duration::from_millis(250);
@@ -61,16 +66,16 @@ pub struct VerifyArgs {
     )]
     pub clients: u32,
 
-    /// Isolation level of every transaction: "repeatable read", serializable, "read committed"
+    /// Isolation level of every transaction, with spaces or dashes
     /// [default: repeatable read; with --check that of the history]
-    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    #[arg(long, value_name = "LEVEL", value_enum, ignore_case = true)]
     pub level: Option<Isolation>,
 
     /// Seed of what clients draw
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 
-    /// Write the history to this file, as lines of JSON
+    /// Write the history to this file, as lines of JSON, instead of what it holds
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
 
@@ -97,11 +102,6 @@ pub struct VerifyArgs {
     /// How far the servers' clocks may lie apart [default: 250ms for Quorate, 0 for others]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub clock_offset: Option<Duration>,
-}
-
-/// Reads a level as SQL has it, in any case, with spaces or dashes.
-fn parse_level(text: &str) -> Result<Isolation, String> {
-    Isolation::from_str(&text.trim().replace(' ', "-"), true)
 }
 
 /// Verifies as the arguments say.
@@ -137,7 +137,12 @@ fn servers(urls: &[String]) -> Result<Vec<Config>, BenchError> {
 async fn work(args: VerifyArgs) -> Result<Verdict, BenchError> {
     let servers = servers(&args.urls)?;
     let level = args.level.unwrap_or(Isolation::RepeatableRead);
-    let is_quorate = schema::prepare(&servers, &args).await?;
+    // Before tables are dropped: a path that is refused costs nothing.
+    let history = Output::open_if_asked(args.history.as_ref())?;
+    let seconds = Output::open_if_asked(args.timeline.as_ref())?;
+    // Of two runs with one seed, too, each has its own.
+    let mark = format!("{}-{:016x}", args.seed, drawn_once());
+    let is_quorate = schema::prepare(&servers, &args, &mark).await?;
     let offset = match (args.clock_offset, is_quorate) {
         (Some(offset), _) => offset,
         (None, true) => QUORATE_CLOCK_OFFSET,
@@ -147,44 +152,56 @@ async fn work(args: VerifyArgs) -> Result<Verdict, BenchError> {
     // Whoever brings faults about counts the time from this line on.
     eprintln!("   0 s: {} clients begin", args.clients);
     let began = now();
-    let shared = Arc::new(Shared::new(servers, level, &args, began));
+    let shared = Arc::new(Shared::new(servers, level, &args, mark, began));
     let mut tasks: Vec<_> =
         (0..args.clients).map(|number| spawn(clients::work(shared.clone(), number))).collect();
     tasks.push(spawn(clients::audit_on(shared.clone(), args.clients)));
     clients::watch(&shared, &tasks).await;
     shared.stop();
+    let mut panicked = false;
     for task in tasks {
-        task.await.map_err(|_| BenchError::Task("client"))?;
+        panicked |= task.await.is_err();
     }
     let worked = now() - began;
-    if let Some(path) = &args.timeline {
-        timeline::write(path, &timeline::per_second(&shared.tally().commits_us, worked))?;
+    let mut unwritten = Vec::new();
+    if let Some(output) = seconds {
+        let counts = timeline::per_second(&shared.tally().commits_us, worked);
+        unwritten.extend(timeline::write(output, &counts).err());
     }
-    clients::read_at_the_end(&shared).await?;
+    let was_read = !shared.is_taken() && clients::read_at_the_end(&shared, PATIENCE).await;
 
     let transactions = shared.transactions();
-    let verdict = Verdict::of_run(promise, &transactions, &shared, worked);
-    let path = match (&args.history, verdict.is_clean()) {
-        (Some(path), _) => Some(path.clone()),
-        // What was found is kept, asked for or not.
-        (None, false) => Some(PathBuf::from(format!("quorate-verify-{}.jsonl", args.seed))),
-        (None, true) => None,
-    };
-    if let Some(path) = &path {
-        history::file::write(path, promise, &transactions)?;
+    if panicked {
+        // What that client did is missing: whoever saw it would seem to have seen what is not.
+        if let Some(output) = history {
+            history::file::write_to(output, promise, &transactions)?;
+        }
+        return Err(BenchError::Task("client"));
     }
-    Ok(verdict.with_history(path))
+    let verdict = Verdict::of_run(promise, &transactions, &shared, worked, was_read);
+    let kept = keep(history, &verdict, args.seed, promise, &transactions);
+    let kept = kept.unwrap_or_else(|error| {
+        unwritten.push(error);
+        None
+    });
+    Ok(verdict.with_files(kept, &unwritten))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn levels_are_read_as_sql_has_them() {
-        assert_eq!(parse_level("repeatable read"), Ok(Isolation::RepeatableRead));
-        assert_eq!(parse_level("SERIALIZABLE"), Ok(Isolation::Serializable));
-        assert_eq!(parse_level("read-committed"), Ok(Isolation::ReadCommitted));
-        assert!(parse_level("chaos").is_err());
-    }
+/// Writes the history where that was asked for. Where something was found, or might have been, it
+/// is kept, asked for or not. Says where it is.
+fn keep(
+    asked: Option<Output>,
+    verdict: &Verdict,
+    seed: u64,
+    promise: Promise,
+    transactions: &[Transaction],
+) -> Result<Option<PathBuf>, BenchError> {
+    let output = match (asked, verdict.conclusion()) {
+        (Some(output), _) => output,
+        (None, Conclusion::Violation | Conclusion::EndNotRead) => {
+            Output::open(&PathBuf::from(format!("quorate-verify-{seed}.jsonl")))?
+        }
+        (None, _) => return Ok(None),
+    };
+    history::file::write_to(output, promise, transactions).map(Some)
 }
