@@ -195,15 +195,13 @@ async fn a_committed_change_of_the_schema_is_not_told_to_have_failed() {
         let (committed, bumped) = (AtomicBool::new(false), Arc::new(AtomicBool::new(false)));
         let (clock, once) = (clock.clone(), bumped.clone());
         node.set_fault(Some(Box::new(move |body| {
-            match body {
-                Body::Commit(_) => committed.store(true, Ordering::SeqCst),
-                Body::Scan(_) if committed.load(Ordering::SeqCst) => {
-                    if !once.swap(true, Ordering::SeqCst) {
-                        clock.set_standing(Standing::Off { ahead_us: None });
-                        clock.set_standing(Standing::Agrees);
-                    }
-                }
-                _ => {}
+            if matches!(body, Body::Commit(_)) {
+                committed.store(true, Ordering::SeqCst);
+            }
+            let looks = matches!(body, Body::Scan(_)) && committed.load(Ordering::SeqCst);
+            if looks && !once.swap(true, Ordering::SeqCst) {
+                clock.set_standing(Standing::Off { ahead_us: None });
+                clock.set_standing(Standing::Agrees);
             }
             FaultKind::Pass
         })));

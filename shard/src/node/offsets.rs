@@ -129,7 +129,7 @@ impl Middle {
     }
 
     /// The way to it from our clock.
-    fn from_ours(self) -> Offset {
+    fn way(self) -> Offset {
         match (self.below.us > 0, self.above.us < 0) {
             (true, _) => self.below,
             (_, true) => self.above,
@@ -150,11 +150,11 @@ impl Middle {
     /// The way to what our clock is certainly too far from: the middle, or a clock that is not
     /// certainly further from the middle than ours.
     fn away(self, fresh: &[&Seen], limit: Duration) -> Option<i64> {
-        let from_ours = self.from_ours();
-        if from_ours.beyond(limit) {
-            return Some(from_ours.us);
+        let way = self.way();
+        if way.beyond(limit) {
+            return Some(way.us);
         }
-        let ours = from_ours.us.saturating_abs();
+        let ours = way.us.saturating_abs();
         let nearer = |clock: &Offset| {
             let its = self.to(*clock);
             its.us.saturating_abs().saturating_sub(its.error_us) <= ours
@@ -169,7 +169,7 @@ impl Middle {
 /// its messages, and agree with most others.
 pub(crate) fn heirs(seen: &HashMap<NodeId, Seen>, now: Duration, limit: Duration) -> Vec<NodeId> {
     let fresh: Vec<&Seen> = seen.values().filter(|seen| seen.fresh(now)).collect();
-    let middle = Middle::of(&fresh).from_ours().us;
+    let middle = Middle::of(&fresh).way().us;
     let agrees = |offset: Offset| {
         let from_middle = Offset { us: offset.us.saturating_sub(middle), ..offset };
         !from_middle.beyond(limit * CLOCK_LEADS_AGAIN_PERCENT / 100)
