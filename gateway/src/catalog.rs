@@ -48,6 +48,7 @@ const _: () = assert!(
 /// * A pin whose commit has begun is open until no copy of that commit can be admitted.
 pub struct CatalogStore {
     dist: Arc<Dist>,
+    gc_window: Duration,
     current: RwLock<Arc<CatalogSnapshot>>,
     pins: Mutex<Pins>,
     unpinned: Notify,
@@ -173,9 +174,12 @@ impl Drop for Pinned {
 
 impl CatalogStore {
     /// A store that knows no table until its first refresh.
-    pub fn new(dist: Arc<Dist>) -> Arc<Self> {
+    ///
+    /// Tables that do not say it keep old versions readable for `gc_window`.
+    pub fn new(dist: Arc<Dist>, gc_window: Duration) -> Arc<Self> {
         Arc::new(Self {
             dist,
+            gc_window,
             current: RwLock::new(Arc::new(CatalogSnapshot::default())),
             pins: Mutex::new(Pins::default()),
             unpinned: Notify::new(),
@@ -254,7 +258,7 @@ impl CatalogStore {
         });
         let mut said: Vec<_> = said.collect();
         if let Some(longest) = said.iter().map(|(_, window)| *window).max() {
-            said.push((catalog_span(), longest));
+            said.push((catalog_span(), longest.max(self.gc_window)));
         }
         said.sort_by(|(a, _), (b, _)| a.start.cmp(&b.start));
         Some(said)

@@ -86,7 +86,7 @@ impl Gateway {
         let names = Arc::new(CatalogNames::new(gc_window));
         let sender = Sender::new(connector, clock, cluster_id);
         let dist = Arc::new(Dist::new(sender, names.clone()));
-        let catalog = CatalogStore::new(dist.clone());
+        let catalog = CatalogStore::new(dist.clone(), gc_window);
         names.follow(&catalog);
         Arc::new(Self {
             dist,

@@ -11,6 +11,7 @@
 //! A change that fails half-way (a duplicate, a lost node) takes the index back; if the gateway
 //! dies, another one does ([`crate::abandoned`]). Until then writers are told so.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,7 +133,6 @@ impl Gateway {
         &self,
         txn: &Txn,
         pending: &mut PendingSchema,
-        base: &CatalogSnapshot,
         op: &DdlOp,
     ) -> Result<Vec<SqlError>, SqlError> {
         let catalog = read(txn).await?;
@@ -141,8 +141,10 @@ impl Gateway {
         let mut ids = || next.next().unwrap_or(first);
         let now = self.dist().clock().now();
         let change = op.apply(&catalog, &mut ids, now)?;
+        let is_new = |table: &&TableId| catalog.table_by_id(**table).is_none();
+        pending.made.extend(change.tables.iter().filter(is_new));
         if let Some((table, _)) = change.backfill
-            && base.table_by_id(table).is_some()
+            && !pending.made.contains(&table)
         {
             return Err(SqlError::unsupported(
                 "CREATE INDEX inside a transaction block, on a table from before it,",
@@ -368,6 +370,8 @@ pub struct PendingSchema {
     /// What the others must know of before the change is published.
     version: Option<u64>,
     garbage: Vec<Span>,
+    /// Tables it has made: nobody else can write them.
+    made: BTreeSet<TableId>,
 }
 
 /// The entries of an index on a table that only this transaction knows.

@@ -198,7 +198,7 @@ fn keep(
 ) -> Result<Option<PathBuf>, BenchError> {
     let output = match (asked, verdict.conclusion()) {
         (Some(output), _) => output,
-        (None, Conclusion::Violation | Conclusion::EndNotRead) => {
+        (None, Conclusion::Violation | Conclusion::EndNotRead | Conclusion::TablesTaken) => {
             Output::open(&PathBuf::from(format!("quorate-verify-{seed}.jsonl")))?
         }
         (None, _) => return Ok(None),

@@ -73,22 +73,35 @@ impl Connection {
 
     /// Whether a statement that comes now is a transaction of its own that may be tried again.
     pub(super) fn may_repeat(&self, kind: &StatementKind) -> bool {
-        matches!(kind, StatementKind::Plan | StatementKind::Execute { .. }) && self.may_repeat_now()
+        self.is_plain(kind) && self.may_repeat_now()
+    }
+
+    /// Whether a statement begins and ends no transaction. What was prepared by the protocol may be
+    /// a `COMMIT`, too, and then an `EXECUTE` of it is.
+    fn is_plain(&self, kind: &StatementKind) -> bool {
+        match kind {
+            StatementKind::Plan => true,
+            StatementKind::Execute { name, .. } => {
+                let named = self.extended.statement(name);
+                named.is_some_and(|named| matches!(named.kind(), StatementKind::Plan))
+            }
+            _ => false,
+        }
     }
 
     /// The same of all statements of a text.
     pub(super) fn may_repeat_all(&self, all: &[Statement]) -> bool {
-        let plain = |statement: &Statement| match statement.kind {
-            StatementKind::Plan | StatementKind::Execute { .. } => true,
+        let plain = |statement: &Statement| match &statement.kind {
             // By itself it is tried again where it meets another one.
             StatementKind::Ddl(_) => all.len() > 1,
-            _ => false,
+            kind => self.is_plain(kind),
         };
         !all.is_empty() && all.iter().all(plain) && self.may_repeat_now()
     }
 
     fn may_repeat_now(&self) -> bool {
-        self.session.is_idle() && self.session.repeats_statements()
+        // Another attempt would go by the settings from before.
+        self.session.is_idle() && !self.session.has_set() && self.session.repeats_statements()
     }
 
     /// After an error: `Ok` if the statement shall be run once more, its output taken back.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use quorate_planner::catalog::DdlOp;
 use quorate_planner::error::{SqlError, SqlState};
-use quorate_planner::kv::KvTxn as _;
 use quorate_planner::parse::{SplitTarget, StatementKind, split_keys};
 
 use super::rows::text_columns;
@@ -103,17 +102,14 @@ impl Session {
             self.begin_implicit();
         }
         self.next_statement(&Arc::from("a change of the schema"));
-        if let State::Implicit(open) = &self.state
-            && !open.txn.locks_before_writing()
-        {
-            // Now, and not with the next statement: a change of the schema waits for nobody, so
-            // nobody is to wait for it.
-            open.txn.lock_written().await?;
+        if let State::Implicit(open) = &self.state {
+            // The next statement is not to lock what this one writes: a change of the schema waits
+            // for nobody, so nobody is to wait for it.
+            open.txn.lock_before_writing();
         }
         let notices = match &mut self.state {
             State::Block(open) | State::Implicit(open) => {
-                let base = open.pin.catalog().clone();
-                self.gateway.change_in_block(&open.txn, &mut open.schema, &base, op).await?
+                self.gateway.change_in_block(&open.txn, &mut open.schema, op).await?
             }
             State::Idle | State::Failed(_) => self.gateway.change_schema(op.clone()).await?,
         };

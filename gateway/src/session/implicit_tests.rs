@@ -130,6 +130,29 @@ async fn a_schema_change_in_a_text_is_undone_with_it() {
     assert_eq!(rows(&mut client, "SELECT b.k FROM a, b WHERE v = 2").await, 2);
 }
 
+/// What a text has dropped is not found again in the catalog of the others.
+#[tokio::test]
+async fn what_a_text_has_dropped_is_gone_for_it() {
+    let (_, _, mut client) = cluster();
+    together(&mut client, false, "CREATE TABLE a (k bigint PRIMARY KEY, v int)").await.unwrap();
+    together(&mut client, false, "INSERT INTO a VALUES (1, 1)").await.unwrap();
+    for (list, text, state) in [
+        (true, "DROP TABLE a; INSERT INTO a VALUES (2, 2)", SqlState::UNDEFINED_TABLE),
+        (true, "DROP TABLE a; SELECT k FROM a", SqlState::UNDEFINED_TABLE),
+        (
+            true,
+            "DROP TABLE a; CREATE TABLE a (k bigint PRIMARY KEY); \
+             INSERT INTO a (k, v) VALUES (2, 2)",
+            SqlState::UNDEFINED_COLUMN,
+        ),
+        (false, "SELECT 1; DROP TABLE a; SELECT k FROM a", SqlState::UNDEFINED_TABLE),
+    ] {
+        let error = together(&mut client, list, text).await.unwrap_err();
+        assert_eq!(error.sqlstate, state, "{text}: {error:?}");
+        assert_eq!(rows(&mut client, "SELECT v FROM a").await, 1, "{text}");
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_undone_stands_alone() {
     let (_, _, mut client) = cluster();
@@ -179,6 +202,17 @@ async fn settings_hold_for_the_text_and_go_with_it() {
     together(&mut client, false, "SET LOCAL statement_timeout = '9s'").await.unwrap();
     assert_eq!(client.take_notices().len(), 1);
     assert_eq!(client.statement_timeout(), Some(Duration::from_secs(7)));
+    // What follows a setting in a pipeline goes by it, and is not run again without it.
+    let set = client.split("SET statement_timeout = '9s'").unwrap();
+    unended(&mut client, set).await.unwrap();
+    assert!(client.has_set() && client.is_idle());
+    client.finish_implicit().await.unwrap();
+    assert!(!client.has_set());
+    let discarded = "SET LOCAL statement_timeout = '10s'; DISCARD ALL";
+    together(&mut client, false, discarded).await.unwrap();
+    assert_eq!(client.statement_timeout(), None);
+    together(&mut client, false, "SET statement_timeout = '7s'").await.unwrap();
+    client.take_notices();
     // A block takes over what came before it.
     let block = "SET statement_timeout = '9s'; BEGIN; SELECT 1; ROLLBACK";
     together(&mut client, true, block).await.unwrap();

@@ -263,6 +263,11 @@ impl Session {
         self.settings.statement_timeout()
     }
 
+    /// Whether settings were changed that are put back if what comes before the next `Sync` fails.
+    pub fn has_set(&self) -> bool {
+        self.settings.can_be_undone()
+    }
+
     /// Whether what comes is one of several statements of a text: together they are a transaction.
     pub fn set_in_list(&mut self, in_list: bool) {
         self.in_list = in_list;
@@ -429,7 +434,7 @@ impl Session {
     ) -> Result<Arc<Prepared>, SqlError> {
         let catalog = self.catalog();
         match self.plan_against(&catalog, statement, param_types) {
-            Err(e) if names_nothing(&e) && !self.in_block() => {
+            Err(e) if names_nothing(&e) && self.may_look_again() => {
                 let newer = self.gateway.newest_catalog().await?;
                 if newer.version() == catalog.version() {
                     return Err(e);
@@ -437,6 +442,16 @@ impl Session {
                 self.plan_against(&newer, statement, param_types)
             }
             other => other,
+        }
+    }
+
+    /// Whether a newer catalog may be gone by: not where the transaction has one of its own, in
+    /// which what it has dropped is not there.
+    fn may_look_again(&self) -> bool {
+        match &self.state {
+            State::Idle => true,
+            State::Implicit(open) => open.schema.catalog.is_none(),
+            State::Block(_) | State::Failed(_) => false,
         }
     }
 

@@ -257,8 +257,17 @@ impl SessionSettings {
         self.zone
     }
 
-    /// `RESET ALL`, `DISCARD ALL`: not of what is said of the transaction alone.
+    /// Whether a rollback would change any.
+    pub fn can_be_undone(&self) -> bool {
+        !self.undo.is_empty()
+    }
+
+    /// `RESET ALL`, `DISCARD ALL`: not of what is said of the transaction alone. The latter is no
+    /// part of one, and nothing comes back after it.
     pub fn reset_all(&mut self, in_transaction: bool) {
+        if !in_transaction {
+            self.transaction_ended(true);
+        }
         let of_session = |name: &&'static str| !OF_A_TRANSACTION.contains(name);
         let names: Vec<_> = self.values.keys().copied().filter(of_session).collect();
         for name in names {

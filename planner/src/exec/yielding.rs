@@ -33,6 +33,15 @@ use super::apply::ApplyExec;
 /// Batches in one turn.
 const BATCHES_PER_TURN: u32 = 8;
 
+/// Rows that a nested loop takes in one turn: it puts each beside all of its other side, and a page
+/// of storage may have a hundred thousand.
+const ROWS_SEARCHED_PER_TURN: usize = 1024;
+
+/// What a node gives in one turn,
+const GIVEN: Turn = Turn { batches: BATCHES_PER_TURN, rows: usize::MAX };
+/// and what one that searches takes.
+const SEARCHED: Turn = Turn { batches: 1, rows: ROWS_SEARCHED_PER_TURN };
+
 /// The name of [`YieldExec`].
 pub const YIELD: &str = "YieldExec";
 
@@ -55,7 +64,15 @@ const SEARCHES: [&str; 2] = ["CrossJoinExec", "NestedLoopJoinExec"];
 #[derive(Debug)]
 pub struct YieldExec {
     input: Arc<dyn ExecutionPlan>,
+    turn: Turn,
+}
+
+/// What is given in one turn.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
     batches: u32,
+    /// Larger batches are cut.
+    rows: usize,
 }
 
 impl DisplayAs for YieldExec {
@@ -93,14 +110,14 @@ impl ExecutionPlan for YieldExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self { input: children.swap_remove(0), batches: self.batches }))
+        Ok(Arc::new(Self { input: children.swap_remove(0), turn: self.turn }))
     }
 
     fn with_new_children(
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self { input: children.swap_remove(0), batches: self.batches }))
+        Ok(Arc::new(Self { input: children.swap_remove(0), turn: self.turn }))
     }
 
     fn execute(
@@ -109,15 +126,30 @@ impl ExecutionPlan for YieldExec {
         context: Arc<TaskContext>,
     ) -> DfResult<SendableRecordBatchStream> {
         let inner = self.input.execute(partition, context)?;
-        Ok(Box::pin(Turns { inner, batches: self.batches, left: self.batches }))
+        Ok(Box::pin(Turns { inner, turn: self.turn, left: self.turn.batches, rest: None }))
     }
 }
 
 /// A stream that is pending for a moment when its turn is over.
 struct Turns {
     inner: SendableRecordBatchStream,
-    batches: u32,
+    turn: Turn,
+    /// Batches that are left of the turn,
     left: u32,
+    /// and rows of the last one that were not given yet.
+    rest: Option<RecordBatch>,
+}
+
+impl Turns {
+    /// The first part of a batch; what is over is kept.
+    fn part(&mut self, batch: RecordBatch) -> RecordBatch {
+        let (rows, most) = (batch.num_rows(), self.turn.rows);
+        if rows <= most {
+            return batch;
+        }
+        self.rest = Some(batch.slice(most, rows - most));
+        batch.slice(0, most)
+    }
 }
 
 impl Stream for Turns {
@@ -125,12 +157,16 @@ impl Stream for Turns {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.left == 0 {
-            self.left = self.batches;
+            self.left = self.turn.batches;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         self.left -= 1;
-        self.inner.as_mut().poll_next(cx)
+        let next = match self.rest.take() {
+            Some(rest) => Poll::Ready(Some(Ok(rest))),
+            None => self.inner.as_mut().poll_next(cx),
+        };
+        next.map(|next| next.map(|batch| batch.map(|batch| self.part(batch))))
     }
 }
 
@@ -154,19 +190,18 @@ impl PhysicalOptimizerRule for Yielding {
             if !MULTIPLIES.contains(&node.name()) {
                 return Ok(Transformed::no(node));
             }
-            let over = |input, batches| -> Arc<dyn ExecutionPlan> {
-                Arc::new(YieldExec { input, batches })
-            };
+            let over =
+                |input, turn| -> Arc<dyn ExecutionPlan> { Arc::new(YieldExec { input, turn }) };
             let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
             let node = match SEARCHES.contains(&node.name()) {
                 true => {
                     let inputs = node.children().into_iter().cloned();
-                    let inputs = inputs.map(|input| over(input, 1)).collect();
+                    let inputs = inputs.map(|input| over(input, SEARCHED)).collect();
                     node.replace_children(inputs, options)?
                 }
                 false => node,
             };
-            Ok(Transformed::yes(over(node, BATCHES_PER_TURN)))
+            Ok(Transformed::yes(over(node, GIVEN)))
         })
         .data()
     }
@@ -232,6 +267,6 @@ mod tests {
         while search.as_mut().poll(&mut context).is_pending() {
             turns += 1;
         }
-        assert!(turns > 2, "{turns} turns");
+        assert!(turns >= 20_000 / ROWS_SEARCHED_PER_TURN, "{turns} turns");
     }
 }

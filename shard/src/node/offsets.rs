@@ -82,7 +82,7 @@ impl Seen {
 /// Two that are both close enough to the middle may be too far from each other, on its two sides.
 /// What the one ahead commits by way of the node in the middle lies above the uncertainty window of
 /// the other, which would read past it in silence (rule R2). So the one further from the middle is
-/// off then: those that are not are pairwise within the limit.
+/// off then: of an odd number, those that are not are pairwise within the limit.
 ///
 /// `ahead` is how far our hybrid clock is ahead of our wall clock: what we send is refused as long
 /// as that is more than the limit, though the wall clock be right again.
