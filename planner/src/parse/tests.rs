@@ -197,6 +197,8 @@ fn syntax_errors_point_at_the_token() {
     assert_eq!(e.message, "syntax error at end of input");
     let e = error("select 1\nfrom t where )");
     assert_eq!((e.message.as_str(), e.position), ("syntax error at or near \")\"", Some(23)));
+    let e = error("select 1, :a");
+    assert_eq!((e.message.as_str(), e.position), ("syntax error at or near \":\"", Some(11)));
     let e = error("select 'abc");
     assert_eq!(e.sqlstate, SqlState::SYNTAX_ERROR);
 }

@@ -25,10 +25,15 @@ pub fn tokenize(text: &str) -> SqlResult<Vec<TokenWithSpan>> {
     tokens.retain(|t| !matches!(t.token, Token::Whitespace(_)));
     // Placeholders with names are our own, within plans.
     let number = |p: &str| p.len() > 1 && p[1..].bytes().all(|b| b.is_ascii_digit());
-    let named = |t: &&TokenWithSpan| matches!(&t.token, Token::Placeholder(p) if !number(p));
-    if let Some(named) = tokens.iter().find(named) {
-        let near = SqlError::syntax("syntax error at or near \"$\"");
-        return Err(near.at(position(text, named.span.start)));
+    let near = |token: &Token| match token {
+        Token::Placeholder(p) if !number(p) => Some("$"),
+        // sqlparser takes what follows for the name of one.
+        Token::Colon => Some(":"),
+        _ => None,
+    };
+    if let Some((near, token)) = tokens.iter().find_map(|t| Some((near(&t.token)?, t))) {
+        let error = SqlError::syntax(format!("syntax error at or near \"{near}\""));
+        return Err(error.at(position(text, token.span.start)));
     }
     Ok(joined(tokens))
 }
