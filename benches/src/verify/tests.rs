@@ -99,7 +99,10 @@ async fn a_run_whose_tables_another_run_has_made_anew_says_nothing() {
         return;
     };
     let url = server.url();
-    let first = spawn(run(args(&["--url", &url, "--duration", "5m"])));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("history");
+    let file = path.to_str().expect("is text");
+    let first = spawn(run(args(&["--url", &url, "--duration", "5m", "--history", file])));
     let config: Config = url.parse().expect("parses");
     let client = connect(&config).await.expect("connects");
     // Once it is at work. Before that there is no such table.
