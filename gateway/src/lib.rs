@@ -141,13 +141,13 @@ impl Gateway {
         dist::errors::check_own_clock(self.dist.clock())
     }
 
-    /// Commits a transaction that goes by the pinned catalog. `None`: nothing was written.
+    /// Commits a transaction that goes by the pinned catalog.
     ///
     /// # Errors
     /// `40001`, `23505`, `40003`, `53100`, …; after `40003` it may or may not be committed.
-    pub async fn commit(&self, txn: &Txn, pin: &Pin) -> Result<Option<Committed>, SqlError> {
+    pub async fn commit(&self, txn: &Txn, pin: &Pin) -> Result<Committed, SqlError> {
         let Some(mut intent) = txn.intent() else {
-            return Ok(None);
+            return Ok(Committed::Nothing);
         };
         // Nothing has been sent yet: the client can be told that nothing will be.
         self.check_clock()?;
@@ -160,9 +160,9 @@ impl Gateway {
         intent.hold = Some(pin.hold());
         let anchor = intent.anchor.clone();
         let done = self.dist.clone().commit(intent).await?;
-        if done.one_range {
+        if done == Committed::InOneRange {
             txn.committed_in_one_range(&anchor).await;
         }
-        Ok(Some(done))
+        Ok(done)
     }
 }

@@ -29,6 +29,13 @@ pub trait KvTxn: Send + Sync + Debug {
     /// Buffers a write. It is checked and replicated at commit.
     fn write(&self, op: WriteOp) -> Result<(), SqlError>;
 
+    /// The same transaction as it is now: reads through this handle do not show what is written
+    /// later.
+    ///
+    /// # Errors
+    /// `53200` if too much is kept for such handles.
+    fn frozen(&self) -> Result<Arc<dyn KvTxn>, SqlError>;
+
     /// Locks rows that the statement has read, for the rest of the transaction. Answers which were
     /// skipped because others hold them. An error may mean that a row has changed since: then the
     /// statement is begun once more.

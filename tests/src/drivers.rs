@@ -201,6 +201,45 @@ pub async fn portals_hand_out_rows_in_portions(url: &str) {
     transaction.commit().await.expect("it commits");
 }
 
+/// What is written between the portions of a portal is not in them, whether it stays or is undone.
+pub async fn a_portal_does_not_see_what_is_written_later(url: &str) {
+    let mut client = session(url).await;
+    fresh_table(&client, "later", "id int4 PRIMARY KEY, filler text").await;
+    // Several pages of the storage.
+    run(
+        &client,
+        "INSERT INTO later SELECT g, repeat('x', 1000) FROM generate_series(1, 4000) AS t(g)",
+    )
+    .await;
+    let transaction = client.transaction().await.expect("a transaction begins");
+    let run = |sql| transaction.batch_execute(sql);
+    run("INSERT INTO later VALUES (4001, '')").await.expect("it is inserted before");
+    let portal = transaction
+        .bind("SELECT id, length(filler) FROM later ORDER BY id", &[])
+        .await
+        .expect("a portal can be bound");
+    let mut found = Vec::new();
+    for portion in 0..50 {
+        let rows = transaction.query_portal(&portal, 100).await.expect("a portion comes");
+        found.extend(rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i32>(1))));
+        match portion {
+            0 => run("DELETE FROM later WHERE id = 3999; \
+                      UPDATE later SET filler = '' WHERE id = 3998; \
+                      INSERT INTO later VALUES (5000, '')")
+            .await
+            .expect("it is written"),
+            1 => run("SAVEPOINT s; DELETE FROM later").await.expect("it is deleted"),
+            3 => run("ROLLBACK TO s").await.expect("it is undone"),
+            _ => {}
+        }
+    }
+    let all = (1..=4000).map(|id| (id, 1000)).chain([(4001, 0)]);
+    assert!(found.iter().copied().eq(all), "{} rows: {:?}", found.len(), &found.last());
+    let row = transaction.query_one("SELECT count(*) FROM later", &[]).await.expect("it runs");
+    assert_eq!(row.get::<_, i64>(0), 4001);
+    transaction.rollback().await.expect("it is rolled back");
+}
+
 /// Statements sent without waiting for answers are answered in order, each on its own.
 pub async fn pipelined_statements_are_answered_in_order(url: &str) {
     let client = session(url).await;
@@ -601,6 +640,7 @@ pub async fn all(url: &str) {
     every_type_travels_in_binary(url).await;
     prepared_statements_are_reused(url).await;
     portals_hand_out_rows_in_portions(url).await;
+    a_portal_does_not_see_what_is_written_later(url).await;
     pipelined_statements_are_answered_in_order(url).await;
     errors_carry_their_fields(url).await;
     transaction_status_is_reported(url).await;

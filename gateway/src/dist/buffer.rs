@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use quorate_planner::kv::{Span, WriteOp};
@@ -14,6 +15,9 @@ const _: () = assert!(
     BUFFER_BYTES_MAX <= quorate_proto::client::MESSAGE_BYTES_MAX / 4 * 3,
     "what can be buffered can be committed"
 );
+/// Bytes of buffers that are kept as they were at some moment, beside keys and values: these are
+/// shared.
+const KEPT_BYTES_MAX: usize = 256 << 20;
 /// What an entry costs beside its key and value.
 const ENTRY_OVERHEAD: usize = 64;
 
@@ -29,6 +33,10 @@ pub struct Buffered {
 }
 
 /// Buffered writes in key order.
+#[derive(Debug, Clone, Default)]
+pub struct Written(BTreeMap<Bytes, Buffered>);
+
+/// The writes of a transaction.
 ///
 /// # Invariants
 /// * The anchor is the first key that was written and not taken back. (Nothing was sent yet: P12
@@ -37,7 +45,10 @@ pub struct Buffered {
 /// * While there is a mark, `undone` holds what every write since the first mark replaced.
 #[derive(Debug, Default)]
 pub struct WriteBuffer {
-    writes: BTreeMap<Bytes, Buffered>,
+    /// Shared with those who see it as it was at some moment: the next write makes a copy then.
+    writes: Arc<Written>,
+    /// What [`Self::kept`] gave out and is not the present any more, as long as somebody sees it.
+    earlier: Vec<Weak<Written>>,
     anchor: Option<Bytes>,
     bytes: usize,
     marked: bool,
@@ -63,12 +74,13 @@ impl WriteBuffer {
             self.anchor = Some(op.key.clone());
         }
         if self.marked {
-            let before = self.writes.get(&op.key).cloned();
+            let before = self.writes.0.get(&op.key).cloned();
             self.bytes += cost(&op.key, before.as_ref().and_then(|b| b.value.as_ref()));
             self.undone.push((op.key.clone(), before));
         }
         let value_len = op.value.as_ref().map_or(0, Bytes::len);
-        match self.writes.get_mut(&op.key) {
+        let writes = &mut Arc::make_mut(&mut self.writes).0;
+        match writes.get_mut(&op.key) {
             Some(buffered) => {
                 self.bytes -= buffered.value.as_ref().map_or(0, Bytes::len);
                 self.bytes += value_len;
@@ -78,7 +90,7 @@ impl WriteBuffer {
                 self.bytes += cost(&op.key, op.value.as_ref());
                 let buffered =
                     Buffered { value: op.value, must_be_absent: op.must_be_absent, read_at };
-                self.writes.insert(op.key, buffered);
+                writes.insert(op.key, buffered);
             }
         }
     }
@@ -91,15 +103,20 @@ impl WriteBuffer {
 
     /// Takes back every write since a mark, which stays.
     pub fn back_to(&mut self, mark: &Mark) {
+        if self.undone.len() == mark.undone {
+            self.anchor.clone_from(&mark.anchor);
+            return;
+        }
+        let writes = &mut Arc::make_mut(&mut self.writes).0;
         while self.undone.len() > mark.undone {
             let Some((key, before)) = self.undone.pop() else { break };
             self.bytes -= cost(&key, before.as_ref().and_then(|b| b.value.as_ref()));
             let now = match before {
                 Some(before) => {
                     self.bytes += cost(&key, before.value.as_ref());
-                    self.writes.insert(key.clone(), before)
+                    writes.insert(key.clone(), before)
                 }
-                None => self.writes.remove(&key),
+                None => writes.remove(&key),
             };
             self.bytes -= now.map_or(0, |now| cost(&key, now.value.as_ref()));
         }
@@ -114,32 +131,35 @@ impl WriteBuffer {
         }
     }
 
-    /// What the transaction wrote to this key: `Some(None)` is its own delete.
-    pub fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
-        self.writes.get(key).map(|buffered| buffered.value.clone())
+    /// The writes so far.
+    pub fn written(&self) -> &Written {
+        &self.writes
+    }
+
+    /// The writes so far, to be seen as they are now whatever comes. `None`: too much is kept so.
+    pub fn kept(&mut self) -> Option<Arc<Written>> {
+        self.earlier.retain(|earlier| earlier.strong_count() > 0);
+        let present = Arc::downgrade(&self.writes);
+        if self.earlier.iter().all(|known| !known.ptr_eq(&present)) {
+            let entries = self.earlier.iter().filter_map(Weak::upgrade).map(|w| w.0.len());
+            let kept = (entries.sum::<usize>() + self.writes.0.len()) * 2 * ENTRY_OVERHEAD;
+            if kept > KEPT_BYTES_MAX {
+                return None;
+            }
+            self.earlier.push(present);
+        }
+        Some(Arc::clone(&self.writes))
     }
 
     /// Whether the transaction has made the row.
     pub fn is_new(&self, key: &[u8]) -> bool {
-        self.writes.get(key).is_some_and(|buffered| buffered.must_be_absent)
+        self.writes.0.get(key).is_some_and(|buffered| buffered.must_be_absent)
     }
 
     /// The keys of what was there before and changes.
     pub fn changed_keys(&self) -> Vec<Bytes> {
-        let changed = self.writes.iter().filter(|(_, buffered)| !buffered.must_be_absent);
+        let changed = self.writes.0.iter().filter(|(_, buffered)| !buffered.must_be_absent);
         changed.map(|(key, _)| key.clone()).collect()
-    }
-
-    /// Whether any key of the span was written.
-    pub fn touches(&self, span: &Span) -> bool {
-        self.in_span(span).next().is_some()
-    }
-
-    /// Own writes in the span, in key order.
-    pub fn in_span(&self, span: &Span) -> impl DoubleEndedIterator<Item = (&Bytes, &Buffered)> {
-        let end = if span.is_empty() { &span.start } else { &span.end };
-        let bounds = (Bound::Included(span.start.as_ref()), Bound::Excluded(end.as_ref()));
-        self.writes.range::<[u8], _>(bounds)
     }
 
     /// The first written key.
@@ -154,12 +174,12 @@ impl WriteBuffer {
 
     /// How many keys were written.
     pub fn len(&self) -> usize {
-        self.writes.len()
+        self.writes.0.len()
     }
 
     /// Whether nothing was written.
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.writes.0.is_empty()
     }
 
     /// Every key as the commit sends it.
@@ -171,7 +191,26 @@ impl WriteBuffer {
             read_at: buffered.read_at.0,
             must_be_absent: buffered.must_be_absent,
         };
-        self.writes.iter().map(write).collect()
+        self.writes.0.iter().map(write).collect()
+    }
+}
+
+impl Written {
+    /// What the transaction wrote to this key: `Some(None)` is its own delete.
+    pub fn get(&self, key: &[u8]) -> Option<Option<Bytes>> {
+        self.0.get(key).map(|buffered| buffered.value.clone())
+    }
+
+    /// Whether any key of the span was written.
+    pub fn touches(&self, span: &Span) -> bool {
+        self.in_span(span).next().is_some()
+    }
+
+    /// Own writes in the span, in key order.
+    pub fn in_span(&self, span: &Span) -> impl DoubleEndedIterator<Item = (&Bytes, &Buffered)> {
+        let end = if span.is_empty() { &span.start } else { &span.end };
+        let bounds = (Bound::Included(span.start.as_ref()), Bound::Excluded(end.as_ref()));
+        self.0.range::<[u8], _>(bounds)
     }
 
     /// Lays own writes over rows read from storage. `covered` is what `rows` speak for, in the
@@ -219,7 +258,7 @@ mod tests {
         buffer.add(WriteOp::delete("k"), ts(1));
         let writes = buffer.to_writes();
         assert!(writes[0].must_be_absent && writes[0].delete);
-        assert_eq!(buffer.get(b"k"), Some(None));
+        assert_eq!(buffer.written().get(b"k"), Some(None));
     }
 
     #[test]
@@ -236,8 +275,40 @@ mod tests {
                 .map(|(k, _)| String::from_utf8(k.to_vec()).unwrap())
                 .collect::<String>()
         };
-        assert_eq!(keys(buffer.overlay(stored(), &span, false)), "abd");
-        assert_eq!(keys(buffer.overlay(stored(), &span, true)), "dba");
+        assert_eq!(keys(buffer.written().overlay(stored(), &span, false)), "abd");
+        assert_eq!(keys(buffer.written().overlay(stored(), &span, true)), "dba");
+    }
+
+    #[test]
+    fn what_was_kept_stays_as_it_was() {
+        let mut buffer = WriteBuffer::default();
+        let mark = buffer.mark();
+        buffer.add(WriteOp::put("k", "1"), ts(1));
+        let kept = buffer.kept().expect("little is kept");
+        buffer.add(WriteOp::put("k", "2"), ts(1));
+        buffer.add(WriteOp::put("l", "2"), ts(1));
+        assert_eq!(kept.get(b"k"), Some(Some("1".into())));
+        assert_eq!(kept.get(b"l"), None);
+        buffer.back_to(&mark);
+        assert_eq!(kept.get(b"k"), Some(Some("1".into())));
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut buffer = WriteBuffer::default();
+        for i in 0..100_000_u32 {
+            buffer.add(WriteOp::put(i.to_be_bytes().to_vec(), ""), ts(1));
+        }
+        let mut kept = Vec::new();
+        while let Some(now) = buffer.kept().filter(|_| kept.len() < 100) {
+            // The present is kept once, however many see it.
+            kept.extend([now, buffer.kept().expect("it is kept already")]);
+            buffer.add(WriteOp::put("k", ""), ts(1));
+        }
+        assert!((4..100).contains(&kept.len()), "after {}", kept.len());
+        kept.clear();
+        assert!(buffer.kept().is_some());
     }
 
     #[test]

@@ -28,6 +28,7 @@ use quorate_txn::state::{TxnMeta, Verdict};
 use quorate_txn::step::{Action, CallId, Group, Input, TimerId};
 
 use super::Dist;
+use super::costs::add_micros;
 use super::errors;
 use super::intent::{Hold, Intent};
 use super::sender::{ATTEMPT_TIMEOUT, Failure, Outgoing};
@@ -62,15 +63,15 @@ pub struct CommitMetrics {
     pub recoveries: AtomicU64,
 }
 
-/// What a commit has cost.
+/// How a transaction was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Committed {
+pub enum Committed {
+    /// Nothing was written.
+    Nothing,
     /// One command at one range did it all.
-    pub one_range: bool,
-    /// Rounds of consensus before the answer.
-    pub consensus_rounds: u64,
-    /// How long was waited for the physical clock (rule T4).
-    pub clock_wait: Duration,
+    InOneRange,
+    /// Otherwise.
+    InRanges,
 }
 
 /// A step machine of `quorate-txn`.
@@ -104,7 +105,9 @@ struct Driver<M> {
     pending: FuturesUnordered<BoxFuture<'static, Vec<Input>>>,
     timers: BTreeMap<TimerId, Duration>,
     todo: Vec<Action>,
-    /// Rounds with requests that must be replicated, so far.
+    /// Rounds of requests that somebody waits for, so far.
+    calls: u64,
+    /// Those with requests that must be replicated.
     rounds: u64,
     /// How often the node's clock had been off when what is committed was begun.
     times_off: Option<u64>,
@@ -114,7 +117,7 @@ impl<M: Machine> Driver<M> {
     fn new(dist: Arc<Dist>, mut machine: M) -> Self {
         let todo = machine.step(dist.clock().monotonic(), Input::Start);
         let (pending, timers) = (FuturesUnordered::new(), BTreeMap::new());
-        Self { dist, machine, pending, timers, todo, rounds: 0, times_off: None }
+        Self { dist, machine, pending, timers, todo, calls: 0, rounds: 0, times_off: None }
     }
 
     /// Drives until there is something to tell.
@@ -177,6 +180,7 @@ impl<M: Machine> Driver<M> {
         if sends.is_empty() {
             return;
         }
+        self.calls += u64::from(sends.iter().any(|(call, _)| *call != CallId::NOBODYS));
         self.rounds += u64::from(sends.iter().any(|(_, request)| replicates(&request.body)));
         let sends = self.hint_in_passing(sends);
         let dist = self.dist.clone();
@@ -332,8 +336,8 @@ impl Dist {
     /// `40001`, `23505`, `53100`, … when nothing was committed; `40003` when that is not known.
     pub async fn commit(self: Arc<Self>, intent: Intent) -> Result<Committed, SqlError> {
         let _waited_for = self.commits_waited_for.token();
-        let Intent { id, anchor, mut writes, checks, start, hold, lock_owner, who, times_off } =
-            intent;
+        let Intent { id, anchor, mut writes, checks, start, lock_owner, who, .. } = intent;
+        let (counters, hold) = (intent.counters, intent.hold);
         if let Some(at) = writes.iter().position(|w| w.key == anchor) {
             writes.swap(0, at);
         }
@@ -342,7 +346,7 @@ impl Dist {
         let machine =
             Coordinator::new(Plan { txn, writes, checks, lock_owner, who: who.map(Box::new) });
         let mut driver = Driver::new(self.clone(), machine);
-        driver.times_off = Some(times_off);
+        driver.times_off = Some(intent.times_off);
         let mut begun = Begun { driver: Some(driver), hold };
         let driver = begun.driver.as_mut().expect("it was just begun");
         let outcome = match driver.run().await {
@@ -350,16 +354,17 @@ impl Dist {
             // A coordinator answers before it is done; without an answer nothing is known.
             Reached::Recovered(_) | Reached::Done => Outcome::Unknown,
         };
-        let consensus_rounds = driver.rounds;
-        self.commits.consensus_rounds.fetch_add(consensus_rounds, Ordering::Relaxed);
+        self.commits.consensus_rounds.fetch_add(driver.rounds, Ordering::Relaxed);
+        counters.consensus_rounds.fetch_add(driver.rounds, Ordering::Relaxed);
+        counters.rpc_rounds.fetch_add(driver.calls, Ordering::Relaxed);
         let one_range = driver.machine.in_one_range();
         if outcome != Outcome::Unknown {
             // Its verdict is final: whatever copy comes later meets it.
             begun.hold = None;
         }
         drop(begun);
-        let clock_wait = self.told(outcome).await?;
-        Ok(Committed { one_range, consensus_rounds, clock_wait })
+        add_micros(&counters.clock_wait_us, self.told(outcome).await?);
+        Ok(if one_range { Committed::InOneRange } else { Committed::InRanges })
     }
 
     /// How long was waited for the clock.

@@ -8,6 +8,8 @@ use std::time::Duration;
 pub struct Counters {
     /// Rounds of RPCs.
     pub rpc_rounds: AtomicU64,
+    /// Rounds of consensus before a commit was answered.
+    pub consensus_rounds: AtomicU64,
     /// Reads that this node's replica answered, or another one that did not lead.
     pub follower_reads: AtomicU64,
     /// Rows read from storage.
@@ -27,6 +29,8 @@ pub struct Counters {
 pub struct Costs {
     /// Rounds of RPCs that followed one another.
     pub rpc_rounds: u64,
+    /// Rounds of consensus that were waited for.
+    pub consensus_rounds: u64,
     /// Reads that followers answered.
     pub follower_reads: u64,
     /// Rows read from storage.
@@ -47,6 +51,7 @@ impl Costs {
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
             rpc_rounds: self.rpc_rounds.saturating_sub(earlier.rpc_rounds),
+            consensus_rounds: self.consensus_rounds.saturating_sub(earlier.consensus_rounds),
             follower_reads: self.follower_reads.saturating_sub(earlier.follower_reads),
             rows_read: self.rows_read.saturating_sub(earlier.rows_read),
             locking: self.locking.saturating_sub(earlier.locking),
@@ -63,6 +68,7 @@ impl Counters {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Costs {
             rpc_rounds: count(&self.rpc_rounds),
+            consensus_rounds: count(&self.consensus_rounds),
             follower_reads: count(&self.follower_reads),
             rows_read: count(&self.rows_read),
             locking: Duration::from_micros(count(&self.locking_us)),

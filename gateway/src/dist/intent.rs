@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_proto::{Timestamp, TxnId, pb};
 
+use super::costs::Counters;
+
 /// Something kept for as long as a copy of a commit may be admitted.
 pub type Hold = Arc<dyn Send + Sync>;
 
@@ -28,6 +30,8 @@ pub struct Intent {
     /// How often the node's clock had been off when it began: what it has read goes together only
     /// with that.
     pub times_off: u64,
+    /// Where its commit is counted.
+    pub counters: Arc<Counters>,
     /// Let go when no copy of it can be admitted any more.
     pub hold: Option<Hold>,
 }

@@ -23,6 +23,7 @@ pub mod deadlocks;
 mod drops;
 pub mod errors;
 pub mod followers;
+mod frozen;
 pub mod intent;
 pub mod listing;
 pub mod locks;

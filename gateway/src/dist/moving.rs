@@ -22,6 +22,24 @@ use crate::runtime;
 const MOVES_MAX: usize = 64;
 
 impl Txn {
+    /// Waits until everything that may have been committed by now lies below the clock. The
+    /// snapshot of its first statement, taken after that, leaves nothing uncertain (rule R2): a
+    /// transaction that only reads cannot fail because of others then.
+    pub async fn defer(&self) {
+        let clock = self.dist.clock();
+        let all_before = clock.now().bound_after(clock.max_offset());
+        let began = clock.monotonic();
+        loop {
+            let wait = clock.wait_until_passed(all_before);
+            if wait.is_zero() {
+                break;
+            }
+            runtime::pause(wait).await;
+        }
+        add_micros(&self.counters.clock_wait_us, clock.monotonic().saturating_sub(began));
+        self.own.lock().deferred = Some(all_before);
+    }
+
     /// Moves the read timestamp past an uncertain event.
     pub(super) async fn move_past(&self, event: Timestamp, what: &Change) -> Result<(), SqlError> {
         match self.move_forward(event).await? {
@@ -151,5 +169,46 @@ impl Txn {
         }
         self.current.overtaken.store(true, Ordering::Relaxed);
         failed(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use quorate_planner::kv::KvTxn as _;
+    use quorate_planner::parse::IsolationLevel;
+
+    use crate::dist::Txn;
+    use crate::dist::terms::Terms;
+    use crate::dist::tests::{cluster_of, node_clock, write};
+    use crate::testing::TestClock;
+
+    /// Whether the deferred one or another: both see what a node whose clock is ahead has committed
+    /// before. What comes later makes the other move, or fail, and is nothing to the deferred one.
+    #[tokio::test]
+    async fn a_deferred_transaction_is_sure_of_its_snapshot() {
+        let physical = TestClock::new();
+        let nodes = node_clock(physical.ahead(Duration::from_millis(100)));
+        let (_, dist) = cluster_of(node_clock(physical), nodes);
+        write(&dist, &["a", "b"], "1").await.unwrap();
+        let begin = || Txn::begin_at(dist.clone(), true, IsolationLevel::Serializable);
+        let (deferred, other) = (begin(), begin());
+        deferred.defer().await;
+        let (deferred, other) =
+            (deferred.statement(Terms::default()), other.statement(Terms::default()));
+        let began = (deferred.read_ts(), other.read_ts());
+        write(&dist, &["a", "b"], "2").await.unwrap();
+        let get = async |txn: &Txn, key: &'static str| {
+            txn.get(vec![Bytes::from(key)]).await.unwrap().pop().flatten()
+        };
+        for key in ["a", "b"] {
+            assert_eq!(get(&deferred, key).await, Some(Bytes::from("1")), "{key}");
+        }
+        assert_eq!(deferred.read_ts(), began.0);
+        assert_eq!(get(&other, "a").await, Some(Bytes::from("2")));
+        assert!(other.read_ts() > began.1);
+        assert!(deferred.costs().clock_wait >= dist.clock().max_offset());
     }
 }

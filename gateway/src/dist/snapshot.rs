@@ -92,6 +92,15 @@ impl Snapshot {
         }
     }
 
+    /// Everything that may have been committed before it was begun lies below `upto`: if that is
+    /// seen, nothing is uncertain.
+    pub fn has_seen(&self, upto: Timestamp) {
+        let mut times = self.times.lock();
+        if times.read_ts >= upto {
+            times.uncertain_upto = times.read_ts;
+        }
+    }
+
     /// The snapshot of now, by the clock of node `own` if it has one.
     pub fn now(clock: &NodeClock, own: Option<NodeId>) -> Self {
         let read_ts = clock.now();

@@ -16,6 +16,7 @@ use quorate_txn::clock::{NodeClock, PhysicalClock as _, Standing};
 use quorate_txn::config::{MAX_CLOCK_OFFSET, TXN_TTL};
 use quorate_txn::recovery::Leftover;
 
+use super::commit::Committed;
 use super::sender::{ATTEMPT_TIMEOUT, Outgoing, Sender};
 use super::terms::Terms;
 use super::{Dist, History, SqlSide, Txn};
@@ -56,12 +57,15 @@ pub(super) fn cluster() -> (Arc<FakeNode>, Arc<Dist>) {
     cluster_of(clock.clone(), clock)
 }
 
-fn node_clock(physical: Arc<TestClock>) -> Arc<NodeClock> {
+pub(super) fn node_clock(physical: Arc<TestClock>) -> Arc<NodeClock> {
     Arc::new(NodeClock::new(physical, Timestamp::ZERO, MAX_CLOCK_OFFSET))
 }
 
 /// A gateway and a node with clocks of their own.
-fn cluster_of(gateways: Arc<NodeClock>, nodes: Arc<NodeClock>) -> (Arc<FakeNode>, Arc<Dist>) {
+pub(super) fn cluster_of(
+    gateways: Arc<NodeClock>,
+    nodes: Arc<NodeClock>,
+) -> (Arc<FakeNode>, Arc<Dist>) {
     let node = FakeNode::new(nodes, Arc::new(Names));
     let sender = Sender::new(Arc::new(OneNode(node.clone())), gateways, Bytes::new());
     (node, Arc::new(Dist::new(sender, Arc::new(Names))))
@@ -436,7 +440,7 @@ async fn of_two_serializable_transactions_that_skew_one_fails() {
             IsolationLevel::Serializable => {
                 assert_eq!(outcome.unwrap_err().sqlstate, SqlState::SERIALIZATION_FAILURE);
             }
-            _ => assert!(outcome.unwrap().one_range),
+            _ => assert_eq!(outcome.unwrap(), Committed::InOneRange),
         }
     }
 }

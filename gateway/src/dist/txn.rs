@@ -24,7 +24,7 @@ use quorate_proto::pb::{range_request, range_response};
 use quorate_proto::{Timestamp, TxnId, pb};
 
 use super::Dist;
-use super::buffer::{BUFFER_BYTES_MAX, Mark, WriteBuffer};
+use super::buffer::{BUFFER_BYTES_MAX, Mark, WriteBuffer, Written};
 use super::costs::{Costs, Counters, add_micros};
 use super::errors::{self, Change};
 use super::intent::{Intent, since_first_read};
@@ -52,15 +52,17 @@ const PAGE_BYTES: u64 = 1 << 20;
 pub struct Txn {
     pub(super) dist: Arc<Dist>,
     pub(super) id: TxnId,
-    explicit: bool,
-    begun: Timestamp,
+    pub(super) explicit: bool,
+    pub(super) begun: Timestamp,
     /// How often the node's clock had been off when it began.
-    times_off: u64,
+    pub(super) times_off: u64,
     pub(super) own: Arc<Mutex<Own>>,
-    locks: Arc<Locks>,
+    pub(super) locks: Arc<Locks>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) current: Arc<Current>,
     pub(super) counters: Arc<Counters>,
+    /// What this handle sees of the transaction's own writes, if that is not what there is now.
+    pub(super) frozen: Option<Arc<Written>>,
 }
 
 /// The current statement.
@@ -87,10 +89,12 @@ pub(super) struct Own {
     /// How many keys were locked before the current statement.
     pub(super) locked_before: usize,
     /// A statement has begun: the level is settled.
-    begun: bool,
+    pub(super) begun: bool,
     /// The moment of the past it reads.
-    as_of: Option<Timestamp>,
-    buffer: WriteBuffer,
+    pub(super) as_of: Option<Timestamp>,
+    /// What may have been committed before it lies below this: it has waited for that.
+    pub(super) deferred: Option<Timestamp>,
+    pub(super) buffer: WriteBuffer,
     /// The last statement that has written.
     writer: Option<Arc<Current>>,
     pub(super) locked: Vec<pb::ReadCheck>,
@@ -130,6 +134,7 @@ impl Txn {
             locked_before: 0,
             begun: false,
             as_of: None,
+            deferred: None,
             buffer: WriteBuffer::default(),
             writer: None,
             locked: Vec::new(),
@@ -145,6 +150,7 @@ impl Txn {
             snapshot: Arc::new(snapshot),
             current: Arc::default(),
             counters: Arc::default(),
+            frozen: None,
             dist,
         }
     }
@@ -173,6 +179,9 @@ impl Txn {
             self.snapshot.times.lock().next_statement();
             self.snapshot.clone()
         };
+        if let Some(all_before) = own.deferred.filter(|_| first) {
+            snapshot.has_seen(all_before);
+        }
         // The past is held when it is read: most statements in it may read nothing.
         if first && own.as_of.is_none() {
             own.reader = Some(self.dist.running.enter(snapshot.times.lock().read_ts));
@@ -188,6 +197,7 @@ impl Txn {
                 ..Current::default()
             }),
             counters: self.counters.clone(),
+            frozen: None,
             times_off: if first { times_off } else { self.times_off },
             ..*self
         }
@@ -203,6 +213,7 @@ impl Txn {
             snapshot: self.snapshot.clone(),
             current: Arc::new(Current { terms, ..Current::default() }),
             counters: self.counters.clone(),
+            frozen: None,
             ..*self
         }
     }
@@ -435,6 +446,7 @@ impl Txn {
                 (!terms.statement.is_empty()).then(|| self.who(terms))
             }),
             times_off: self.times_off,
+            counters: self.counters.clone(),
             hold: None,
         })
     }
@@ -620,10 +632,8 @@ impl Txn {
 #[async_trait]
 impl KvTxn for Txn {
     async fn get(&self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, SqlError> {
-        let mut own: Vec<Option<Option<Bytes>>> = {
-            let own = self.own.lock();
-            keys.iter().map(|key| own.buffer.get(key)).collect()
-        };
+        let mut own: Vec<Option<Option<Bytes>>> =
+            self.written(|written| keys.iter().map(|key| written.get(key)).collect());
         let stored: Vec<Bytes> = keys
             .iter()
             .zip(&own)
@@ -644,7 +654,7 @@ impl KvTxn for Txn {
         if req.span.is_empty() {
             return Ok(ScanPage::default());
         }
-        let own_rows = self.own.lock().buffer.touches(&req.span);
+        let own_rows = self.written(|written| written.touches(&req.span));
         let program = match &req.program {
             Some(program) if !own_rows => program.bytes().clone(),
             _ => Bytes::new(),
@@ -666,7 +676,7 @@ impl KvTxn for Txn {
             return Ok(ScanPage { rows, output, resume });
         }
         let rows = page.rows.into_iter().map(|row| (row.key, row.value)).collect();
-        let rows = self.own.lock().buffer.overlay(rows, &covered, req.reverse);
+        let rows = self.written(|written| written.overlay(rows, &covered, req.reverse));
         match &req.program {
             None => Ok(ScanPage { rows, output: None, resume }),
             Some(program) => {
@@ -689,7 +699,7 @@ impl KvTxn for Txn {
             let unread = op.must_be_absent && !times.may_hold(&op.key);
             if unread { Timestamp::ZERO } else { times.read_ts }
         };
-        if op.must_be_absent && own.buffer.get(&op.key).flatten().is_some() {
+        if op.must_be_absent && own.buffer.written().get(&op.key).flatten().is_some() {
             return Err(errors::already_exists(&self.dist, &op.key));
         }
         own.buffer.add(op, read_at);
@@ -705,6 +715,10 @@ impl KvTxn for Txn {
             .with_hint("Split it into several transactions."));
         }
         Ok(())
+    }
+
+    fn frozen(&self) -> Result<Arc<dyn KvTxn>, SqlError> {
+        Ok(Arc::new(self.as_it_is()?))
     }
 
     async fn lock(&self, keys: Vec<Bytes>, how: RowLock) -> Result<BTreeSet<Bytes>, SqlError> {

@@ -181,6 +181,7 @@ impl Connection {
     }
 
     fn report(&mut self, error: &SqlError) -> Result<(), WireError> {
+        self.session.statement_failed(error);
         self.session.fail();
         self.wire.put(&reply::error(error, false))
     }
@@ -513,6 +514,9 @@ impl Connection {
         let params = if remembered { portal.params.clone() } else { Vec::new() };
         if fresh {
             let ready = portal.ready.clone();
+            // It ends with what is undone of what it may have seen.
+            portal.savepoints = self.session.savepoints_set();
+            self.session.gives_portions(limit != usize::MAX);
             match self.run(&ready, std::mem::take(&mut portal.params)).await? {
                 Outcome::Empty => {
                     self.put(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;

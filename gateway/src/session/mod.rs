@@ -163,6 +163,8 @@ pub struct Session {
     savepoints_set: u64,
     undone_since: Option<u64>,
     keeps_block: bool,
+    /// The rows of the next statement are asked for in portions.
+    in_portions: bool,
     locks_next: bool,
     /// What held for the block that has failed.
     failed_modes: modes::Modes,
@@ -208,6 +210,7 @@ impl Session {
             deallocated: Vec::new(),
             backend_pid: 0,
             keeps_block: false,
+            in_portions: false,
             locks_next: false,
             failed_modes: modes::Modes::default(),
             can_repeat: false,
@@ -290,6 +293,12 @@ impl Session {
     /// [abandoned](Session::abandon_block).
     pub fn keep_block(&mut self, keep: bool) {
         self.keeps_block = keep;
+    }
+
+    /// Whether the rows of the statement that comes are asked for in portions: others may run
+    /// between them.
+    pub fn gives_portions(&mut self, portions: bool) {
+        self.in_portions = portions;
     }
 
     /// Begins the open block anew: it has not run anything, as of the same `now()`. Answers whether
@@ -399,6 +408,7 @@ impl Session {
     /// What the statement says.
     pub async fn run(&mut self, ready: &Arc<Ready>, params: Params) -> Result<Outcome, SqlError> {
         let statement = &ready.statement;
+        let portions = std::mem::take(&mut self.in_portions);
         self.refuse_when_failed(statement)?;
         self.planner_settings.time_zone = self.settings.time_zone();
         self.planner_settings.past = self.reads_the_past(statement);
@@ -435,7 +445,8 @@ impl Session {
             self.check_may_write(&format!("SELECT {}", strength.clause()))?;
         }
         self.lock_if_contended(&plan).await?;
-        self.execute(statement, &plan, params).await
+        self.defer().await?;
+        self.execute(statement, &plan, params, portions && plan.writes_by().is_none()).await
     }
 
     /// A statement that is a transaction of its own locks no rows: its commit follows at once, and
@@ -469,6 +480,7 @@ impl Session {
         statement: &Statement,
         plan: &Arc<Prepared>,
         params: Params,
+        portions: bool,
     ) -> Result<Outcome, SqlError> {
         self.next_statement(&statement.text);
         if let State::Implicit(open) | State::Block(open) = &self.state {
@@ -477,11 +489,11 @@ impl Session {
         }
         let mut again = 0;
         loop {
-            let context = self.context(statement, params.clone())?;
+            let context = self.context(statement, params.clone(), portions)?;
             match attempt(plan, context).await {
                 Err(_) if again < ATTEMPTS_MAX && self.was_overtaken() => again += 1,
                 Err(error) => {
-                    self.current.failed(self.monotonic(), error.to_string());
+                    self.statement_failed(&error);
                     return Err(error);
                 }
                 Ok(outcome) => {
@@ -506,13 +518,20 @@ impl Session {
         }
     }
 
-    fn context(&self, statement: &Statement, params: Params) -> Result<ExecContext, SqlError> {
+    fn context(
+        &self,
+        statement: &Statement,
+        params: Params,
+        portions: bool,
+    ) -> Result<ExecContext, SqlError> {
         let (State::Implicit(open) | State::Block(open)) = &self.state else {
             return Err(SqlError::internal("a plan runs without a transaction"));
         };
         let begun = micros(open.txn.begun_at());
+        // What is written between its portions is not part of it.
+        let txn = if portions { Arc::new(open.txn.as_it_is()?) } else { open.txn.clone() };
         Ok(ExecContext {
-            txn: open.txn.clone(),
+            txn,
             params,
             lifted: statement.lifted.clone(),
             session: SessionValues {
@@ -589,6 +608,14 @@ impl Session {
         }
     }
 
+    /// The statement under way, if there is one, has met an error.
+    pub fn statement_failed(&mut self, error: &SqlError) {
+        if let State::Implicit(open) | State::Block(open) = &self.state {
+            let (now, costs) = (self.monotonic(), open.txn.costs());
+            self.current.failed(now, error.to_string(), costs);
+        }
+    }
+
     /// Commits the implicit transaction, if there is one.
     ///
     /// # Errors
@@ -617,13 +644,10 @@ impl Session {
 
     async fn commit_open(&mut self, open: Open) -> Result<(), SqlError> {
         self.write_token(&open)?;
-        let since = self.monotonic();
+        let before = (self.monotonic(), open.txn.costs());
         let done = self.gateway.commit(&open.txn, &open.pin).await;
-        let now = self.monotonic();
-        match &done {
-            Ok(done) => self.current.commit(since, now, *done),
-            Err(error) => self.current.failed(now, error.to_string()),
-        }
+        let after = (self.monotonic(), open.txn.costs());
+        self.current.commit(before, after, done.clone().map_err(|error| error.to_string()));
         done?;
         if open.schema.catalog.is_some() {
             // The barrier would wait for our own pin.

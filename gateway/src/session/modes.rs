@@ -316,6 +316,20 @@ impl Session {
         }
     }
 
+    /// `DEFERRABLE`: the first statement of a serializable transaction that only reads waits until
+    /// it cannot fail because of others.
+    pub(super) async fn defer(&self) -> Result<(), SqlError> {
+        let (State::Implicit(open) | State::Block(open)) = &self.state else { return Ok(()) };
+        let defers = self.settings.read_only()
+            && open.txn.isolation() == IsolationLevel::Serializable
+            && self.settings.get("transaction_deferrable")? == "on";
+        if defers && !open.txn.has_begun() && open.txn.as_of().is_none() {
+            open.txn.defer().await;
+            self.gateway.check_clock()?;
+        }
+        Ok(())
+    }
+
     /// Whether a statement reads a moment of the past.
     pub(super) fn reads_the_past(&self, statement: &Statement) -> bool {
         self.is_of_the_past() || statement.as_of.is_some()

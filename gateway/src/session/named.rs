@@ -110,7 +110,7 @@ impl Session {
         if matches!(self.state, State::Idle) {
             self.begin_implicit();
         }
-        let outcome = self.execute(&computed.statement, &plan, Params::new()).await?;
+        let outcome = self.execute(&computed.statement, &plan, Params::new(), false).await?;
         let Outcome::Rows(mut rows) = outcome else {
             return Err(SqlError::internal("a SELECT gives rows"));
         };

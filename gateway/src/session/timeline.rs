@@ -28,8 +28,7 @@ pub const COLUMNS: &[&str] = &[
 #[derive(Debug, Clone)]
 enum What {
     Statement(Arc<str>),
-    /// The commit, and what it cost if it came to its end.
-    Commit(Option<Committed>),
+    Commit(Committed),
     RolledBack,
     Failed(String),
     RunAgain(&'static str),
@@ -44,6 +43,12 @@ struct Event {
     /// What the transaction had cost before, and after.
     before: Costs,
     after: Costs,
+}
+
+impl Event {
+    fn is_of_a_statement(&self) -> bool {
+        matches!(self.what, What::Statement(_))
+    }
 }
 
 /// The events of a transaction.
@@ -83,19 +88,23 @@ impl Timeline {
 
     /// The last statement has ended: its rows were taken.
     pub fn ended(&mut self, now: Duration, costs: Costs) {
-        if let Some(last) = self.events.last_mut()
-            && matches!(last.what, What::Statement(_))
-        {
+        if let Some(last) = self.events.last_mut().filter(|last| last.is_of_a_statement()) {
             last.took = Some(now.saturating_sub(last.at));
             last.after = costs;
         }
     }
 
-    /// A commit that began at `since`.
-    pub fn commit(&mut self, since: Duration, now: Duration, done: Option<Committed>) {
-        self.push(since, What::Commit(done), Costs::default());
+    /// A commit that began when `before` was what the transaction had cost: how it ended, now.
+    pub fn commit(
+        &mut self,
+        (since, before): (Duration, Costs),
+        (now, after): (Duration, Costs),
+        done: Result<Committed, String>,
+    ) {
+        self.push(since, done.map_or_else(What::Failed, What::Commit), before);
         if let Some(last) = self.events.last_mut() {
             last.took = Some(now.saturating_sub(since));
+            last.after = after;
         }
     }
 
@@ -104,9 +113,13 @@ impl Timeline {
         self.push(now, What::RolledBack, Costs::default());
     }
 
-    /// It met an error.
-    pub fn failed(&mut self, now: Duration, error: String) {
-        self.push(now, What::Failed(error), Costs::default());
+    /// The statement under way has met an error. What was told already is not told again.
+    pub fn failed(&mut self, now: Duration, error: String, costs: Costs) {
+        let last = self.events.last();
+        if last.is_some_and(|last| last.is_of_a_statement() && last.took.is_none()) {
+            self.ended(now, costs);
+            self.push(now, What::Failed(error), costs);
+        }
     }
 
     /// What came before is run again.
@@ -120,17 +133,15 @@ impl Timeline {
     }
 
     fn row(&self, event: &Event) -> Vec<String> {
-        let (what, consensus, clock_wait) = match &event.what {
-            What::Statement(text) => (crate::dist::errors::shortened(text), 0, Duration::ZERO),
-            What::Commit(Some(done)) => {
-                let ranges = if done.one_range { "one range" } else { "many ranges" };
-                (format!("COMMIT ({ranges})"), done.consensus_rounds, done.clock_wait)
-            }
-            What::Commit(None) => (String::from("COMMIT (nothing was written)"), 0, Duration::ZERO),
-            What::RolledBack => (String::from("ROLLBACK"), 0, Duration::ZERO),
-            What::Failed(error) => (format!("failed: {error}"), 0, Duration::ZERO),
-            What::RunAgain(why) => (format!("run again: {why}"), 0, Duration::ZERO),
-            What::LeftOut(count) => (format!("{count} more events"), 0, Duration::ZERO),
+        let what = match &event.what {
+            What::Statement(text) => crate::dist::errors::shortened(text),
+            What::Commit(Committed::Nothing) => String::from("COMMIT (nothing was written)"),
+            What::Commit(Committed::InOneRange) => String::from("COMMIT (one range)"),
+            What::Commit(Committed::InRanges) => String::from("COMMIT (many ranges)"),
+            What::RolledBack => String::from("ROLLBACK"),
+            What::Failed(error) => format!("failed: {error}"),
+            What::RunAgain(why) => format!("run again: {why}"),
+            What::LeftOut(count) => format!("{count} more events"),
         };
         let cost = event.after.since(&event.before);
         vec![
@@ -138,10 +149,10 @@ impl Timeline {
             event.took.map(millis).unwrap_or_default(),
             what,
             cost.rpc_rounds.to_string(),
-            consensus.to_string(),
+            cost.consensus_rounds.to_string(),
             cost.rows_read.to_string(),
             millis(cost.locking),
-            millis(clock_wait + cost.clock_wait),
+            millis(cost.clock_wait),
             cost.moves.to_string(),
             cost.begun_again.to_string(),
             cost.follower_reads.to_string(),
@@ -167,19 +178,39 @@ mod tests {
         costs.rpc_rounds = 7;
         costs.locking = ms(3);
         timeline.ended(ms(104), costs);
-        let done = Committed {
-            one_range: true,
-            consensus_rounds: 1,
-            clock_wait: Duration::from_micros(5),
-        };
-        timeline.commit(ms(110), ms(112), Some(done));
+        let before = (ms(110), costs);
+        costs.rpc_rounds += 1;
+        costs.consensus_rounds += 1;
+        costs.clock_wait += Duration::from_micros(5);
+        timeline.commit(before, (ms(112), costs), Ok(Committed::InOneRange));
         let rows = timeline.rows();
         assert_eq!(
             rows[0],
             ["1.000", "3.000", "select 1", "2", "0", "0", "3.000", "0.000", "0", "0", "0"]
         );
-        assert_eq!(rows[1][2..5], ["COMMIT (one range)", "0", "1"]);
+        assert_eq!(rows[1][1..5], ["2.000", "COMMIT (one range)", "1", "1"]);
         assert_eq!(rows[1][7], "0.005");
+    }
+
+    #[test]
+    fn what_failed_shows_what_it_has_cost_until_then() {
+        let ms = Duration::from_millis;
+        let mut timeline = Timeline::begin(ms(0));
+        let mut costs = Costs::default();
+        timeline.statement(ms(1), &Arc::from("select 1"), costs);
+        costs.locking = ms(9);
+        for _ in 0..2 {
+            timeline.failed(ms(10), String::from("no"), costs);
+        }
+        let before = costs;
+        costs.consensus_rounds = 1;
+        timeline.commit((ms(11), before), (ms(13), costs), Err(String::from("lost")));
+        let rows = timeline.rows();
+        assert_eq!(rows.len(), 3);
+        assert_eq!(rows[0][1..3], ["9.000", "select 1"]);
+        assert_eq!(rows[0][6], "9.000");
+        assert_eq!(rows[1][2], "failed: no");
+        assert_eq!(rows[2][1..5], ["2.000", "failed: lost", "0", "1"]);
     }
 
     #[test]

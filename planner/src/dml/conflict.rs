@@ -5,7 +5,6 @@
 //! keys are checked again, so that a row somebody else has put there meanwhile is a conflict of
 //! transactions (`40001`, `23505`) and never a lost update.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -13,7 +12,6 @@ use bytes::Bytes;
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use datafusion::arrow::compute::take_record_batch;
 use datafusion::arrow::datatypes::Schema;
-use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::sql::sqlparser::ast::{self, Expr, Ident, VisitMut, VisitorMut};
 use futures::StreamExt;
 
@@ -26,7 +24,7 @@ use crate::exec::RunState;
 use crate::exec::fetch::RowReader;
 use crate::exec::scan::GETS_PER_REQUEST;
 use crate::exec::values::{Rows, ValuesTable};
-use crate::plan::build::{Build, Scope};
+use crate::plan::build::{Build, OWN_TABLE, Scope};
 use crate::plan::instance::Template;
 use crate::plan::rewrite::folded;
 use crate::row::primary_key_of_entry;
@@ -83,15 +81,13 @@ pub fn plan(
     for (_, expr) in &mut assigned {
         rename_excluded(expr, table)?;
     }
-    let mut from = format!("FROM {}", quoted(alias));
+    let mut from = format!("FROM {OWN_TABLE} AS {}", quoted(alias));
     if let Some(mut selection) = update.selection {
         rename_excluded(&mut selection, table)?;
         from.push_str(&format!(" WHERE {selection}"));
     }
-    let rows =
-        Arc::new(ValuesTable { schema: Arc::new(both_rows(table)), rows: Rows::Input(None) });
-    let own = HashMap::from([(alias.to_owned(), provider_as_source(rows as _))]);
-    let scope = Scope { own, hidden: true };
+    let rows = ValuesTable { schema: Arc::new(both_rows(table)), rows: Rows::Input(None) };
+    let scope = Scope::of(rows);
     let (plan, assigned) = changed_rows(build, table, alias, assigned, &from, scope)?;
     Ok(Conflict::Update(ConflictUpdate { index, source: build.template(plan)?, assigned }))
 }

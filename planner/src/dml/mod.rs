@@ -43,6 +43,15 @@ impl DmlKind {
     }
 }
 
+/// A planned RETURNING clause.
+#[derive(Debug)]
+pub struct Returning {
+    /// Its plan, over the rows written (or, for DELETE, removed).
+    pub rows: Arc<Template>,
+    /// There are queries in it.
+    pub reads_tables: bool,
+}
+
 /// A planned statement that writes.
 #[derive(Debug)]
 pub struct DmlPlan {
@@ -54,8 +63,8 @@ pub struct DmlPlan {
     pub source: Arc<Template>,
     /// For UPDATE: the assigned columns, as places in the table.
     pub assigned: Vec<usize>,
-    /// The plan of RETURNING, over the rows written (or, for DELETE, removed).
-    pub returning: Option<Arc<Template>>,
+    /// What RETURNING gives.
+    pub returning: Option<Returning>,
     /// For INSERT: what happens to a row whose key is taken.
     pub conflict: conflict::Conflict,
 }

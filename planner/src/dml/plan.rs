@@ -1,25 +1,24 @@
 //! Planning of INSERT, UPDATE and DELETE, by turning each into a SELECT.
 
-use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
-use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::{self, SetExpr};
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::conflict::{self, Conflict};
-use super::{DmlKind, DmlPlan};
+use super::{DmlKind, DmlPlan, Returning};
 use crate::catalog::{ColumnDef, TableDef};
 use crate::error::{SqlError, SqlResult, SqlState};
 use crate::exec::values::{Rows, ValuesTable};
 use crate::parse::dialect::Postgres;
-use crate::plan::build::{Build, Scope, parameter_index};
-use crate::plan::instance::Template;
+use crate::plan::build::{Build, OWN_TABLE, Scope, parameter_index};
 use crate::plan::meaning as semantics;
 use crate::plan::rewrite::folded;
+use crate::plan::table::KvTable;
 use crate::types::PgType;
 
 /// Parses SQL that this module wrote.
@@ -151,24 +150,23 @@ fn float_text(expr: &mut ast::Expr, ty: PgType) {
     }
 }
 
+/// Whether there is a query in it.
+fn has_query(part: &impl ast::Visit) -> bool {
+    struct Queries;
+    impl ast::Visitor for Queries {
+        type Break = ();
+
+        fn pre_visit_query(&mut self, _: &ast::Query) -> ControlFlow<()> {
+            ControlFlow::Break(())
+        }
+    }
+    part.visit(&mut Queries).is_break()
+}
+
 /// Rows with subqueries as a query: DataFusion computes VALUES before it runs them.
 fn values_as_query(query: &mut ast::Query) -> SqlResult<()> {
     let SetExpr::Values(values) = query.body.as_ref() else { return Ok(()) };
-    let subquery = |expr: &ast::Expr| {
-        matches!(
-            expr,
-            ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. }
-        )
-    };
-    let has = |expr: &ast::Expr| {
-        let mut found = false;
-        let _ = ast::visit_expressions(expr, |e| {
-            found |= subquery(e);
-            std::ops::ControlFlow::<()>::Continue(())
-        });
-        found
-    };
-    if !values.rows.iter().any(|row| row.iter().any(has)) {
+    if !values.rows.iter().any(|row| row.iter().any(has_query)) {
         return Ok(());
     }
     let selects = values.rows.iter().map(|row| {
@@ -266,23 +264,22 @@ pub fn default_expr(build: &mut Build<'_>, column: &ColumnDef) -> SqlResult<Expr
     if column.default.is_none() {
         return Ok(Expr::Literal(ScalarValue::try_from(&column.ty.arrow())?, None));
     }
-    let statement = parse_own(&format!("SELECT {}", default_sql(column)))?;
     let refuse = |what: &str| {
         let message = format!("cannot use {what} in DEFAULT expression");
         Err(SqlError::new(SqlState::FEATURE_NOT_SUPPORTED, message))
     };
-    let found = ast::visit_expressions(&statement, |expr| match expr {
-        ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_) => {
-            std::ops::ControlFlow::Break("column reference")
-        }
-        ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. } => {
-            std::ops::ControlFlow::Break("subquery")
-        }
-        _ => std::ops::ControlFlow::Continue(()),
-    });
-    if let std::ops::ControlFlow::Break(what) = found {
-        return refuse(what);
+    let name = |expr: &ast::Expr| match expr {
+        ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let given = parse_expr(default_sql(column))?;
+    if has_query(&given) {
+        return refuse("subquery");
     }
+    if ast::visit_expressions(&given, name).is_break() {
+        return refuse("column reference");
+    }
+    let statement = parse_own(&format!("SELECT {}", default_sql(column)))?;
     let plan = build.logical(statement, Scope::default())?;
     let plan = build.engine.analyze(plan)?;
     let ty = PgType::of_field(plan.schema().field(0))?;
@@ -298,22 +295,22 @@ pub fn default_expr(build: &mut Build<'_>, column: &ColumnDef) -> SqlResult<Expr
     semantics::assignment_cast(expr, &ty, column)
 }
 
-/// The plan of a RETURNING clause over rows of the table.
+/// The plan of a RETURNING clause over rows of the table. Its subqueries see the tables as they were
+/// before the statement.
 fn returning(
     build: &mut Build<'_>,
     table: &Arc<TableDef>,
     items: Option<Vec<ast::SelectItem>>,
     alias: &str,
-) -> SqlResult<Option<Arc<Template>>> {
+) -> SqlResult<Option<Returning>> {
     let Some(items) = items else { return Ok(None) };
     let list: Vec<_> = items.iter().map(ToString::to_string).collect();
-    let sql = format!("SELECT {} FROM {}", list.join(", "), quoted(alias));
+    let sql = format!("SELECT {} FROM {OWN_TABLE} AS {}", list.join(", "), quoted(alias));
     let shown = table.visible_columns().map(|c| c.ty.field(&c.name, c.nullable));
     let schema = Arc::new(Schema::new(shown.collect::<Vec<_>>()));
-    let rows = Arc::new(ValuesTable { schema, rows: Rows::Input(None) });
-    let own = HashMap::from([(alias.to_owned(), provider_as_source(rows as _))]);
-    let plan = build.logical(parse_own(&sql)?, Scope { own, hidden: false })?;
-    build.template(plan).map(Some)
+    let rows = ValuesTable { schema, rows: Rows::Input(None) };
+    let plan = build.logical(parse_own(&sql)?, Scope::of(rows))?;
+    Ok(Some(Returning { rows: build.template(plan)?, reads_tables: has_query(&items) }))
 }
 
 /// The same where other tables are joined: their columns are not kept until then.
@@ -323,7 +320,7 @@ fn returning_joined(
     items: Option<Vec<ast::SelectItem>>,
     alias: &str,
     joined: bool,
-) -> SqlResult<Option<Arc<Template>>> {
+) -> SqlResult<Option<Returning>> {
     let refused = || {
         SqlError::unsupported("RETURNING of the columns of other tables than the one that changes")
             .with_hint(format!("Columns of {} can be named, or all: {0}.*.", quoted(alias)))
@@ -361,8 +358,10 @@ fn all_columns(table: &TableDef, alias: &str) -> Vec<String> {
         .collect()
 }
 
-fn target_sql(table: &TableDef, alias: &str) -> String {
-    format!("\"public\".{} AS {}", quoted(&table.name), quoted(alias))
+/// The table that changes, with its hidden columns: other tables, and itself in a subquery, show
+/// none, for `SELECT *`, NATURAL JOIN and EXCEPT would take them for columns like any other.
+fn target_scope(table: &Arc<TableDef>) -> Scope {
+    Scope::of(KvTable::new(Arc::clone(table), true))
 }
 
 /// Plans an UPDATE.
@@ -372,7 +371,7 @@ pub fn update(build: &mut Build<'_>, update: ast::Update) -> SqlResult<DmlPlan> 
     }
     let (table, alias) = target_of(build, &update.table.relation)?;
     let assignments = assignments(&table, update.assignments)?;
-    let mut from = format!("FROM {}", target_sql(&table, &alias));
+    let mut from = format!("FROM {OWN_TABLE} AS {}", quoted(&alias));
     let joined = update.from.is_some();
     match update.from {
         Some(ast::UpdateTableFromKind::BeforeSet(more))
@@ -386,7 +385,7 @@ pub fn update(build: &mut Build<'_>, update: ast::Update) -> SqlResult<DmlPlan> 
     if let Some(selection) = update.selection {
         from.push_str(&format!(" WHERE {selection}"));
     }
-    let scope = Scope { hidden: true, ..Scope::default() };
+    let scope = target_scope(&table);
     let (plan, assigned) = changed_rows(build, &table, &alias, assignments, &from, scope)?;
     let source = build.template(plan)?;
     let returning = returning_joined(build, &table, update.returning, &alias, joined)?;
@@ -494,14 +493,14 @@ pub fn delete(build: &mut Build<'_>, delete: ast::Delete) -> SqlResult<DmlPlan> 
     }
     let (table, alias) = target_of(build, &target.relation)?;
     let list = all_columns(&table, &alias).join(", ");
-    let mut sql = format!("SELECT {list} FROM {}", target_sql(&table, &alias));
+    let mut sql = format!("SELECT {list} FROM {OWN_TABLE} AS {}", quoted(&alias));
     for item in delete.using.iter().flatten() {
         sql.push_str(&format!(", {item}"));
     }
     if let Some(selection) = &delete.selection {
         sql.push_str(&format!(" WHERE {selection}"));
     }
-    let plan = build.logical(parse_own(&sql)?, Scope { hidden: true, ..Scope::default() })?;
+    let plan = build.logical(parse_own(&sql)?, target_scope(&table))?;
     let source = build.template(plan)?;
     let joined = delete.using.is_some();
     let returning = returning_joined(build, &table, delete.returning, &alias, joined)?;

@@ -60,21 +60,26 @@ pub async fn run(plan: &DmlPlan, context: DmlContext) -> SqlResult<(String, Opti
         }
     }
     drop(stream);
-    let (rows, returned) = statement.finish().await?;
+    statement.check().await?;
+    let before = match &plan.returning {
+        Some(returning) if returning.reads_tables => Some(context.txn.frozen()?),
+        _ => None,
+    };
+    let (rows, returned) = statement.write()?;
     let command = plan.kind.command();
     let tag = match plan.kind {
         DmlKind::Insert => format!("{command} 0 {rows}"),
         DmlKind::Update | DmlKind::Delete => format!("{command} {rows}"),
     };
-    let Some(template) = &plan.returning else { return Ok((tag, None)) };
+    let Some(returning) = &plan.returning else { return Ok((tag, None)) };
     let state = RunState {
-        txn: context.txn,
+        txn: before.unwrap_or(context.txn),
         params: context.params,
         session: context.session,
         input: returned,
         outer: vec![],
     };
-    Ok((tag, Some(template.execute(state)?)))
+    Ok((tag, Some(returning.rows.execute(state)?)))
 }
 
 /// One execution of a statement.
@@ -225,8 +230,8 @@ impl Statement<'_> {
         Ok(())
     }
 
-    /// Checks unique keys and buffers the writes.
-    async fn finish(self) -> SqlResult<(usize, Vec<RecordBatch>)> {
+    /// Checks unique keys.
+    async fn check(&self) -> SqlResult<()> {
         let txn = &self.context.txn;
         let checks_now = !txn.checks_at_commit() || self.plan.returning.is_some();
         if checks_now {
@@ -239,8 +244,13 @@ impl Statement<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Buffers the writes.
+    fn write(self) -> SqlResult<(usize, Vec<RecordBatch>)> {
         for op in self.writes.into_ops() {
-            txn.write(op)?;
+            self.context.txn.write(op)?;
         }
         Ok((self.rows, self.returned))
     }

@@ -1,8 +1,9 @@
 //! From one statement to a plan template: names, parameter types, passes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::catalog::TableProvider;
+use datafusion::catalog::default_table_source::provider_as_source;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan, TableSource};
 use datafusion::sql::sqlparser::ast;
@@ -48,13 +49,24 @@ pub struct Build<'a> {
     pub past: bool,
 }
 
+/// A schema that nothing is in but [`OWN_TABLE`].
+pub const OWN_SCHEMA: &str = "quorate_own";
+/// What [`Scope::own`] is called: no table that a client names is taken for it, in whatever
+/// subquery.
+pub const OWN_TABLE: &str = "\"quorate_own\".\"rows\"";
+
 /// Names of one SELECT that are not in the catalog.
 #[derive(Default)]
 pub struct Scope {
-    /// Tables found before those of the catalog.
-    pub own: HashMap<String, Arc<dyn TableSource>>,
-    /// Whether stored tables show their hidden columns.
-    pub hidden: bool,
+    /// The table called [`OWN_TABLE`].
+    pub own: Option<Arc<dyn TableSource>>,
+}
+
+impl Scope {
+    /// With a table of the statement's own.
+    pub fn of(own: impl TableProvider + 'static) -> Self {
+        Self { own: Some(provider_as_source(Arc::new(own))) }
+    }
 }
 
 impl Build<'_> {
@@ -88,7 +100,6 @@ impl Build<'_> {
         let mut names = Names::new(self.engine, self.catalog, self.database);
         names.past = self.past;
         names.own = scope.own;
-        names.hidden = scope.hidden;
         let set_operation = matches!(
             &statement,
             ast::Statement::Query(query)

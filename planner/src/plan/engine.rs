@@ -1,7 +1,6 @@
 //! DataFusion, set up once: functions, options, the order of passes; and the steps from a parsed
 //! statement to an optimized logical plan and from that to a physical one.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
@@ -38,6 +37,7 @@ use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast;
 
 use super::apply;
+use super::build::OWN_SCHEMA;
 use super::nodes::Nodes;
 use super::table::KvTable;
 use crate::catalog::{CatalogSnapshot, IndexId, TableDef};
@@ -302,10 +302,8 @@ pub struct Names<'a> {
     engine: &'a Engine,
     catalog: &'a Arc<CatalogSnapshot>,
     database: &'a str,
-    /// Tables of the statement's own, found first.
-    pub own: HashMap<String, Arc<dyn TableSource>>,
-    /// Whether stored tables show their hidden columns.
-    pub hidden: bool,
+    /// A table of the statement's own ([`OWN_TABLE`](super::build::OWN_TABLE)).
+    pub own: Option<Arc<dyn TableSource>>,
     /// Whether a moment of the past is read.
     pub past: bool,
 }
@@ -313,14 +311,12 @@ pub struct Names<'a> {
 impl<'a> Names<'a> {
     /// The names of a catalog.
     pub fn new(engine: &'a Engine, catalog: &'a Arc<CatalogSnapshot>, database: &'a str) -> Self {
-        Self { engine, catalog, database, own: HashMap::new(), hidden: false, past: false }
+        Self { engine, catalog, database, own: None, past: false }
     }
 
     fn find(&self, name: &TableReference) -> DfResult<Arc<dyn TableSource>> {
         let table = name.table();
-        if name.schema().is_none()
-            && let Some(own) = self.own.get(table)
-        {
+        if let (Some(OWN_SCHEMA), Some(own)) = (name.schema(), &self.own) {
             return Ok(Arc::clone(own));
         }
         let missing = || {
@@ -335,7 +331,7 @@ impl<'a> Names<'a> {
             && let Some(def) = self.catalog.table(table)
         {
             let def = if self.past { Arc::new(without_indexes(def)) } else { Arc::clone(def) };
-            let provider = KvTable::new(def, self.hidden);
+            let provider = KvTable::new(def, false);
             return Ok(provider_as_source(Arc::new(provider)));
         }
         let schema = name.schema().unwrap_or("pg_catalog");

@@ -286,6 +286,6 @@ fn plan_statement(build: &mut Build<'_>, statement: ast::Statement) -> SqlResult
 }
 
 fn writes(build: &Build<'_>, plan: dml::DmlPlan) -> SqlResult<Planned> {
-    let columns = plan.returning.as_ref().map(|template| build.columns(template)).transpose()?;
+    let columns = plan.returning.as_ref().map(|r| build.columns(&r.rows)).transpose()?;
     Ok((PreparedKind::Dml, Body::Dml(Box::new(plan)), columns))
 }

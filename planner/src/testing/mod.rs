@@ -44,19 +44,9 @@ impl MemStore {
 
     /// Opens a transaction; `explicit`: by `BEGIN`.
     pub fn begin(self: &Arc<Self>, explicit: bool) -> Arc<MemTxn> {
-        Arc::new(MemTxn {
-            store: Arc::clone(self),
-            snapshot: Arc::clone(&self.rows.lock()),
-            read_ts: Timestamp(self.commits.load(Ordering::SeqCst)),
-            explicit,
-            writes: Mutex::default(),
-            locks: Mutex::default(),
-            others: Mutex::default(),
-            gets: AtomicU64::new(0),
-            keys_got: AtomicU64::new(0),
-            scans: AtomicU64::new(0),
-            rows_read: AtomicU64::new(0),
-        })
+        let snapshot = Arc::clone(&self.rows.lock());
+        let read_ts = Timestamp(self.commits.load(Ordering::SeqCst));
+        Arc::new(MemTxn::new(self, snapshot, read_ts, explicit))
     }
 
     /// Puts rows in past any transaction (the catalog of a test).
@@ -96,6 +86,22 @@ pub struct MemTxn {
 }
 
 impl MemTxn {
+    fn new(store: &Arc<MemStore>, snapshot: Arc<Rows>, read_ts: Timestamp, explicit: bool) -> Self {
+        Self {
+            store: Arc::clone(store),
+            snapshot,
+            read_ts,
+            explicit,
+            writes: Mutex::default(),
+            locks: Mutex::default(),
+            others: Mutex::default(),
+            gets: AtomicU64::new(0),
+            keys_got: AtomicU64::new(0),
+            scans: AtomicU64::new(0),
+            rows_read: AtomicU64::new(0),
+        }
+    }
+
     /// Puts the writes into the store, all or none.
     pub fn commit(&self) -> SqlResult<()> {
         let writes = std::mem::take(&mut *self.writes.lock());
@@ -228,6 +234,13 @@ impl KvTxn for MemTxn {
         let must_be_absent = before || (op.must_be_absent && !known);
         writes.insert(op.key.clone(), WriteOp { must_be_absent, ..op });
         Ok(())
+    }
+
+    fn frozen(&self) -> Result<Arc<dyn KvTxn>, SqlError> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let frozen = Self::new(&self.store, snapshot, self.read_ts, self.explicit);
+        frozen.writes.lock().clone_from(&self.writes.lock());
+        Ok(Arc::new(frozen))
     }
 
     /// Rows that [`MemTxn::others_hold`] are not free.
