@@ -15,8 +15,8 @@ const _: () = assert!(
     BUFFER_BYTES_MAX <= quorate_proto::client::MESSAGE_BYTES_MAX / 4 * 3,
     "what can be buffered can be committed"
 );
-/// Bytes of buffers that are kept as they were at some moment, beside keys and values: these are
-/// shared.
+/// Bytes of a transaction's buffer as it was at several moments. What these have in common counts
+/// for each.
 const KEPT_BYTES_MAX: usize = 256 << 20;
 /// What an entry costs beside its key and value.
 const ENTRY_OVERHEAD: usize = 64;
@@ -47,8 +47,8 @@ pub struct Written(BTreeMap<Bytes, Buffered>);
 pub struct WriteBuffer {
     /// Shared with those who see it as it was at some moment: the next write makes a copy then.
     writes: Arc<Written>,
-    /// What [`Self::kept`] gave out and is not the present any more, as long as somebody sees it.
-    earlier: Vec<Weak<Written>>,
+    /// What [`Self::kept`] gave out, as long as somebody sees it, and its bytes.
+    earlier: Vec<(Weak<Written>, usize)>,
     anchor: Option<Bytes>,
     bytes: usize,
     marked: bool,
@@ -138,15 +138,14 @@ impl WriteBuffer {
 
     /// The writes so far, to be seen as they are now whatever comes. `None`: too much is kept so.
     pub fn kept(&mut self) -> Option<Arc<Written>> {
-        self.earlier.retain(|earlier| earlier.strong_count() > 0);
+        self.earlier.retain(|(earlier, _)| earlier.strong_count() > 0);
         let present = Arc::downgrade(&self.writes);
-        if self.earlier.iter().all(|known| !known.ptr_eq(&present)) {
-            let entries = self.earlier.iter().filter_map(Weak::upgrade).map(|w| w.0.len());
-            let kept = (entries.sum::<usize>() + self.writes.0.len()) * 2 * ENTRY_OVERHEAD;
-            if kept > KEPT_BYTES_MAX {
+        if self.earlier.iter().all(|(known, _)| !known.ptr_eq(&present)) {
+            let earlier: usize = self.earlier.iter().map(|(_, bytes)| bytes).sum();
+            if earlier + self.bytes > KEPT_BYTES_MAX {
                 return None;
             }
-            self.earlier.push(present);
+            self.earlier.push((present, self.bytes));
         }
         Some(Arc::clone(&self.writes))
     }

@@ -1,5 +1,5 @@
-//! A transaction as it is at some moment: what it writes later is not seen by a statement whose rows
-//! are still being fetched, as for the command ids of PostgreSQL.
+//! A transaction as it is at some moment: what it writes later is not seen by a statement whose
+//! rows are still being fetched, as for the command ids of PostgreSQL.
 
 use quorate_planner::error::{SqlError, SqlState};
 

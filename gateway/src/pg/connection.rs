@@ -533,6 +533,9 @@ impl Connection {
             self.put_asides()?;
             self.forget_statements();
         }
+        if !fresh {
+            self.session.statement_resumed();
+        }
         let from = self.wire.mark();
         let (sent, finished) = match &mut portal.rows {
             Some(rows) => {
@@ -551,6 +554,7 @@ impl Connection {
         } else {
             self.put(PgWireBackendMessage::PortalSuspended(PortalSuspended::new()))?;
         }
+        self.session.statement_ended();
         match (fresh, finished) {
             (true, true) => self.note(&portal.ready, idle, params, &portal.formats, from),
             // A portal that had given everything gives nothing more.

@@ -199,6 +199,7 @@ impl Connection {
                 }
             }
         }
+        self.session.statement_ended();
         self.put(reply::complete(tag.unwrap_or_else(|| format!("SELECT {sent}"))))
     }
 }

@@ -445,7 +445,6 @@ impl Session {
             self.check_may_write(&format!("SELECT {}", strength.clause()))?;
         }
         self.lock_if_contended(&plan).await?;
-        self.defer().await?;
         self.execute(statement, &plan, params, portions && plan.writes_by().is_none()).await
     }
 
@@ -482,11 +481,12 @@ impl Session {
         params: Params,
         portions: bool,
     ) -> Result<Outcome, SqlError> {
-        self.next_statement(&statement.text);
         if let State::Implicit(open) | State::Block(open) = &self.state {
             let (now, costs) = (self.monotonic(), open.txn.costs());
             self.current.statement(now, &statement.text, costs);
         }
+        self.defer().await?;
+        self.next_statement(&statement.text);
         let mut again = 0;
         loop {
             let context = self.context(statement, params.clone(), portions)?;
@@ -606,6 +606,11 @@ impl Session {
             let (now, costs) = (self.monotonic(), open.txn.costs());
             self.current.ended(now, costs);
         }
+    }
+
+    /// Another portion of a statement's rows is asked for.
+    pub fn statement_resumed(&mut self) {
+        self.current.resumed();
     }
 
     /// The statement under way, if there is one, has met an error.

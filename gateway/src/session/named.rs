@@ -119,7 +119,9 @@ impl Session {
         };
         let columns = batch.columns().iter();
         let values = columns.map(|column| ScalarValue::try_from_array(column, row));
-        Ok(values.collect::<Result<Params, _>>()?)
+        let values = values.collect::<Result<Params, _>>()?;
+        self.statement_ended();
+        Ok(values)
     }
 }
 

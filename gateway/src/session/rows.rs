@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::Schema;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::EmptyRecordBatchStream;
 use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
@@ -81,6 +82,9 @@ impl RowSource {
                 }
                 None => {
                     self.batch = None;
+                    // What the rows came from is not kept for as long as a portal lives.
+                    let schema = self.stream.schema();
+                    self.stream = Box::pin(EmptyRecordBatchStream::new(schema));
                     return Ok(false);
                 }
             }

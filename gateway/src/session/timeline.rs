@@ -45,23 +45,19 @@ struct Event {
     after: Costs,
 }
 
-impl Event {
-    fn is_of_a_statement(&self) -> bool {
-        matches!(self.what, What::Statement(_))
-    }
-}
-
 /// The events of a transaction.
 #[derive(Debug, Clone, Default)]
 pub struct Timeline {
     began: Duration,
     events: Vec<Event>,
+    /// A statement is under way.
+    running: bool,
 }
 
 impl Timeline {
     /// Of a transaction that begins now.
     pub fn begin(now: Duration) -> Self {
-        Self { began: now, events: Vec::new() }
+        Self { began: now, ..Self::default() }
     }
 
     fn push(&mut self, at: Duration, what: What, costs: Costs) {
@@ -84,11 +80,20 @@ impl Timeline {
     /// A statement begins.
     pub fn statement(&mut self, now: Duration, text: &Arc<str>, costs: Costs) {
         self.push(now, What::Statement(text.clone()), costs);
+        self.running = true;
+    }
+
+    /// A statement goes on: mostly the last.
+    pub fn resumed(&mut self) {
+        self.running = true;
     }
 
     /// The last statement has ended: its rows were taken.
     pub fn ended(&mut self, now: Duration, costs: Costs) {
-        if let Some(last) = self.events.last_mut().filter(|last| last.is_of_a_statement()) {
+        self.running = false;
+        if let Some(last) =
+            self.events.last_mut().filter(|last| matches!(last.what, What::Statement(_)))
+        {
             last.took = Some(now.saturating_sub(last.at));
             last.after = costs;
         }
@@ -113,10 +118,9 @@ impl Timeline {
         self.push(now, What::RolledBack, Costs::default());
     }
 
-    /// The statement under way has met an error. What was told already is not told again.
+    /// The statement under way has met an error: one that was told already is under way no more.
     pub fn failed(&mut self, now: Duration, error: String, costs: Costs) {
-        let last = self.events.last();
-        if last.is_some_and(|last| last.is_of_a_statement() && last.took.is_none()) {
+        if self.running {
             self.ended(now, costs);
             self.push(now, What::Failed(error), costs);
         }
@@ -202,15 +206,18 @@ mod tests {
         for _ in 0..2 {
             timeline.failed(ms(10), String::from("no"), costs);
         }
+        timeline.resumed();
+        timeline.failed(ms(10), String::from("no more"), costs);
         let before = costs;
         costs.consensus_rounds = 1;
         timeline.commit((ms(11), before), (ms(13), costs), Err(String::from("lost")));
         let rows = timeline.rows();
-        assert_eq!(rows.len(), 3);
+        assert_eq!(rows.len(), 4);
         assert_eq!(rows[0][1..3], ["9.000", "select 1"]);
         assert_eq!(rows[0][6], "9.000");
         assert_eq!(rows[1][2], "failed: no");
-        assert_eq!(rows[2][1..5], ["2.000", "failed: lost", "0", "1"]);
+        assert_eq!(rows[2][2], "failed: no more");
+        assert_eq!(rows[3][1..5], ["2.000", "failed: lost", "0", "1"]);
     }
 
     #[test]

@@ -158,6 +158,21 @@ fn rename_excluded(expr: &mut Expr, table: &TableDef) -> SqlResult<()> {
     impl VisitorMut for Rename<'_> {
         type Break = SqlError;
 
+        fn pre_visit_table_factor(&mut self, of: &mut ast::TableFactor) -> ControlFlow<SqlError> {
+            let ast::TableFactor::Table { name, alias, .. } = of else {
+                return ControlFlow::Continue(());
+            };
+            let last = || name.0.last().and_then(|part| part.as_ident());
+            let name = alias.as_ref().map(|alias| &alias.name).or_else(last);
+            match name.is_some_and(|name| folded(name) == EXCLUDED) {
+                // Its columns would be taken for those of the row that was to be inserted.
+                true => ControlFlow::Break(SqlError::unsupported(
+                    "a table called \"excluded\" within ON CONFLICT",
+                )),
+                false => ControlFlow::Continue(()),
+            }
+        }
+
         fn pre_visit_query(&mut self, _: &mut ast::Query) -> ControlFlow<SqlError> {
             self.1 += 1;
             ControlFlow::Continue(())

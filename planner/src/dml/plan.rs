@@ -295,8 +295,8 @@ pub fn default_expr(build: &mut Build<'_>, column: &ColumnDef) -> SqlResult<Expr
     semantics::assignment_cast(expr, &ty, column)
 }
 
-/// The plan of a RETURNING clause over rows of the table. Its subqueries see the tables as they were
-/// before the statement.
+/// The plan of a RETURNING clause over rows of the table. Its subqueries see the tables as they
+/// were before the statement.
 fn returning(
     build: &mut Build<'_>,
     table: &Arc<TableDef>,

@@ -10,6 +10,8 @@ use datafusion::sql::sqlparser::ast::{
 
 use super::tokens::position;
 use crate::error::{SqlError, SqlResult, SqlState};
+use crate::plan::build::OWN_SCHEMA;
+use crate::plan::rewrite::folded;
 use crate::semantics::table::EQUAL_WINDOWS;
 
 /// PostgreSQL's reserved words that no expression starts with.
@@ -127,6 +129,12 @@ impl Visitor for Check<'_> {
     type Break = SqlError;
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<SqlError> {
+        let schemas = relation.0.iter().rev().skip(1).filter_map(|part| part.as_ident());
+        if schemas.map(folded).any(|schema| schema == OWN_SCHEMA) {
+            // It is for what is planned here.
+            let message = format!("relation \"{relation}\" does not exist");
+            return ControlFlow::Break(SqlError::new(SqlState::UNDEFINED_TABLE, message));
+        }
         match relation.0.first().and_then(|part| part.as_ident()) {
             Some(ident) => self.name(ident),
             None => ControlFlow::Continue(()),

@@ -27,6 +27,8 @@ const MACHINES: usize = 3;
 const LIST_CLIENTS: usize = 2;
 /// How long the cluster may take to come up, and to be well again after the faults.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// In so long something is acknowledged, whatever goes wrong.
+const LONG_ENOUGH: Duration = Duration::from_secs(15);
 
 /// What a run is made with.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +82,8 @@ pub async fn run(setup: Setup, dir: &Path, trace: &Arc<Trace>) -> Report {
     let life = async {
         come_up(&machines, &load, trace).await?;
         work(&setup, &mut rng, &machines, &net, &load, trace).await;
-        settle(&machines, &load, trace).await
+        settle(&machines, &load, trace).await?;
+        shows_something(&setup, &load)
     };
     let violated = async {
         while trace.violated().is_none() {
@@ -97,6 +100,15 @@ pub async fn run(setup: Setup, dir: &Path, trace: &Arc<Trace>) -> Report {
         lasted: system::now(),
         figures: bank.figures(),
         lists: lists.figures(),
+    }
+}
+
+/// A run in which nothing was acknowledged has shown nothing.
+fn shows_something(setup: &Setup, load: &Load) -> Result<(), String> {
+    let idle = load.bank.figures().acknowledged == 0 || load.lists.figures().ended[0] == 0;
+    match idle && setup.faults >= LONG_ENOUGH {
+        true => Err(String::from("no transfer or no append was acknowledged")),
+        false => Ok(()),
     }
 }
 
