@@ -49,13 +49,26 @@ fn the_same_seed_gives_the_same_trace_twice() {
     assert_ne!(hash(&first), hash(&other));
 }
 
-/// The first seed with which a planted mistake is found, and how.
+/// What a rule taken away is not found by: that something takes long, or a panic,
+const NO_HARM: [&str; 4] = [" is stuck", "waited too long", "does not answer", "panicked at"];
+/// unless Raft itself misses entries that were forgotten.
+const LOST_ENTRIES: (&str, &str) = ("log-without-sync", "raft_log.rs");
+
+fn shows_harm(plant: &Plant, violation: &str) -> bool {
+    let lost_entries = plant.name == LOST_ENTRIES.0 && violation.contains(LOST_ENTRIES.1);
+    lost_entries || !NO_HARM.iter().any(|words| violation.contains(words))
+}
+
+/// The first seed with which the harm of a planted mistake is found, and how.
 fn found(plant: &Plant) -> Option<(u64, String)> {
     (1..=plant.seeds).find_map(|seed| {
         let seed_text = seed.to_string();
         let output = simulate(&["--seed", &seed_text, "--plant", plant.name, "--seconds", "30"]);
         let error = String::from_utf8_lossy(&output.stderr);
         let violation = error.lines().find(|line| line.contains("VIOLATION"))?;
+        if !shows_harm(plant, violation) {
+            return None;
+        }
         let text = String::from_utf8_lossy(&output.stdout);
         let again = format!("make simulate SEED={seed} ARGS=\"--plant {}\"\n", plant.name);
         assert!(text.contains(&again), "{again} is not in {text}");
