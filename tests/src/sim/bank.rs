@@ -83,6 +83,11 @@ pub struct Bank {
 }
 
 impl Bank {
+    /// Whether a clock has left its bound in this run.
+    pub(super) fn a_clock_has_leapt(&self) -> bool {
+        self.machines.iter().any(|machine| machine.clock.has_leapt())
+    }
+
     /// A bank with so many accounts.
     pub fn new(
         machines: &[Arc<Machine>],

@@ -1,7 +1,7 @@
 //! A node's clock: off from true time by an offset that may jump, and running at a rate of its own
 //! (rule X3: skew enters through the clock trait).
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use quorate_proto::Timestamp;
@@ -28,6 +28,7 @@ const UP_FOR: Duration = Duration::from_secs(500);
 #[derive(Debug)]
 pub struct SimClock {
     offset_us: AtomicI64,
+    has_leapt: AtomicBool,
     fast_ppm: u64,
 }
 
@@ -35,7 +36,8 @@ impl SimClock {
     /// A clock that is off by this and runs this much too fast.
     pub fn new(offset_us: i64, fast_ppm: u64) -> Self {
         assert!(fast_ppm <= FAST_PPM_MAX, "drift stays within what leases allow for");
-        let clock = Self { offset_us: AtomicI64::new(0), fast_ppm };
+        let clock =
+            Self { offset_us: AtomicI64::new(0), has_leapt: AtomicBool::new(false), fast_ppm };
         clock.jump(offset_us);
         clock
     }
@@ -46,8 +48,14 @@ impl SimClock {
         self.offset_us.load(Ordering::SeqCst).abs() > most
     }
 
+    /// Whether it has ever been beyond the bound.
+    pub fn has_leapt(&self) -> bool {
+        self.has_leapt.load(Ordering::SeqCst)
+    }
+
     /// The wall clock jumps further than any bound allows.
     pub fn leap(&self, offset_us: i64) {
+        self.has_leapt.store(true, Ordering::SeqCst);
         self.offset_us.store(offset_us, Ordering::SeqCst);
     }
 

@@ -78,9 +78,13 @@ impl Bank {
             return Ok(());
         }
         // The clock that gave its timestamp may have been further ahead than any should, and yet
-        // agree with another's.
+        // agree with another's: where one has left the bound.
+        let ahead = match self.a_clock_has_leapt() {
+            true => MAX_CLOCK_OFFSET + OFFSET_MAX,
+            false => OFFSET_MAX,
+        };
         let moment_at = Duration::from_secs_f64(since_epoch).saturating_sub(EPOCH);
-        let certain = moment_at.saturating_sub(MAX_CLOCK_OFFSET + OFFSET_MAX);
+        let certain = moment_at.saturating_sub(ahead);
         let told = self.told_before(known.min(certain));
         let begin = format!("BEGIN AS OF SYSTEM TIME '{moment}'");
         let mut seen = Vec::new();
