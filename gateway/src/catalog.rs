@@ -1,13 +1,17 @@
 //! The gateway's copy of the catalog, and the barrier that keeps schema changes and running
 //! transactions apart.
 //!
-//! Every transaction is pinned to the catalog version it began with. A schema change that old
-//! transactions must not run beside (a new index: an old writer would not maintain it) asks every
-//! gateway for a *barrier*: adopt the newer version, and answer when no pinned transaction with an
-//! older one can commit writes any more. A gateway that cannot be asked loses its right to commit
-//! by itself: a version is good for [`CATALOG_LEASE`] after it was last read to be the newest.
+//! Every transaction is pinned to the newest catalog version known when its snapshot was taken. A
+//! schema change that old transactions must not run beside (a new index: an old writer would not
+//! maintain it) asks every gateway for a *barrier*: adopt the newer version, and answer when no
+//! pinned transaction with an older one can commit writes any more, nor take another snapshot. A
+//! gateway that cannot be asked loses its right to commit and to take snapshots by itself: a
+//! version is good for [`CATALOG_LEASE`] after it was last read to be the newest.
+//!
+//! A snapshot that is there already is read on by its catalog: what it has seen is still stored.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -44,6 +48,7 @@ const _: () = assert!(
 /// # Invariants
 /// * The version never goes back.
 /// * A pin with an older version than a finished barrier's commits nothing.
+/// * A snapshot is read by a catalog with every schema change that was acknowledged before it.
 /// * A commit begins only while its own version is good: reading a newer one prolongs nothing.
 /// * A pin whose commit has begun is open until no copy of that commit can be admitted.
 pub struct CatalogStore {
@@ -100,6 +105,12 @@ impl Pin {
         &self.0.catalog
     }
 
+    /// What a snapshot that is taken now needs to know of it.
+    pub fn right(&self) -> ReadRight {
+        let Pinned { store, catalog, state, .. } = &*self.0;
+        ReadRight { store: store.clone(), catalog: catalog.clone(), state: state.clone() }
+    }
+
     /// Keeps the version pinned beyond the pin itself.
     pub fn hold(&self) -> Hold {
         self.0.clone()
@@ -136,6 +147,46 @@ impl Pin {
     }
 }
 
+/// The right to take snapshots that are read by a pin's catalog. It does not hold the pin open, and
+/// ends with it.
+pub struct ReadRight {
+    store: Arc<CatalogStore>,
+    catalog: Arc<CatalogSnapshot>,
+    state: Arc<PinState>,
+}
+
+impl ReadRight {
+    /// Makes sure that no newer catalog was acknowledged by now.
+    ///
+    /// # Errors
+    /// `40001` when there may be one, and why the copy could not be compared.
+    pub async fn stands(&self) -> Result<(), SqlError> {
+        let revoked = || self.state.revoked.load(Ordering::Relaxed);
+        if self.is_good() && !revoked() {
+            return Ok(());
+        }
+        if !revoked() && self.store.current().version() == self.catalog.version() {
+            // The copy was not compared for a while, perhaps only because this node is busy.
+            self.store.refresh().await?;
+        }
+        match self.is_good() && !revoked() {
+            true => Ok(()),
+            false => Err(overtaken_by(&self.store.current(), &self.catalog)),
+        }
+    }
+
+    fn is_good(&self) -> bool {
+        let now = self.store.dist.clock().monotonic();
+        self.store.pins.lock().is_good(self.catalog.version(), now)
+    }
+}
+
+impl fmt::Debug for ReadRight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReadRight(catalog {})", self.catalog.version())
+    }
+}
+
 /// `40001` for a transaction that goes by a catalog that others have changed.
 pub fn overtaken() -> SqlError {
     let message = "a table was changed by a schema change while the transaction was running";
@@ -167,6 +218,8 @@ fn overtaken_by(newer: &CatalogSnapshot, older: &CatalogSnapshot) -> SqlError {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
+        // A barrier does not ask whoever has only the right.
+        self.state.revoked.store(true, Ordering::Relaxed);
         self.store.pins.lock().open.remove(&self.id);
         self.store.unpinned.notify_waiters();
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use prost::Message as _;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tonic::transport::{Channel, Endpoint};
 
@@ -36,6 +37,9 @@ const QUEUE_LEN: usize = 1024;
 const CALLS_PER_FRAME_MAX: usize = 128;
 /// Largest message taken from or sent to a peer.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Bytes from which on nothing is added to a frame: one more call or reply, as large as any is,
+/// makes no message that is too large.
+pub(crate) const FRAME_BYTES_ENOUGH: usize = 8 << 20;
 
 type Waiters = Arc<parking::Waiters>;
 
@@ -170,14 +174,19 @@ impl RemoteNode {
     }
 }
 
-/// Everything that waits in the queue when the connection is ready travels in one frame.
+/// What waits in the queue when the connection is ready travels in one frame, until that is large.
 fn tokio_stream_of_frames(
     calls: mpsc::Receiver<pb::TaggedCall>,
 ) -> impl futures::Stream<Item = pb::CallFrame> + Send + 'static {
     futures::stream::unfold(calls, |mut calls| async move {
-        let mut batch = Vec::new();
-        let n = calls.recv_many(&mut batch, CALLS_PER_FRAME_MAX).await;
-        (n > 0).then_some((pb::CallFrame { calls: batch }, calls))
+        let mut batch = vec![calls.recv().await?];
+        let mut bytes = batch[0].encoded_len();
+        while batch.len() < CALLS_PER_FRAME_MAX && bytes < FRAME_BYTES_ENOUGH {
+            let Ok(call) = calls.try_recv() else { break };
+            bytes += call.encoded_len();
+            batch.push(call);
+        }
+        Some((pb::CallFrame { calls: batch }, calls))
     })
 }
 

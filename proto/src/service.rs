@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
+use crate::client::FRAME_BYTES_ENOUGH;
 use crate::error::CallError;
 use crate::pb;
 
@@ -63,12 +64,17 @@ impl CallServer {
                 }
                 Some(first) = running.next() => {
                     let mut frame = pb::ReplyFrame::default();
-                    frame.replies.extend(first);
-                    while frame.replies.len() < REPLIES_PER_FRAME_MAX {
-                        match futures::FutureExt::now_or_never(running.next()) {
-                            Some(Some(reply)) => frame.replies.extend(reply),
-                            _ => break,
-                        }
+                    let mut bytes = 0;
+                    let mut next = Some(first);
+                    while let Some(reply) = next {
+                        bytes += reply.as_ref().map_or(0, prost::Message::encoded_len);
+                        frame.replies.extend(reply);
+                        next = match frame.replies.len() < REPLIES_PER_FRAME_MAX
+                            && bytes < FRAME_BYTES_ENOUGH
+                        {
+                            true => running.next().now_or_never().flatten(),
+                            false => None,
+                        };
                     }
                     if replies.send(Ok(frame)).await.is_err() {
                         return;

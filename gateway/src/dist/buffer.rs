@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::kv::{Span, WriteOp};
 use quorate_proto::{Timestamp, pb};
 
@@ -19,7 +20,21 @@ const _: () = assert!(
 /// for each.
 const KEPT_BYTES_MAX: usize = 256 << 20;
 /// What an entry costs beside its key and value.
-const ENTRY_OVERHEAD: usize = 64;
+pub(super) const ENTRY_OVERHEAD: usize = 64;
+
+/// Whether so many bytes can be committed.
+///
+/// # Errors
+/// `54000` if they are too many.
+pub fn check_size(bytes: usize) -> Result<(), SqlError> {
+    if bytes <= BUFFER_BYTES_MAX {
+        return Ok(());
+    }
+    let limit = BUFFER_BYTES_MAX >> 20;
+    let message = format!("the transaction writes and locks more than {limit} MiB");
+    Err(SqlError::new(SqlState::PROGRAM_LIMIT_EXCEEDED, message)
+        .with_hint("Split it into several transactions."))
+}
 
 /// One buffered write: the last of what the transaction did to the key, tested against the first.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -59,6 +59,7 @@ impl Txn {
         // clock that refuses it has its own error.
         clock.observe(event).map_err(|e| errors::clock(&e))?;
         let new_ts = clock.now();
+        self.snapshot.right_stands().await?;
         // Rule T4, also for a read timestamp that moved.
         add_micros(&self.counters.clock_wait_us, self.dist.commit_wait(new_ts).await);
         self.counters.moves.fetch_add(1, Ordering::Relaxed);
@@ -177,9 +178,11 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use quorate_planner::error::SqlState;
     use quorate_planner::kv::KvTxn as _;
     use quorate_planner::parse::IsolationLevel;
 
+    use crate::catalog::CatalogStore;
     use crate::dist::Txn;
     use crate::dist::terms::Terms;
     use crate::dist::tests::{cluster_of, node_clock, write};
@@ -210,5 +213,35 @@ mod tests {
         assert_eq!(get(&other, "a").await, Some(Bytes::from("2")));
         assert!(other.read_ts() > began.1);
         assert!(deferred.costs().clock_wait >= dist.clock().max_offset());
+    }
+
+    /// A snapshot that was taken before a schema change is read on, but does not become one after
+    /// it: what it would see then may lie in another storage.
+    #[tokio::test]
+    async fn a_snapshot_does_not_move_past_a_schema_change() {
+        let physical = TestClock::new();
+        let nodes = node_clock(physical.ahead(Duration::from_millis(100)));
+        let (_, dist) = cluster_of(node_clock(physical), nodes);
+        write(&dist, &["a", "b"], "1").await.unwrap();
+        let store = CatalogStore::new(dist.clone(), Duration::from_secs(60));
+        store.refresh().await.unwrap();
+        let pins = [store.pin(), store.pin()];
+        let [beside, before] = pins.each_ref().map(|pin| {
+            let txn = Txn::begin(dist.clone(), true);
+            txn.goes_by(pin.right());
+            txn.statement(Terms::default())
+        });
+        let get = async |txn: &Txn, key: &'static str| txn.get(vec![Bytes::from(key)]).await;
+        write(&dist, &["b"], "2").await.unwrap();
+        for txn in [&beside, &before] {
+            get(txn, "a").await.unwrap();
+        }
+        get(&beside, "b").await.unwrap();
+        // Nothing has changed; the barrier is that of a change.
+        store.barrier(1).await.unwrap();
+        get(&before, "a").await.unwrap();
+        let error = get(&before, "b").await.unwrap_err();
+        assert_eq!(error.sqlstate, SqlState::SERIALIZATION_FAILURE, "{error}");
+        assert!(error.message.contains("schema change"), "{error}");
     }
 }

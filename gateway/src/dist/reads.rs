@@ -8,9 +8,13 @@ use quorate_planner::kv::Span;
 use quorate_proto::{Timestamp, pb};
 use quorate_txn::keys::next_key;
 
+use super::buffer::ENTRY_OVERHEAD;
+
 /// Keys and spans remembered at most. Beyond it neighbours become one span: what lies between them
 /// counts as read, which may refuse more than it must, and misses nothing.
 pub const READS_REMEMBERED_MAX: usize = 20_000;
+/// Bytes of their keys at most: they travel beside what a transaction writes.
+const READ_BYTES_MAX: usize = 4 << 20;
 /// So many neighbouring keys become one span.
 const RUN: usize = 64;
 
@@ -20,14 +24,22 @@ pub struct ReadSet {
     keys: BTreeSet<Bytes>,
     /// By start; they may overlap.
     spans: BTreeSet<Span>,
+    /// Of all of them.
+    bytes: usize,
     count: u64,
+}
+
+fn cost(span: &Span) -> usize {
+    span.start.len() + span.end.len()
 }
 
 impl ReadSet {
     /// Remembers point reads.
     pub fn add_keys(&mut self, keys: impl IntoIterator<Item = Bytes>) {
         self.count += 1;
-        self.keys.extend(keys);
+        for key in keys {
+            self.put_key(key);
+        }
         self.bound();
     }
 
@@ -40,14 +52,29 @@ impl ReadSet {
         let mut span = span;
         if let Some(neighbour) = self.neighbour(&span) {
             self.spans.remove(&neighbour);
+            self.bytes -= cost(&neighbour);
             if neighbour.end == span.start {
                 span.start = neighbour.start;
             } else {
                 span.end = neighbour.end;
             }
         }
-        self.spans.insert(span);
+        self.put_span(span);
         self.bound();
+    }
+
+    fn put_key(&mut self, key: Bytes) {
+        let bytes = key.len();
+        if self.keys.insert(key) {
+            self.bytes += bytes;
+        }
+    }
+
+    fn put_span(&mut self, span: Span) {
+        let bytes = cost(&span);
+        if self.spans.insert(span) {
+            self.bytes += bytes;
+        }
     }
 
     /// A span that ends where this one starts, or starts where it ends.
@@ -62,13 +89,18 @@ impl ReadSet {
     /// Takes over what another has read at the same time.
     pub fn absorb(&mut self, other: Self) {
         self.count += other.count;
-        self.keys.extend(other.keys);
-        self.spans.extend(other.spans);
+        other.keys.into_iter().for_each(|key| self.put_key(key));
+        other.spans.into_iter().for_each(|span| self.put_span(span));
         self.bound();
     }
 
     fn bound(&mut self) {
-        while self.keys.len() + self.spans.len() > READS_REMEMBERED_MAX {
+        loop {
+            let count = self.keys.len() + self.spans.len();
+            let fits = count <= READS_REMEMBERED_MAX && self.bytes <= READ_BYTES_MAX;
+            if fits || count < 2 {
+                return;
+            }
             if self.keys.len() >= self.spans.len() {
                 let keys: Vec<Bytes> = std::mem::take(&mut self.keys).into_iter().collect();
                 self.spans.extend(keys.chunks(RUN).filter_map(|run| {
@@ -82,6 +114,8 @@ impl ReadSet {
                     Some(Span::new(pair.first()?.start.clone(), end.clone()))
                 }));
             }
+            let keys: usize = self.keys.iter().map(Bytes::len).sum();
+            self.bytes = keys + self.spans.iter().map(cost).sum::<usize>();
         }
     }
 
@@ -112,9 +146,85 @@ impl ReadSet {
     }
 }
 
+/// Rows that were locked and perhaps not written, each with when that was first so (rule P14).
+///
+/// # Invariants
+/// * Each key is in `checks` once, and `keys` has all of them.
+#[derive(Debug, Default)]
+pub struct LockedRows {
+    checks: Vec<pb::ReadCheck>,
+    keys: BTreeSet<Bytes>,
+    bytes: usize,
+}
+
+impl LockedRows {
+    /// One more, unless it is there: it must be unchanged since the first time.
+    pub fn add(&mut self, key: Bytes, read_at: Timestamp) {
+        if self.keys.insert(key.clone()) {
+            self.bytes += key.len() + ENTRY_OVERHEAD;
+            self.checks.push(pb::ReadCheck { start: key, end: Bytes::new(), read_at: read_at.0 });
+        }
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.checks.len()
+    }
+
+    /// Only so many, those that came first.
+    pub fn truncate(&mut self, len: usize) {
+        for check in self.checks.drain(len.min(self.checks.len())..) {
+            self.bytes -= check.start.len() + ENTRY_OVERHEAD;
+            self.keys.remove(&check.start);
+        }
+    }
+
+    /// The checks that show them unchanged.
+    pub fn checks(&self) -> Vec<pb::ReadCheck> {
+        self.checks.clone()
+    }
+
+    /// What they cost.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_that_is_locked_again_is_checked_since_the_first_time() {
+        let mut rows = LockedRows::default();
+        rows.add(Bytes::from("a"), Timestamp(1));
+        let one = rows.bytes();
+        rows.add(Bytes::from("b"), Timestamp(2));
+        for _ in 0..3 {
+            rows.add(Bytes::from("a"), Timestamp(3));
+        }
+        assert_eq!((rows.count(), rows.bytes(), rows.checks()[0].read_at), (2, 2 * one, 1));
+        rows.truncate(1);
+        assert_eq!((rows.count(), rows.bytes()), (1, one));
+        rows.add(Bytes::from("b"), Timestamp(4));
+        assert_eq!(rows.checks()[1].read_at, 4);
+        rows.truncate(0);
+        assert_eq!((rows.count(), rows.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn long_keys_become_spans_sooner() {
+        let mut reads = ReadSet::default();
+        let key = |n: usize| Bytes::from(format!("{n:060000}"));
+        for n in 0..300 {
+            reads.add_keys([key(2 * n)]);
+            reads.add_span(Span::new(key(2 * n), key(2 * n + 1)));
+        }
+        let bytes: usize =
+            reads.checks(Timestamp(1)).iter().map(|c| c.start.len() + c.end.len()).sum();
+        assert!(bytes <= READ_BYTES_MAX && bytes == reads.bytes, "{bytes} {}", reads.bytes);
+        assert!((0..300).all(|n| reads.may_hold(&key(2 * n))));
+    }
 
     #[test]
     fn pages_of_one_scan_become_one_span_in_both_directions() {

@@ -2,14 +2,18 @@
 //! have been before it, and what was read of it so far.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_planner::error::SqlError;
 use quorate_proto::{NodeId, Timestamp, pb};
 use quorate_txn::clock::NodeClock;
 
 use super::observed::Observed;
 use super::reads::ReadSet;
+use crate::catalog::ReadRight;
 
 /// A snapshot.
 ///
@@ -26,6 +30,10 @@ pub struct Snapshot {
     pub observed: Observed,
     /// The moment of the past it is.
     pub past: Option<Past>,
+    /// The right to read it by a catalog; none is needed for what is no table.
+    right: Option<Arc<ReadRight>>,
+    /// That right stood when something was first read.
+    stood: AtomicBool,
 }
 
 /// A moment of the past: it never moves.
@@ -89,6 +97,40 @@ impl Snapshot {
             }),
             observed: Observed::default(),
             past: Some(Past { moment, begun: clock.last() }),
+            right: None,
+            stood: AtomicBool::new(false),
+        }
+    }
+
+    /// The same snapshot, read by a catalog.
+    #[must_use]
+    pub fn read_by(self, right: Option<Arc<ReadRight>>) -> Self {
+        // Of the past, each table knows by itself since when its storage is its own.
+        let right = right.filter(|_| self.past.is_none());
+        Self { right, ..self }
+    }
+
+    /// Makes sure, before anything is read, that no schema change was acknowledged before the
+    /// snapshot was taken that its catalog does not have.
+    ///
+    /// # Errors
+    /// `40001` when there may be one, and why that cannot be told.
+    pub async fn may_be_read(&self) -> Result<(), SqlError> {
+        if !self.stood.load(Ordering::Relaxed) {
+            self.right_stands().await?;
+            self.stood.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The same for a later moment that it shall move to.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn right_stands(&self) -> Result<(), SqlError> {
+        match &self.right {
+            Some(right) => right.stands().await,
+            None => Ok(()),
         }
     }
 
@@ -115,6 +157,8 @@ impl Snapshot {
             }),
             observed: Observed::since(own, read_ts),
             past: None,
+            right: None,
+            stood: AtomicBool::new(false),
         }
     }
 }

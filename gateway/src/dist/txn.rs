@@ -24,17 +24,18 @@ use quorate_proto::pb::{range_request, range_response};
 use quorate_proto::{Timestamp, TxnId, pb};
 
 use super::Dist;
-use super::buffer::{BUFFER_BYTES_MAX, Mark, WriteBuffer, Written};
+use super::buffer::{Mark, WriteBuffer, Written, check_size};
 use super::costs::{Costs, Counters, add_micros};
 use super::errors::{self, Change};
 use super::intent::{Intent, since_first_read};
 use super::locks::{Locks, Wanted};
 use super::pages::{clip, progress};
-use super::reads::ReadSet;
+use super::reads::{LockedRows, ReadSet};
 use super::running::Reader;
 use super::sender::{Failure, Outgoing};
 use super::snapshot::Snapshot;
 use super::terms::Terms;
+use crate::catalog::ReadRight;
 use crate::runtime;
 
 /// How long a read keeps trying while leaders change before the statement fails.
@@ -52,7 +53,6 @@ const PAGE_BYTES: u64 = 1 << 20;
 pub struct Txn {
     pub(super) dist: Arc<Dist>,
     pub(super) id: TxnId,
-    pub(super) explicit: bool,
     pub(super) begun: Timestamp,
     /// How often the node's clock had been off when it began.
     pub(super) times_off: u64,
@@ -86,6 +86,8 @@ pub(super) struct Own {
     pub(super) isolation: IsolationLevel,
     /// Statements lock the rows they change.
     locking: bool,
+    /// It is a block, perhaps only by now: what a statement says of what is stored is told at once.
+    in_block: bool,
     /// How many keys were locked before the current statement.
     pub(super) locked_before: usize,
     /// A statement has begun: the level is settled.
@@ -97,7 +99,9 @@ pub(super) struct Own {
     pub(super) buffer: WriteBuffer,
     /// The last statement that has written.
     writer: Option<Arc<Current>>,
-    pub(super) locked: Vec<pb::ReadCheck>,
+    pub(super) locked: LockedRows,
+    /// By which catalog the snapshots to come are read.
+    right: Option<Arc<ReadRight>>,
     /// From its first statement on: what that one read is kept.
     reader: Option<Reader>,
 }
@@ -131,18 +135,19 @@ impl Txn {
         let own = Own {
             isolation,
             locking: explicit,
+            in_block: explicit,
             locked_before: 0,
             begun: false,
             as_of: None,
             deferred: None,
             buffer: WriteBuffer::default(),
             writer: None,
-            locked: Vec::new(),
+            locked: LockedRows::default(),
+            right: None,
             reader: None,
         };
         Self {
             id: TxnId(runtime::random_u128()),
-            explicit,
             begun,
             times_off,
             own: Arc::new(Mutex::new(own)),
@@ -160,6 +165,12 @@ impl Txn {
         self.own.lock().locking = true;
     }
 
+    /// It becomes a block, with what it did before.
+    pub fn becomes_block(&self) {
+        let mut own = self.own.lock();
+        (own.locking, own.in_block) = (true, true);
+    }
+
     /// The handle of its next statement: the first has a snapshot of now, and under READ COMMITTED
     /// each.
     #[must_use]
@@ -167,14 +178,15 @@ impl Txn {
         // Before the clock is read, as at its beginning.
         let times_off = self.dist.clock().times_off();
         let mut own = self.own.lock();
-        own.locked_before = own.locked.len();
+        own.locked_before = own.locked.count();
         let first = !std::mem::replace(&mut own.begun, true);
         let each = own.isolation == IsolationLevel::ReadCommitted && own.as_of.is_none();
         let snapshot = if first || each {
-            Arc::new(match own.as_of {
+            let snapshot = match own.as_of {
                 Some(moment) => Snapshot::of_the_past(moment, self.dist.clock()),
                 None => Snapshot::now(self.dist.clock(), self.dist.sender().connector().own()),
-            })
+            };
+            Arc::new(snapshot.read_by(own.right.clone()))
         } else {
             self.snapshot.times.lock().next_statement();
             self.snapshot.clone()
@@ -216,6 +228,17 @@ impl Txn {
             frozen: None,
             ..*self
         }
+    }
+
+    /// Whether its next statement has a snapshot of its own.
+    pub fn takes_snapshot(&self) -> bool {
+        let own = self.own.lock();
+        !own.begun || own.isolation == IsolationLevel::ReadCommitted && own.as_of.is_none()
+    }
+
+    /// Snapshots from now on are read by another catalog.
+    pub fn goes_by(&self, right: ReadRight) {
+        self.own.lock().right = Some(Arc::new(right));
     }
 
     /// The handle of the same statement once more, if it was overtaken: a row that it has locked
@@ -298,11 +321,11 @@ impl Txn {
     /// if they were part of a deadlock.
     #[must_use]
     pub fn anew(&self, keep_locks: bool) -> Self {
-        let (isolation, as_of) = {
+        let (isolation, as_of, in_block) = {
             let own = self.own.lock();
-            (own.isolation, own.as_of)
+            (own.isolation, own.as_of, own.in_block)
         };
-        let anew = Self::begin_at(self.dist.clone(), self.explicit, isolation);
+        let anew = Self::begin_at(self.dist.clone(), in_block, isolation);
         anew.own.lock().as_of = as_of;
         match keep_locks {
             true => self.locks.doubt(),
@@ -357,7 +380,7 @@ impl Txn {
     /// A savepoint.
     pub fn mark(&self) -> TxnMark {
         let mut own = self.own.lock();
-        let (locked, row_locks) = (own.locked.len(), self.locks.mark());
+        let (locked, row_locks) = (own.locked.count(), self.locks.mark());
         TxnMark { buffer: own.buffer.mark(), locked, row_locks }
     }
 
@@ -426,7 +449,7 @@ impl Txn {
     pub fn intent(&self) -> Option<Intent> {
         let own = self.own.lock();
         let anchor = own.buffer.anchor()?.clone();
-        let mut checks = own.locked.clone();
+        let mut checks = own.locked.checks();
         if own.isolation == IsolationLevel::Serializable {
             // Everything it read must be the same at its commit: it is as if it ran then.
             let times = self.snapshot.times.lock();
@@ -458,6 +481,7 @@ impl Txn {
         req: &ScanRequest,
         program: Bytes,
     ) -> Result<Option<(pb::ScanResponse, Span, Timestamp)>, SqlError> {
+        self.snapshot.may_be_read().await?;
         let (read_ts, uncertain_upto) = self.timestamps();
         let sender = self.dist.sender();
         let route = if req.reverse {
@@ -577,6 +601,7 @@ impl Txn {
 
     /// Values of keys that are not in the buffer, all read at one timestamp and remembered.
     async fn stored_values(&self, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, SqlError> {
+        self.snapshot.may_be_read().await?;
         let started = self.dist.clock().monotonic();
         let mut values: Vec<Option<Option<Bytes>>> = vec![None; keys.len()];
         let mut changed = Vec::new();
@@ -706,15 +731,7 @@ impl KvTxn for Txn {
         if own.writer.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &self.current)) {
             own.writer = Some(self.current.clone());
         }
-        if own.buffer.bytes() > BUFFER_BYTES_MAX {
-            let limit = BUFFER_BYTES_MAX >> 20;
-            return Err(SqlError::new(
-                SqlState::PROGRAM_LIMIT_EXCEEDED,
-                format!("the transaction writes more than {limit} MiB"),
-            )
-            .with_hint("Split it into several transactions."));
-        }
-        Ok(())
+        check_size(own.buffer.bytes() + own.locked.bytes())
     }
 
     fn frozen(&self) -> Result<Arc<dyn KvTxn>, SqlError> {
@@ -741,9 +758,10 @@ impl KvTxn for Txn {
             self.overtaken(locked.newest, row, waited).await?;
         }
         if !how.for_write {
-            let check = |start| pb::ReadCheck { start, end: Bytes::new(), read_at: read_at.0 };
+            let mut own = self.own.lock();
             let kept = keys.into_iter().filter(|key| !locked.skipped.contains(key));
-            self.own.lock().locked.extend(kept.map(check));
+            kept.for_each(|key| own.locked.add(key, read_at));
+            check_size(own.buffer.bytes() + own.locked.bytes())?;
         }
         Ok(locked.skipped)
     }
@@ -757,7 +775,8 @@ impl KvTxn for Txn {
     }
 
     fn checks_at_commit(&self) -> bool {
-        !self.explicit && !self.has_writes()
+        let own = self.own.lock();
+        !own.in_block && own.buffer.is_empty()
     }
 
     fn stats(&self) -> KvStats {

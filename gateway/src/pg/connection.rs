@@ -121,7 +121,12 @@ impl Connection {
             }
             // In a box: an idle session must not hold room for the largest statement's execution.
             match Box::pin(self.handle(message)).await {
-                Ok(()) => {}
+                // A client that sends on and takes no answers is made to wait.
+                Ok(()) => {
+                    if self.wire.relieve().await? {
+                        self.held = None;
+                    }
+                }
                 Err(Failure::Wire(e)) => return Err(e),
                 Err(Failure::Sql(e)) if ends_session(&e) => return self.say_goodbye(&e).await,
                 Err(Failure::Sql(e)) => {

@@ -121,6 +121,20 @@ struct Open {
 }
 
 impl Open {
+    /// A transaction that goes by a pinned catalog.
+    fn new(txn: Txn, pin: Pin) -> Self {
+        txn.goes_by(pin.right());
+        let (schema, savepoints) = (PendingSchema::default(), Vec::new());
+        Self { txn: Arc::new(txn), pin, schema, savepoints, token: None }
+    }
+
+    /// Whether it may go by another catalog from its next statement on: what it has written is of
+    /// the one it was written by, and what it reads of the one its snapshot was taken with.
+    fn may_change_catalog(&self) -> bool {
+        let own = self.schema.catalog.is_some() || self.txn.has_writes();
+        !own && self.txn.takes_snapshot()
+    }
+
     /// Whether it holds nothing but a transaction.
     fn is_plain(&self) -> bool {
         self.schema.catalog.is_none() && self.savepoints.is_empty()
@@ -314,10 +328,8 @@ impl Session {
 
     /// A block in the place of one with this transaction.
     fn begin_anew(&self, before: &Txn, token: Option<String>, keep_locks: bool) -> Open {
-        let mut open = self.begin_txn(true);
-        open.token = token;
-        open.txn = Arc::new(before.anew(keep_locks));
-        open
+        let open = Open::new(before.anew(keep_locks), self.gateway.catalog().pin());
+        Open { token, ..open }
     }
 
     /// The block ended with the failure of its `COMMIT`.
@@ -554,8 +566,7 @@ impl Session {
     fn begin_txn(&self, explicit: bool) -> Open {
         let pin = self.gateway.catalog().pin();
         let level = self.settings.isolation();
-        let txn = Arc::new(Txn::begin_at(self.gateway.dist().clone(), explicit, level));
-        Open { txn, pin, schema: PendingSchema::default(), savepoints: Vec::new(), token: None }
+        Open::new(Txn::begin_at(self.gateway.dist().clone(), explicit, level), pin)
     }
 
     /// A statement begins in the open transaction.

@@ -49,7 +49,7 @@ impl Session {
                     return Err(SqlError::unsupported("BEGIN after AS OF SYSTEM TIME in one text"));
                 }
                 State::Implicit(open) => {
-                    open.txn.lock_before_writing();
+                    open.txn.becomes_block();
                     State::Block(open)
                 }
                 _ => {

@@ -77,30 +77,43 @@ impl Session {
 
     /// A plan for the statement; names that are not known are looked up in the newest catalog.
     pub(super) async fn plan(
-        &self,
+        &mut self,
         statement: &Statement,
         param_types: &[Option<PgType>],
     ) -> Result<Arc<Prepared>, SqlError> {
+        self.go_by_newest();
         let catalog = self.catalog();
         match self.plan_against(&catalog, statement, param_types) {
-            Err(e) if names_nothing(&e) && self.may_look_again() => {
+            Err(e) if names_nothing(&e) && self.may_change_catalog() => {
                 let newer = self.gateway.newest_catalog().await?;
                 if newer.version() == catalog.version() {
                     return Err(e);
                 }
-                self.plan_against(&newer, statement, param_types)
+                self.go_by_newest();
+                self.plan_against(&self.catalog(), statement, param_types)
             }
             other => other,
         }
     }
 
-    /// Whether a newer catalog may be gone by: not where the transaction has one of its own, in
-    /// which what it has dropped is not there.
-    fn may_look_again(&self) -> bool {
+    /// Whether the next statement may go by another catalog than the one before it.
+    fn may_change_catalog(&self) -> bool {
         match &self.state {
             State::Idle => true,
-            State::Implicit(open) => open.schema.catalog.is_none(),
-            State::Block(_) | State::Failed(_) => false,
+            State::Implicit(open) | State::Block(open) => open.may_change_catalog(),
+            State::Failed(_) => false,
+        }
+    }
+
+    /// A statement that takes a snapshot goes by the newest catalog: its client may have heard of
+    /// schema changes since the transaction began.
+    fn go_by_newest(&mut self) {
+        let may = self.may_change_catalog();
+        let (State::Implicit(open) | State::Block(open)) = &mut self.state else { return };
+        let store = self.gateway.catalog();
+        if may && store.current().version() > open.pin.catalog().version() {
+            open.pin = store.pin();
+            open.txn.goes_by(open.pin.right());
         }
     }
 

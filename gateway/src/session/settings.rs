@@ -2,11 +2,17 @@
 //! A value that would have to change our behaviour and does not is refused, never ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_planner::parse::IsolationLevel;
 use quorate_planner::types::Zone;
+
+/// Bytes of the name that a client gives itself; the rest is cut off.
+const NAME_BYTES_MAX: usize = 63;
+/// Bytes of any other text.
+const TEXT_BYTES_MAX: usize = 8 << 10;
 
 /// How a setting's value is read.
 #[derive(Debug, Clone, Copy)]
@@ -110,23 +116,23 @@ const OF_A_TRANSACTION: &[&str] = &[
 /// * `zone` is the zone that `TimeZone` names.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
-    values: BTreeMap<&'static str, String>,
+    values: Arc<BTreeMap<&'static str, String>>,
     at_start: BTreeMap<&'static str, String>,
     /// What a `ROLLBACK` puts back: values as they were when the transaction set them first.
-    undo: BTreeMap<&'static str, Option<String>>,
+    undo: Arc<BTreeMap<&'static str, Option<String>>>,
     /// What every end of the transaction puts back (`SET LOCAL`).
-    local: BTreeSet<&'static str>,
+    local: Arc<BTreeSet<&'static str>>,
     changed: BTreeSet<&'static str>,
     /// The value of `TimeZone`.
     zone: Zone,
 }
 
-/// Settings as they were at a savepoint.
+/// Settings as they were at a savepoint, shared until they are changed.
 #[derive(Debug, Clone)]
 pub struct Saved {
-    values: BTreeMap<&'static str, String>,
-    undo: BTreeMap<&'static str, Option<String>>,
-    local: BTreeSet<&'static str>,
+    values: Arc<BTreeMap<&'static str, String>>,
+    undo: Arc<BTreeMap<&'static str, Option<String>>>,
+    local: Arc<BTreeSet<&'static str>>,
 }
 
 fn find(name: &str) -> Result<&'static Known, SqlError> {
@@ -158,13 +164,13 @@ impl SessionSettings {
     /// The defaults.
     pub fn new(user: &str, max_clock_offset: Duration) -> Self {
         Self {
-            values: BTreeMap::new(),
+            values: Arc::default(),
             at_start: BTreeMap::from([
                 ("session_authorization", user.to_string()),
                 ("max_clock_offset", format!("{}ms", max_clock_offset.as_millis())),
             ]),
-            undo: BTreeMap::new(),
-            local: BTreeSet::new(),
+            undo: Arc::default(),
+            local: Arc::default(),
             changed: BTreeSet::new(),
             zone: Zone::utc(),
         }
@@ -229,16 +235,18 @@ impl SessionSettings {
         }
         if in_transaction {
             let before = self.values.get(known.name).cloned();
-            self.undo.entry(known.name).or_insert(before);
+            Arc::make_mut(&mut self.undo).entry(known.name).or_insert(before);
+            let of_transaction = Arc::make_mut(&mut self.local);
             if local {
-                self.local.insert(known.name);
+                of_transaction.insert(known.name);
             } else {
-                self.local.remove(known.name);
+                of_transaction.remove(known.name);
             }
         }
+        let values = Arc::make_mut(&mut self.values);
         match value {
-            Some(value) => self.values.insert(known.name, value),
-            None => self.values.remove(known.name),
+            Some(value) => values.insert(known.name, value),
+            None => values.remove(known.name),
         };
         self.changed.insert(known.name);
         if known.name == "TimeZone" {
@@ -271,10 +279,10 @@ impl SessionSettings {
         let of_session = |name: &&'static str| !OF_A_TRANSACTION.contains(name);
         let names: Vec<_> = self.values.keys().copied().filter(of_session).collect();
         for name in names {
-            let before = self.values.remove(name);
+            let before = Arc::make_mut(&mut self.values).remove(name);
             if in_transaction {
-                self.undo.entry(name).or_insert(before);
-                self.local.remove(name);
+                Arc::make_mut(&mut self.undo).entry(name).or_insert(before);
+                Arc::make_mut(&mut self.local).remove(name);
             }
             self.changed.insert(name);
         }
@@ -284,17 +292,18 @@ impl SessionSettings {
     /// The transaction ended: its `SET LOCAL` are undone, after a rollback its `SET` too.
     pub fn transaction_ended(&mut self, committed: bool) {
         let zone = self.undo.contains_key("TimeZone");
-        for (name, before) in std::mem::take(&mut self.undo) {
+        for (name, before) in Arc::unwrap_or_clone(std::mem::take(&mut self.undo)) {
             if committed && !self.local.contains(name) && !OF_A_TRANSACTION.contains(&name) {
                 continue;
             }
+            let values = Arc::make_mut(&mut self.values);
             match before {
-                Some(value) => self.values.insert(name, value),
-                None => self.values.remove(name),
+                Some(value) => values.insert(name, value),
+                None => values.remove(name),
             };
             self.changed.insert(name);
         }
-        self.local.clear();
+        self.local = Arc::default();
         if zone {
             self.find_zone();
         }
@@ -405,6 +414,15 @@ fn check(known: &Known, value: &str) -> Result<String, SqlError> {
         )
     };
     match known.kind {
+        // As PostgreSQL does: a name is cut off.
+        Kind::Text if known.name == "application_name" => {
+            Ok(value[..value.floor_char_boundary(NAME_BYTES_MAX)].to_string())
+        }
+        Kind::Text if value.len() > TEXT_BYTES_MAX => Err(SqlError::new(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("the value of parameter \"{}\" is too long", known.name),
+        )
+        .with_detail(format!("It has {} bytes of at most {TEXT_BYTES_MAX}.", value.len()))),
         Kind::Text => Ok(value.to_string()),
         Kind::Fixed => Err(cannot_be_changed(known)),
         Kind::Bool => match value.to_ascii_lowercase().as_str() {

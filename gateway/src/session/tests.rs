@@ -6,17 +6,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use datafusion::arrow::array::Array as _;
 use datafusion::arrow::util::display::array_value_to_string;
+use quorate_planner::catalog::catalog_span;
 use quorate_planner::error::{SqlError, SqlState};
 use quorate_proto::Timestamp;
+use quorate_proto::pb::range_request::Body;
 use quorate_txn::clock::{NodeClock, Standing};
 use quorate_txn::config::{MAX_CLOCK_OFFSET, SAFE_POINT_LAG};
 
 use super::{Outcome, Session};
 use crate::Gateway;
+use crate::catalog::CATALOG_LEASE;
 use crate::pg::startup::Hello;
 use crate::runtime;
 use crate::sql_side::CatalogNames;
-use crate::testing::{FakeNode, OneNode, TestClock};
+use crate::testing::{FakeNode, FaultKind, OneNode, TestClock};
 
 fn gateway(node: &Arc<FakeNode>, clock: &Arc<NodeClock>) -> Arc<Gateway> {
     Gateway::new(Arc::new(OneNode(node.clone())), clock.clone(), Bytes::new(), SAFE_POINT_LAG)
@@ -293,4 +296,95 @@ async fn what_is_of_one_transaction_is_not_said_of_a_session() {
         let error = Session::open(gateway.clone(), hello).err().expect(name);
         assert_eq!(error.sqlstate, SqlState::CANT_CHANGE_RUNTIME_PARAM, "{name}");
     }
+}
+
+/// A node, its time, and a gateway with a table `t` that has an index and one row.
+async fn indexed() -> (Arc<TestClock>, Arc<NodeClock>, Arc<FakeNode>, Arc<Gateway>) {
+    let physical = TestClock::new();
+    let clock = NodeClock::new(physical.clone(), Timestamp::ZERO, MAX_CLOCK_OFFSET);
+    let clock = Arc::new(clock);
+    let node = FakeNode::new(clock.clone(), Arc::new(CatalogNames::new(SAFE_POINT_LAG)));
+    let gateway = gateway(&node, &clock);
+    let text = "CREATE TABLE t (k bigint PRIMARY KEY, v bigint); CREATE INDEX i ON t (v); \
+                INSERT INTO t VALUES (1, 5)";
+    run(&mut session(&gateway), text).await.unwrap();
+    (physical, clock, node, gateway)
+}
+
+/// Changes of the schema that were acknowledged before a snapshot was taken, whenever the block
+/// began: the rows of now are seen, through the indexes that are still kept.
+#[tokio::test]
+async fn a_block_goes_by_the_schema_that_there_is_when_it_takes_a_snapshot() {
+    let (_, _, _, gateway) = indexed().await;
+    let (mut reader, mut other) = (session(&gateway), session(&gateway));
+    let by_index = "SELECT k FROM t WHERE v = 5";
+    run(&mut reader, "BEGIN").await.unwrap();
+    run(&mut other, "TRUNCATE t; INSERT INTO t VALUES (42, 5)").await.unwrap();
+    assert_eq!(value(&mut reader, by_index).await, Ok(Some("42".into())));
+    run(&mut reader, "COMMIT; BEGIN").await.unwrap();
+    run(&mut other, "DROP INDEX i; INSERT INTO t VALUES (43, 5)").await.unwrap();
+    assert_eq!(run(&mut reader, by_index).await, Ok(2));
+    // At READ COMMITTED each statement takes one.
+    run(&mut reader, "COMMIT; BEGIN ISOLATION LEVEL READ COMMITTED").await.unwrap();
+    assert_eq!(run(&mut reader, by_index).await, Ok(2));
+    run(&mut other, "TRUNCATE t; INSERT INTO t VALUES (44, 5)").await.unwrap();
+    assert_eq!(value(&mut reader, by_index).await, Ok(Some("44".into())));
+    // What has written goes by what it was written by, and neither reads on nor commits.
+    run(&mut reader, "INSERT INTO t VALUES (45, 5)").await.unwrap();
+    run(&mut other, "TRUNCATE t").await.unwrap();
+    assert_eq!(state_of(&mut reader, by_index).await, SqlState::SERIALIZATION_FAILURE);
+    run(&mut reader, "ROLLBACK").await.unwrap();
+    assert_eq!(run(&mut reader, by_index).await, Ok(0));
+}
+
+/// At REPEATABLE READ the old rows are read on: they are still stored.
+#[tokio::test]
+async fn a_snapshot_is_read_by_the_schema_it_was_taken_with() {
+    let (_, _, _, gateway) = indexed().await;
+    let (mut reader, mut other) = (session(&gateway), session(&gateway));
+    run(&mut reader, "BEGIN; SELECT k FROM t").await.unwrap();
+    run(&mut other, "DROP INDEX i; TRUNCATE t; INSERT INTO t VALUES (42, 5)").await.unwrap();
+    let by_index = "SELECT k FROM t WHERE v = 5";
+    assert_eq!(value(&mut reader, by_index).await, Ok(Some("1".into())));
+}
+
+/// A gateway that nobody has told of a change for longer than its copy is good finds out by itself
+/// before it reads, and without that does not read.
+#[tokio::test]
+async fn a_gateway_that_was_not_told_of_a_change_does_not_read_by_what_it_knew() {
+    let (physical, clock, node, cut_off) = indexed().await;
+    let mut reader = session(&cut_off);
+    let mut other = session(&self::gateway(&node, &clock));
+    let by_index = "SELECT k FROM t WHERE v = 5";
+    assert_eq!(value(&mut reader, by_index).await, Ok(Some("1".into())));
+    run(&mut other, "TRUNCATE t; INSERT INTO t VALUES (42, 5)").await.unwrap();
+    physical.advance(CATALOG_LEASE + Duration::from_secs(1));
+    let catalog = catalog_span();
+    node.set_fault(Some(Box::new(move |body| match body {
+        Body::Scan(scan) if catalog.start <= scan.start && scan.start < catalog.end => {
+            // Whoever waits for it gives up.
+            physical.advance(Duration::from_secs(60));
+            FaultKind::LoseRequest
+        }
+        _ => FaultKind::Pass,
+    })));
+    assert_eq!(state_of(&mut reader, by_index).await, SqlState::CANNOT_CONNECT_NOW);
+    assert_eq!(value(&mut reader, "SELECT 7").await, Ok(Some("7".into())), "no table is read");
+    node.set_fault(None);
+    // The first attempt was planned by what it knew; the connection begins it once more.
+    assert_eq!(state_of(&mut reader, by_index).await, SqlState::SERIALIZATION_FAILURE);
+    assert_eq!(value(&mut reader, by_index).await, Ok(Some("42".into())));
+}
+
+/// What the same text did before belongs to the block, which hears of a duplicate at once as any.
+#[tokio::test]
+async fn a_block_that_begins_behind_another_statement_is_told_of_a_duplicate_at_once() {
+    let mut client = client_of_a_table().await;
+    run(&mut client, "INSERT INTO t VALUES (1)").await.unwrap();
+    for statement in client.split("SELECT k FROM t; BEGIN").unwrap() {
+        let ready = client.prepare(statement, &[]).await.unwrap();
+        client.run(&ready, Vec::new()).await.unwrap();
+    }
+    let insert = "INSERT INTO t VALUES (1)";
+    assert_eq!(state_of(&mut client, insert).await, SqlState::UNIQUE_VIOLATION);
 }

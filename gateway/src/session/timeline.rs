@@ -9,6 +9,8 @@ use crate::dist::costs::Costs;
 
 /// Events remembered of a transaction; later ones are only counted.
 const EVENTS_MAX: usize = 1_000;
+/// Bytes of a statement's text up to which it is kept as it is.
+const TEXT_SHARED_MAX: usize = 1_000;
 
 /// The columns it is shown in.
 pub const COLUMNS: &[&str] = &[
@@ -79,7 +81,12 @@ impl Timeline {
 
     /// A statement begins.
     pub fn statement(&mut self, now: Duration, text: &Arc<str>, costs: Costs) {
-        self.push(now, What::Statement(text.clone()), costs);
+        // Only its beginning is shown, and a transaction may have many.
+        let text = match text.len() > TEXT_SHARED_MAX {
+            true => Arc::from(crate::dist::errors::shortened(text)),
+            false => text.clone(),
+        };
+        self.push(now, What::Statement(text), costs);
         self.running = true;
     }
 

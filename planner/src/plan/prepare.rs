@@ -47,6 +47,9 @@ impl Default for PlannerConfig {
     }
 }
 
+/// Bytes of a statement up to which its plan is kept: plans are many times as large.
+const CACHED_TEXT_MAX: usize = 16 << 10;
+
 /// What a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CacheKey {
@@ -81,6 +84,15 @@ impl Planner {
         Self {
             engine: Arc::clone(Engine::shared()),
             cache: PlanCache::new(config.cached_statements_max),
+        }
+    }
+
+    /// Keeps a plan for others, unless its text is so long that few can be kept.
+    fn keep(&self, key: CacheKey, prepared: Prepared) -> Arc<Prepared> {
+        let plan = Arc::new(prepared);
+        match key.statement.len() > CACHED_TEXT_MAX {
+            true => plan,
+            false => self.cache.insert(key, plan),
         }
     }
 
@@ -195,7 +207,7 @@ impl Planner {
         let planned = guarded(|| self.plan(parsed, catalog, settings, (types, own)))
             .and_then(|planned| planned);
         match planned {
-            Ok(prepared) => Ok(self.cache.insert(lifted_key, Arc::new(prepared))),
+            Ok(prepared) => Ok(self.keep(lifted_key, prepared)),
             Err(error) if statement.lifted.is_empty() => Err(error),
             // Where a literal decides the plan, the statement is planned with its literals.
             Err(_) => {
@@ -204,7 +216,7 @@ impl Planner {
                 let parsed = statement.parse_literal()?;
                 let mut prepared = guarded(|| self.plan(parsed, catalog, settings, (types, own)))??;
                 prepared.literal = true;
-                Ok(self.cache.insert(literal_key, Arc::new(prepared)))
+                Ok(self.keep(literal_key, prepared))
             }
         }
     }

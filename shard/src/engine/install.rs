@@ -72,6 +72,10 @@ pub fn install(
     hard_state: Option<HardState>,
     told: &mut dyn FnMut(InstallStep),
 ) -> Result<(), InstallError> {
+    // The mark makes the next start go on with the installation, whatever the engine has fallen
+    // back to: what was applied before, perhaps a split that made another range here, is not
+    // applied again (rule S3).
+    engine.flush()?;
     let mut batch = LogBatch::new();
     if !Mistake::InstallUnmarked.is_made() {
         batch.put_meta(mark_key(install.range), encode(install));

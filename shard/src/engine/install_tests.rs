@@ -18,6 +18,8 @@ use crate::log::{LogConfig, MemLog, RaftEngineLog, truncate};
 const WORK: RangeId = RangeId(7);
 /// The range that is installed from a snapshot.
 const MOVED: RangeId = RangeId(8);
+/// The right half of a split of that range.
+const BORN: RangeId = RangeId(9);
 
 fn moved_span() -> KeySpan {
     KeySpan::new("s", "t")
@@ -79,6 +81,10 @@ fn cut_at(cut: InstallStep, flush_at_cut: bool, look: impl FnOnce(&MemEngine, &M
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (engine, log) = (MemEngine::new(), MemLog::new());
     let what = old_rows_and_snapshot(&engine, &MemEngine::new(), dir.path());
+    // A split of the range was applied just before: its log goes with the installation.
+    let mut batch = Batch::new();
+    batch.put(Cf::Local, &local::range_state_key(BORN), &state(5));
+    engine.write(&batch).expect("writes");
     let crashed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         install(&engine, &log, &what, None, &mut |step| {
             if step == cut {
@@ -109,6 +115,8 @@ fn installation_cut_at_each_step_is_old_or_whole() {
             let again = resume_installs(engine, log).expect("in memory");
             assert_eq!(again, if cut == InstallStep::Cleared { vec![] } else { vec![MOVED] });
             assert_eq!(moved(engine), Some(true), "{cut:?}");
+            let born = engine.snapshot().get(Cf::Local, &local::range_state_key(BORN));
+            assert_eq!(born, Ok(Some(state(5))), "{cut:?}: it would not be born again");
             assert_eq!(log.truncated(MOVED), Ok(what.at));
             assert_eq!(resume_installs(engine, log), Ok(vec![]), "the mark is gone");
         });

@@ -23,6 +23,9 @@ struct State {
     /// Batches since the last sync; what was synced is `now` without them.
     unsynced: Vec<LogOp>,
     synced: Content,
+    /// What there was to be read after each sync.
+    #[cfg(test)]
+    syncs: Option<Vec<Content>>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -120,8 +123,20 @@ impl MemLog {
     /// What a crash at this moment leaves, as a log of its own.
     pub fn after_crash(&self) -> Self {
         let synced = self.state.lock().synced.clone();
-        let state = State { now: synced.clone(), unsynced: Vec::new(), synced };
+        let state = State { now: synced.clone(), synced, ..State::default() };
         Self { state: Mutex::new(state) }
+    }
+
+    /// What crashes would have left, one after each sync since the last call; none before the
+    /// first.
+    #[cfg(test)]
+    pub fn after_each_sync(&self) -> Vec<Self> {
+        let syncs = self.state.lock().syncs.replace(Vec::new());
+        let log = |synced: Content| {
+            let state = State { now: synced.clone(), synced, ..State::default() };
+            Self { state: Mutex::new(state) }
+        };
+        syncs.into_iter().flatten().map(log).collect()
     }
 
     fn write(&self, batch: &mut LogBatch, sync: bool) {
@@ -133,6 +148,11 @@ impl MemLog {
         if sync {
             for op in std::mem::take(&mut state.unsynced) {
                 state.synced.apply(&op);
+            }
+            #[cfg(test)]
+            {
+                let State { synced, syncs, .. } = &mut *state;
+                syncs.iter_mut().for_each(|syncs| syncs.push(synced.clone()));
             }
         }
     }

@@ -10,7 +10,7 @@ use quorate_txn::mistakes::Mistake;
 use tokio::time::Instant;
 
 use super::Node;
-use super::config::{READERS_REMEMBERED, STEP_TIMEOUT};
+use super::config::{DROPS_MAX, READERS_REMEMBERED, STEP_TIMEOUT};
 use super::offsets::Seen;
 use crate::engine::KeySpan;
 use crate::range::{META_RANGE, span_of};
@@ -25,8 +25,8 @@ pub(super) struct Activity {
 }
 
 impl Node {
-    /// A range is left alone once its floors have passed its last activity, so that idle ranges
-    /// stay quiet.
+    /// A range is left alone once its floors have passed its last activity and it has no record
+    /// below them, so that idle ranges stay quiet.
     pub(super) async fn raise_floors(&self, activity: &mut HashMap<RangeId, Activity>) {
         let now = self.ranges.clock.now();
         let led = self.led();
@@ -54,13 +54,23 @@ impl Node {
             });
             let passes = |floor: Timestamp, old: u64| floor > seen.at && old < seen.at.0;
             let busy = seen.at == now;
-            if !busy && !passes(txn_floor, state.txn_floor) && !passes(safe_point, state.safe_point)
-            {
+            let due = busy
+                || passes(txn_floor, state.txn_floor)
+                || passes(safe_point, state.safe_point)
+                || replica.has_droppable_records();
+            if !due {
                 continue;
             }
-            let deadline = Instant::now() + STEP_TIMEOUT;
-            if replica.raise_floors(safe_point, txn_floor, deadline).await.is_ok() {
+            // One command drops some of the records below the floor.
+            for _ in 0..DROPS_MAX {
+                let deadline = Instant::now() + STEP_TIMEOUT;
+                if replica.raise_floors(safe_point, txn_floor, deadline).await.is_err() {
+                    break;
+                }
                 seen.applied = replica.state().applied_index;
+                if !replica.has_droppable_records() {
+                    break;
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 use prost::Message as _;
 use protobuf::Message as _;
 use quorate_proto::{NodeId, RangeId, pb};
+use raft::Storage as _;
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, EntryType};
 
 use super::config::{INITIAL_INDEX, INITIAL_TERM};
@@ -255,10 +256,14 @@ pub(crate) fn own_replica(descriptor: &pb::RangeDescriptor, node: NodeId) -> Opt
 /// fall back to before it in a crash; if the commit index did too, the replica would come back in
 /// the old configuration, not know of the change, and could win an election of it: alone, if it
 /// was the only voter then. With this, Raft refuses to campaign until the change is applied again.
+///
+/// What Raft knows to be committed may lie beyond what is stored of the log in this moment: a
+/// replica with such a commit index could not be opened again. (What is applied is stored.)
 fn remember_committed(node: &NodeShared, group: &Group, index: u64) -> Result<(), String> {
     let raft = &group.raw.raft;
     let mut hard_state = raft.hard_state();
-    hard_state.commit = hard_state.commit.max(index);
+    let stored = raft.store().last_index().map_err(|e| e.to_string())?;
+    hard_state.commit = hard_state.commit.min(stored).max(index);
     let mut batch = LogBatch::new();
     batch.hard_state(group.range, hard_state);
     RaftMetrics::inc(&node.metrics.log_syncs);

@@ -79,7 +79,7 @@ impl Worker {
                 return true;
             }
             if peer < group.peer.0 {
-                self.answer_tombstone(incoming);
+                self.answer_stranger(incoming);
                 return false;
             }
             if group.initialised() && epoch_conf <= group.epoch_conf() {
@@ -92,7 +92,6 @@ impl Worker {
             && tombstone.peer >= peer
             && !Mistake::TombstoneForgotten.is_made()
         {
-            self.answer_tombstone(incoming);
             return false;
         }
         let kind = incoming.message.get_msg_type();
@@ -164,7 +163,7 @@ impl Worker {
         let epoch_conf = incoming.envelope.epoch.map_or(0, |epoch| epoch.conf);
         let stranger = group.initialised() && !group.is_member(incoming.from.peer_id);
         if stranger && epoch_conf < group.epoch_conf() {
-            self.answer_tombstone(&incoming);
+            self.answer_stranger(&incoming);
             return Err(files);
         }
         group.learn(&incoming.from);
@@ -250,16 +249,15 @@ impl Worker {
         Ok(())
     }
 
-    fn answer_tombstone(&mut self, incoming: &Incoming) {
-        let known = self.groups.get(&RangeId(incoming.envelope.range_id));
-        let epoch = match (known, self.tombstones.get(&RangeId(incoming.envelope.range_id))) {
-            (Some(group), _) if group.initialised() => {
-                group.state.descriptor.as_ref().and_then(|d| d.epoch)
-            }
-            (_, Some(tombstone)) => Some(pb::Epoch { conf: tombstone.conf, version: 0 }),
-            _ => None,
+    /// Tells a sender that it was removed. Only a member knows who is none: the tombstone of one
+    /// that was removed says nothing of the sender, which may only not have heard of it yet.
+    fn answer_stranger(&mut self, incoming: &Incoming) {
+        let group = self.groups.get(&RangeId(incoming.envelope.range_id));
+        let member = |group: &&Group| group.is_member(incoming.from.peer_id);
+        let Some(group) = group.filter(|group| group.initialised() && !member(group)) else {
+            return;
         };
-        // Says "you were removed" to a sender that is no member, and "I was" to one that is.
+        let epoch = group.state.descriptor.as_ref().and_then(|descriptor| descriptor.epoch);
         let reply = pb::RaftMessage {
             range_id: incoming.envelope.range_id,
             epoch,

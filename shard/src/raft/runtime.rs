@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::config::{INPUTS_PER_PASS_MAX, TICK};
@@ -180,8 +181,14 @@ pub struct ThreadBackground;
 impl Background for ThreadBackground {
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         let thread = std::thread::Builder::new().name(String::from("raft-background"));
-        if let Err(error) = thread.spawn(job) {
-            tracing::error!(%error, "no thread for a background job");
+        let job = Arc::new(Mutex::new(Some(job)));
+        let take = |job: &Mutex<Option<Box<dyn FnOnce() + Send>>>| job.lock().take();
+        let there = job.clone();
+        let started = thread.spawn(move || take(&there).into_iter().for_each(|job| job()));
+        if let Err(error) = started {
+            // Somebody waits for it.
+            tracing::error!(%error, "no thread for a background job: it is done here");
+            take(&job).into_iter().for_each(|job| job());
         }
     }
 }

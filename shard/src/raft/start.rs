@@ -163,7 +163,13 @@ impl Worker {
         batch.remove(range);
         batch.put_meta(Tombstone::key(range), tombstone.encode());
         let descriptor = group.descriptor();
-        let outcome = self.node.deps.log.append(&mut batch).map_err(|e| e.to_string());
+        // Without its log what it has applied, perhaps a split, is not applied again (rule S3).
+        let flushed = match group.initialised() {
+            true => self.node.deps.engine.flush().map_err(|e| e.to_string()),
+            false => Ok(()),
+        };
+        let log = &self.node.deps.log;
+        let outcome = flushed.and_then(|()| log.append(&mut batch).map_err(|e| e.to_string()));
         let outcome = outcome.and_then(|()| match group.initialised() {
             true => self.remove_rows(range, descriptor),
             false => Ok(()),

@@ -79,6 +79,12 @@ impl GroupLog {
         // Rule S3: the commit index is not written for itself, and raft-rs takes one below what
         // is applied for fatal.
         hard_state.commit = hard_state.commit.max(state.applied_index).max(truncated.index);
+        if hard_state.commit > last {
+            // Nothing that was acknowledged is missing, or the leader would have to know.
+            let commit = hard_state.commit;
+            tracing::warn!(%range, commit, last, "the log ends before its commit");
+            hard_state.commit = last;
+        }
         let conf_state = conf_state_of(state)?;
         Ok(Self {
             range,

@@ -303,6 +303,23 @@ impl Replica {
         self.applied(waiter, deadline).await
     }
 
+    /// Whether there are records below the transaction floor: one command drops only some.
+    pub(crate) fn has_droppable_records(&self) -> bool {
+        let (floor, bounds) = {
+            let core = self.core.lock();
+            (floors_of(&core.state).txn_floor, span_of(&core.descriptor()))
+        };
+        let snapshot = self.node.engine.snapshot();
+        let found = EngineView::new(&*snapshot, bounds).droppable_records(floor, 1);
+        match found {
+            Ok(found) => !found.is_empty(),
+            Err(error) => {
+                tracing::warn!(%error, "records cannot be read");
+                false
+            }
+        }
+    }
+
     /// Rules S1 and P6.
     pub(crate) async fn raise_floors(
         &self,

@@ -1,8 +1,16 @@
-//! Rule S1: what a running transaction reads, at any node, is kept.
+//! Rules S1 and P6: what a running transaction reads, at any node, is kept, and what is below the
+//! floors is not.
+
+use std::collections::HashMap;
 
 use parking_lot::Mutex;
+use quorate_txn::apply::Mutation;
+use quorate_txn::config::RECORDS_DROPPED_MAX;
+use quorate_txn::state::{Record, RecordState};
 
 use super::*;
+use crate::engine::Batch;
+use crate::mvcc::apply_mutations;
 use crate::node::GatewayHook;
 
 /// A gateway with one transaction that reads a moment.
@@ -57,5 +65,39 @@ async fn a_reader_at_another_node_holds_the_safe_point_until_it_ends() {
         (safe_point() > moment).then_some(())
     })
     .await;
+    cluster.stop().await;
+}
+
+/// Found by reading: one command drops so many records and no more, and what was left of them
+/// after each stayed for ever once it was more than that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_below_the_floor_go_however_many_there_are() {
+    let cluster = Cluster::start(1).await;
+    let leader = cluster.serving(FIRST_DB_RANGE).await;
+    let engine = leader.ranges().engine.clone();
+    let record = Record { state: RecordState::Aborted, commit_start: Timestamp(1) };
+    let put = |n: u128| Mutation::PutRecord {
+        key: key("k").into(),
+        id: TxnId(1_000_000 + n),
+        record: record.clone(),
+    };
+    let records: Vec<_> = (0..3 * RECORDS_DROPPED_MAX as u128 + 1).map(put).collect();
+    let mut batch = Batch::new();
+    apply_mutations(&records, &mut batch);
+    engine.write(&batch).expect("in memory");
+    let replica = leader.ranges().replica(FIRST_DB_RANGE).expect("it leads");
+    // It takes proposals.
+    cluster.commit(&key("k"), b"v").await.expect("committed");
+    let mut activity = HashMap::new();
+    leader.raise_floors(&mut activity).await;
+    assert!(replica.state().txn_floor > 1);
+    assert!(!replica.has_droppable_records());
+    // What is left over for whatever reason goes later, also from a range that is idle.
+    batch.clear();
+    apply_mutations(&records[..1], &mut batch);
+    engine.write(&batch).expect("in memory");
+    assert!(replica.has_droppable_records());
+    leader.raise_floors(&mut activity).await;
+    assert!(!replica.has_droppable_records());
     cluster.stop().await;
 }

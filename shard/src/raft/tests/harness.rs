@@ -312,6 +312,17 @@ impl Cluster {
         }
     }
 
+    /// One pass of the workers of a node.
+    pub fn pass(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let driver = node.driver.as_mut().unwrap();
+        for (worker, inbox) in &mut driver.workers {
+            let mut inputs = Vec::new();
+            drain(inbox, &mut inputs);
+            assert!(worker.pass(&mut inputs), "stopped: {:?}", node.fatal.lock());
+        }
+    }
+
     /// Passes every worker until none has anything left to do, without moving time.
     pub fn settle(&mut self) {
         for _ in 0..1000 {
