@@ -57,7 +57,15 @@ pub struct CatalogStore {
     current: RwLock<Arc<CatalogSnapshot>>,
     pins: Mutex<Pins>,
     unpinned: Notify,
-    refreshing: tokio::sync::Mutex<()>,
+    refreshing: tokio::sync::Mutex<Refreshed>,
+}
+
+/// The last refresh.
+#[derive(Default)]
+struct Refreshed {
+    /// When it began.
+    began: Duration,
+    failed: Option<SqlError>,
 }
 
 #[derive(Default)]
@@ -236,7 +244,7 @@ impl CatalogStore {
             current: RwLock::new(Arc::new(CatalogSnapshot::default())),
             pins: Mutex::new(Pins::default()),
             unpinned: Notify::new(),
-            refreshing: tokio::sync::Mutex::new(()),
+            refreshing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -267,15 +275,25 @@ impl CatalogStore {
     }
 
     /// Reads the stored catalog; the copy is good again for a while, counted from before the read.
+    /// Who waits while another reads it shares what the next one finds, or its failure.
     pub async fn refresh(&self) -> Result<Arc<CatalogSnapshot>, SqlError> {
-        let _one_at_a_time = self.refreshing.lock().await;
         let asked = self.dist.clock().monotonic();
+        let mut last = self.refreshing.lock().await;
+        if last.began <= asked {
+            let began = self.dist.clock().monotonic();
+            let failed = self.read_anew(began).await.err();
+            *last = Refreshed { began, failed };
+        }
+        last.failed.clone().map_or_else(|| Ok(self.current()), Err)
+    }
+
+    async fn read_anew(&self, asked: Duration) -> Result<(), SqlError> {
         let txn = Txn::begin(self.dist.clone(), true);
         let catalog = Arc::new(read(&txn).await?);
         let version = catalog.version();
         self.adopt(catalog);
         self.pins.lock().renew(version, asked + CATALOG_LEASE);
-        Ok(self.current())
+        Ok(())
     }
 
     /// Returns once there is a copy: before its first refresh a store knows no table, which must

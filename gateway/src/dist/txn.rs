@@ -439,6 +439,11 @@ impl Txn {
         self.begun
     }
 
+    /// Whether rows are locked for others to see that are not written.
+    pub fn has_locked(&self) -> bool {
+        self.own.lock().locked.count() > 0
+    }
+
     /// Whether a commit has anything to do.
     pub fn has_writes(&self) -> bool {
         !self.own.lock().buffer.is_empty()

@@ -3,7 +3,8 @@
 //! Two promises shape the loop:
 //! * **No false success.** Outside a transaction block the `CommandComplete` of a statement is held
 //!   in the output until its implicit transaction has committed; if that fails it is taken back
-//!   and the error takes its place.
+//!   and the error takes its place. Not in a pipeline with more than 4 MiB of answers before its
+//!   `Sync`, which has the error.
 //! * **A slow client waits, we do not grow.** Rows are encoded into the output as batches arrive
 //!   and written out every 64 KiB; the next batch is asked for only then.
 
@@ -28,6 +29,9 @@ use super::reply;
 use super::stopping::{Stage, Stopping};
 use super::wire::{Phase, Wire, WireError};
 use crate::session::{Outcome, Ready, RowSource, Session, Status};
+
+/// Bytes of answers from which on none is held back.
+const HELD_BYTES_MAX: usize = 4 << 20;
 
 /// A running connection.
 ///
@@ -123,7 +127,8 @@ impl Connection {
             match Box::pin(self.handle(message)).await {
                 // A client that sends on and takes no answers is made to wait.
                 Ok(()) => {
-                    if self.wire.relieve().await? {
+                    let late = self.wire.gathered() > HELD_BYTES_MAX;
+                    if (self.held.is_none() || late) && self.wire.relieve().await? {
                         self.held = None;
                     }
                 }

@@ -166,6 +166,11 @@ impl Wire {
         whole
     }
 
+    /// Bytes that wait to be written out.
+    pub fn gathered(&self) -> usize {
+        self.output.len()
+    }
+
     /// Writes out when much has gathered; waits while the client is slow.
     pub async fn relieve(&mut self) -> Result<bool, WireError> {
         if self.output.len() < OUT_BYTES_MAX {

@@ -128,10 +128,11 @@ impl Open {
         Self { txn: Arc::new(txn), pin, schema, savepoints, token: None }
     }
 
-    /// Whether it may go by another catalog from its next statement on: what it has written is of
-    /// the one it was written by, and what it reads of the one its snapshot was taken with.
+    /// Whether it may go by another catalog from its next statement on: what it has written or
+    /// locked is of the one it was found by, and what it reads of the one its snapshot was taken
+    /// with.
     fn may_change_catalog(&self) -> bool {
-        let own = self.schema.catalog.is_some() || self.txn.has_writes();
+        let own = self.schema.catalog.is_some() || self.txn.has_writes() || self.txn.has_locked();
         !own && self.txn.takes_snapshot()
     }
 

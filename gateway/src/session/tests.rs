@@ -335,6 +335,13 @@ async fn a_block_goes_by_the_schema_that_there_is_when_it_takes_a_snapshot() {
     assert_eq!(state_of(&mut reader, by_index).await, SqlState::SERIALIZATION_FAILURE);
     run(&mut reader, "ROLLBACK").await.unwrap();
     assert_eq!(run(&mut reader, by_index).await, Ok(0));
+    // So does what has locked: its locks are on rows of the storage that was.
+    run(&mut other, "INSERT INTO t VALUES (46, 5)").await.unwrap();
+    run(&mut reader, "BEGIN ISOLATION LEVEL READ COMMITTED").await.unwrap();
+    assert_eq!(run(&mut reader, "SELECT k FROM t FOR SHARE").await, Ok(1));
+    run(&mut other, "TRUNCATE t; INSERT INTO t VALUES (46, 6)").await.unwrap();
+    let write = "UPDATE t SET v = 7 WHERE k = 46";
+    assert_eq!(state_of(&mut reader, write).await, SqlState::SERIALIZATION_FAILURE);
 }
 
 /// At REPEATABLE READ the old rows are read on: they are still stored.

@@ -47,9 +47,6 @@ impl Default for PlannerConfig {
     }
 }
 
-/// Bytes of a statement up to which its plan is kept: plans are many times as large.
-const CACHED_TEXT_MAX: usize = 16 << 10;
-
 /// What a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct CacheKey {
@@ -87,13 +84,10 @@ impl Planner {
         }
     }
 
-    /// Keeps a plan for others, unless its text is so long that few can be kept.
+    /// Keeps a plan for others.
     fn keep(&self, key: CacheKey, prepared: Prepared) -> Arc<Prepared> {
-        let plan = Arc::new(prepared);
-        match key.statement.len() > CACHED_TEXT_MAX {
-            true => plan,
-            false => self.cache.insert(key, plan),
-        }
+        let text = key.statement.len();
+        self.cache.insert(key, Arc::new(prepared), text)
     }
 
     /// Counters of the cache.

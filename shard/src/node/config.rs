@@ -36,9 +36,9 @@ pub const PLACE_EVERY: Duration = Duration::from_millis(500);
 pub const SPREAD_EVERY: Duration = Duration::from_secs(3);
 /// How often floors of busy ranges rise.
 pub const FLOORS_EVERY: Duration = Duration::from_secs(10);
-/// Commands by which a range drops records each time: so many a second are dropped as the
-/// transactions of a range can commit.
-pub const DROPS_MAX: usize = 32;
+/// Commands by which a range drops records each time: some 3,000 transactions a second. Each
+/// command looks at all records of the last seconds once more.
+pub const DROPS_MAX: usize = 8;
 /// For so long what a node has told of its running transactions is believed: one that is frozen or
 /// cut off may come back.
 pub const READERS_REMEMBERED: Duration = Duration::from_secs(60);

@@ -2,6 +2,7 @@
 //! the oldest moment that any running transaction reads.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::{NodeId, RangeId, Timestamp};
@@ -12,8 +13,9 @@ use tokio::time::Instant;
 use super::Node;
 use super::config::{DROPS_MAX, READERS_REMEMBERED, STEP_TIMEOUT};
 use super::offsets::Seen;
+use super::runtime;
 use crate::engine::KeySpan;
-use crate::range::{META_RANGE, span_of};
+use crate::range::{META_RANGE, Replica, span_of};
 
 /// The last thing that happened in a range, floors aside.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +59,7 @@ impl Node {
             let due = busy
                 || passes(txn_floor, state.txn_floor)
                 || passes(safe_point, state.safe_point)
-                || replica.has_droppable_records();
+                || self.has_droppable_records(replica).await;
             if !due {
                 continue;
             }
@@ -68,11 +70,17 @@ impl Node {
                     break;
                 }
                 seen.applied = replica.state().applied_index;
-                if !replica.has_droppable_records() {
+                if !self.has_droppable_records(replica).await {
                     break;
                 }
             }
         }
+    }
+
+    async fn has_droppable_records(&self, replica: &Arc<Replica>) -> bool {
+        let replica = replica.clone();
+        let look = move || replica.has_droppable_records();
+        runtime::blocking(self.config.workers_as_tasks, look).await.unwrap_or(false)
     }
 
     /// The oldest moment that a running transaction reads, as far as nodes have told.

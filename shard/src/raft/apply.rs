@@ -3,7 +3,6 @@
 use prost::Message as _;
 use protobuf::Message as _;
 use quorate_proto::{NodeId, RangeId, pb};
-use raft::Storage as _;
 use raft::eraftpb::{ConfChangeType, ConfChangeV2, Entry, EntryType};
 
 use super::config::{INITIAL_INDEX, INITIAL_TERM};
@@ -93,6 +92,15 @@ impl Worker {
     /// Writes what is in the batch, then makes it known.
     fn write(&mut self, unwritten: &mut Unwritten) {
         let Unwritten { batch, ranges, born, replicas_changed } = std::mem::take(unwritten);
+        let leaves = |range: &RangeId| self.groups.get(range).is_some_and(|group| group.destroy);
+        if ranges.iter().any(leaves)
+            && let Err(error) = self.node.deps.engine.flush()
+        {
+            // A removal takes the log with it: what was applied before, perhaps a split, is not
+            // applied again (rule S3). Not with the removal: its tombstone is not there yet.
+            self.failed = Some(error.to_string());
+            return;
+        }
         RaftMetrics::inc(&self.node.metrics.engine_writes);
         if let Err(error) = self.node.deps.engine.write(&batch) {
             self.failed = Some(error.to_string());
@@ -257,13 +265,13 @@ pub(crate) fn own_replica(descriptor: &pb::RangeDescriptor, node: NodeId) -> Opt
 /// the old configuration, not know of the change, and could win an election of it: alone, if it
 /// was the only voter then. With this, Raft refuses to campaign until the change is applied again.
 ///
-/// What Raft knows to be committed may lie beyond what is stored of the log in this moment: a
-/// replica with such a commit index could not be opened again. (What is applied is stored.)
+/// What Raft knows to be committed may lie beyond what is stored of the log in this moment. Without
+/// it a replica with such a commit index could not be opened again, or would take for committed
+/// what was stored there in an earlier term. (What is applied is stored.)
 fn remember_committed(node: &NodeShared, group: &Group, index: u64) -> Result<(), String> {
     let raft = &group.raw.raft;
     let mut hard_state = raft.hard_state();
-    let stored = raft.store().last_index().map_err(|e| e.to_string())?;
-    hard_state.commit = hard_state.commit.min(stored).max(index);
+    hard_state.commit = hard_state.commit.min(raft.raft_log.persisted).max(index);
     let mut batch = LogBatch::new();
     batch.hard_state(group.range, hard_state);
     RaftMetrics::inc(&node.metrics.log_syncs);

@@ -163,8 +163,9 @@ impl Worker {
         batch.remove(range);
         batch.put_meta(Tombstone::key(range), tombstone.encode());
         let descriptor = group.descriptor();
-        // Without its log what it has applied, perhaps a split, is not applied again (rule S3).
-        let flushed = match group.initialised() {
+        // Without its log what it has applied, perhaps a split, is not applied again (rule S3). Who
+        // has applied its removal has seen to that before.
+        let flushed = match group.initialised() && !group.destroy {
             true => self.node.deps.engine.flush().map_err(|e| e.to_string()),
             false => Ok(()),
         };
