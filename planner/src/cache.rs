@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 ///
 /// # Invariants
 ///
-/// * It never holds more than its capacity, nor more text than [`TEXT_BYTES_MAX`].
+/// * It never holds more than its capacity, nor more text than `TEXT_BYTES_MAX`.
 #[derive(Debug)]
 pub struct PlanCache<K, V> {
     entries: Mutex<Entries<K, V>>,
