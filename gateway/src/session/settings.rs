@@ -501,6 +501,17 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_cut_off_and_a_longer_text_refused() {
+        let mut s = settings();
+        s.set("application_name", Some(&"ä".repeat(40)), false, false).unwrap();
+        assert_eq!(s.application_name(), "ä".repeat(31));
+        let long = "x".repeat(TEXT_BYTES_MAX + 1);
+        let error = s.set("search_path", Some(&long), false, false).unwrap_err();
+        assert_eq!(error.sqlstate, SqlState::INVALID_PARAMETER_VALUE);
+        s.set("search_path", Some(&long[1..]), false, false).unwrap();
+    }
+
+    #[test]
     fn a_rollback_undoes_set_and_a_commit_only_set_local() {
         let mut s = settings();
         s.set("application_name", Some("a"), false, true).unwrap();

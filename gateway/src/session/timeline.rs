@@ -228,6 +228,16 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_text_only_the_beginning_is_kept() {
+        let text: Arc<str> = Arc::from(format!("select {}", "1, ".repeat(1_000)));
+        let mut timeline = Timeline::default();
+        timeline.statement(Duration::ZERO, &text, Costs::default());
+        let What::Statement(kept) = &timeline.events[0].what else { panic!("a statement") };
+        assert!(kept.len() < TEXT_SHARED_MAX);
+        assert_eq!(timeline.rows()[0][2], crate::dist::errors::shortened(&text));
+    }
+
+    #[test]
     fn a_long_transaction_is_cut_off() {
         let mut timeline = Timeline::default();
         for _ in 0..EVENTS_MAX + 5 {

@@ -13,7 +13,7 @@ async fn in_time(client: &tokio_postgres::Client, text: &str) {
     for _ in 0..TRIES_MAX {
         match client.batch_execute(text).await {
             Ok(()) => return,
-            Err(e) if sqlstate(&e) == "40001" && e.to_string().contains("in time") => {}
+            Err(e) if e.as_db_error().is_some_and(|e| e.message().contains("in time")) => {}
             Err(e) => panic!("{e:?}"),
         }
         let _ended = client.batch_execute("ROLLBACK").await;
