@@ -105,7 +105,7 @@ mod tests {
         let others = [
             include_str!("../../../txn/src/chaos_tests/plants.rs"),
             include_str!("../../../shard/src/range/tests/plants.rs"),
-            include_str!("../../../shard/src/raft/tests.rs"),
+            include_str!("../../../shard/src/raft/tests/members.rs"),
             include_str!("../../../shard/src/engine/install_tests.rs"),
             include_str!("../../../shard/src/mvcc/tests.rs"),
         ];
